@@ -1,0 +1,29 @@
+# Two commands: `make quickstart` sets up and shows who learns, `make test` sets up and passes all tests.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: quickstart test lint slow clean
+
+quickstart: $(READY)
+	$(VENV)/bin/python -m sdqn_lab.run sweep=quickstart
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto -m "not slow"
+
+slow: $(READY)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto -m slow
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sdqn_lab needs Python >= 3.11: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

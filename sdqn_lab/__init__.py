@@ -1,0 +1,1 @@
+"""sdqn_lab: a laboratory for spiking deep Q-networks."""

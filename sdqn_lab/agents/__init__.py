@@ -1,0 +1,1 @@
+"""Agents and their parts: replay memory, n-step returns, losses, schedules, DQN."""

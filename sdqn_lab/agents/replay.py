@@ -1,0 +1,364 @@
+"""Replay memory that holds each frame once and rebuilds stacks and n-step windows when drawing."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sdqn_lab.agents.returns import BoolArray, IntArray, n_step_return, summed_steps
+
+Array = npt.NDArray[Any]
+
+MAX_AGE = 255
+COLUMNS: dict[str, np.dtype[Any]] = {
+    "actions": np.dtype(np.uint8),
+    "rewards": np.dtype(np.float32),
+    "terminal": np.dtype(np.bool_),
+    "valid": np.dtype(np.bool_),
+    "age": np.dtype(np.uint8),
+}
+
+
+class Batch(NamedTuple):
+    """Transitions over k <= n steps, B of them, on one device.
+
+    observations and next_observations (k steps later): (B, *observation_shape) in the stored
+    dtype; actions (B,) int64; returns (B,) float32; discounts (B,) float32: gamma^k, 0 after a
+    terminal step.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    returns: Tensor
+    discounts: Tensor
+    next_observations: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """Copy to `device`; what is there already is not copied."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class Replay:
+    """Ring of rows; a row is one step of N environments and holds only each newest frame.
+
+    The timeline of an environment is that of next-step autoreset, and everything else follows
+    from it: the observation after row p is that of row p + 1, whatever happens. A row that is not
+    `valid` holds an observation but no transition: the last one of an episode (the step that
+    merely starts a new episode) or, after `close`, of an iteration. Hence
+
+    * an n-step sum ends with row p if p is terminal or row p + 1 is not valid,
+    * a row starts an episode if its predecessor is not valid.
+
+    Rows never change once they are written, and row r of the run (counted from 0 for ever) always
+    lies at r modulo the capacity: a slice of rows is all that a checkpoint must add to its last.
+
+    Frames live on `device`, the other columns in host memory, where indices are drawn.
+
+    Args:
+        capacity_steps: transitions to hold, rounded up to whole rows; at least two rows.
+        num_envs: environments N a row, >= 1.
+        frame_shape: shape of one frame, e.g. (1, 84, 84); frames are stacked along axis 0.
+        stack: frames in an observation, 1 to 256; those before an episode's start are zeros.
+        dtype: of the frames.
+        device: where the frames lie.
+
+    Raises:
+        ValueError: an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        capacity_steps: int,
+        num_envs: int,
+        frame_shape: Sequence[int],
+        stack: int,
+        *,
+        dtype: torch.dtype = torch.uint8,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        _check_sizes(capacity_steps, num_envs, frame_shape, stack)
+        self.capacity_rows = _rows(capacity_steps, num_envs)
+        self.num_envs = num_envs
+        self.frame_shape = tuple(frame_shape)
+        self.stack = stack
+        self.rows_written = 0
+        self._first_row = 0
+        shape = (self.capacity_rows, num_envs)
+        # Memory of the frames is touched only as it fills, so that a short run stays small.
+        self._frames = torch.empty((*shape, *self.frame_shape), dtype=dtype, device=device)
+        self._columns = {name: np.zeros(shape, kind) for name, kind in COLUMNS.items()}
+
+    @staticmethod
+    def bytes_needed(
+        capacity_steps: int, num_envs: int, frame_shape: Sequence[int], dtype: torch.dtype
+    ) -> int:
+        """Bytes that a replay of this size allocates, frames (on its device) and columns (host)."""
+        frame = math.prod(frame_shape) * dtype.itemsize
+        columns = sum(kind.itemsize for kind in COLUMNS.values())
+        return _rows(capacity_steps, num_envs) * num_envs * (frame + columns)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes really allocated."""
+        return self._frames.nbytes + sum(column.nbytes for column in self._columns.values())
+
+    @property
+    def oldest_row(self) -> int:
+        """Absolute number of the oldest row still stored (`rows_written` if there is none)."""
+        return max(self._first_row, self.rows_written - self.capacity_rows)
+
+    @property
+    def rows(self) -> int:
+        """Rows stored now, valid or not."""
+        return self.rows_written - self.oldest_row
+
+    @property
+    def transitions(self) -> int:
+        """Valid rows stored now, counted over the environments."""
+        return int(np.count_nonzero(self._columns["valid"]))
+
+    def append(
+        self,
+        frames: Array,
+        actions: Array,
+        rewards: Array,
+        *,
+        terminal: BoolArray,
+        valid: BoolArray,
+    ) -> None:
+        """Add one step of all environments, overwriting the oldest row if the ring is full.
+
+        Args:
+            frames: (N, *frame_shape) newest frame of the observation that was acted on.
+            actions: (N,) integers in [0, 255].
+            rewards: (N,) as learning shall see them.
+            terminal: (N,) no value is expected after this step (game over, or a life lost).
+            valid: (N,) False for steps that ignored their action and started a new episode.
+
+        Raises:
+            ValueError: arrays of another shape, frames of another dtype, an action above 255.
+        """
+        row = {"actions": actions, "rewards": rewards, "terminal": terminal, "valid": valid}
+        self._check_row(frames, row)
+        at = self.rows_written % self.capacity_rows
+        self._columns["age"][at] = self._next_age()
+        self._frames[at].copy_(torch.from_numpy(frames), non_blocking=True)
+        for name, values in row.items():
+            self._columns[name][at] = values
+        self.rows_written += 1
+
+    def close(self, frames: Array) -> None:
+        """End the timeline: episodes still running count as truncated at this observation.
+
+        The next row begins new episodes in all environments.
+
+        Args:
+            frames: (N, *frame_shape) newest frame of the current observation.
+        """
+        nothing = np.zeros(self.num_envs, np.bool_)
+        self.append(frames, nothing, nothing, terminal=nothing, valid=nothing)
+
+    def can_sample(self, batch_size: int, n_step: int) -> bool:
+        """Whether at least `batch_size` different transitions can surely be drawn.
+
+        Cautious by the newest `n_step` rows and, in a ring that has overwritten rows, the oldest
+        `stack - 1`, any of which may be drawable or not.
+        """
+        lost_rows = self.stack - 1 if self.oldest_row > 0 else 0
+        return self.transitions - self.num_envs * (n_step + lost_rows) >= batch_size
+
+    def sample(self, batch_size: int, n_step: int, gamma: float, rng: np.random.Generator) -> Batch:
+        """Draw transitions uniformly, with replacement.
+
+        Drawable is a valid row whose window's end is stored (the row after n steps, or after the
+        step with which the sum ends earlier) and none of whose stacked frames is overwritten.
+
+        Args:
+            batch_size: transitions to draw, >= 1.
+            n_step: steps to sum, >= 1.
+            gamma: discount of one step, in [0, 1].
+            rng: source of the draw; its use depends on nothing but the stored rows.
+
+        Raises:
+            ValueError: an argument outside its range, or `can_sample` is False.
+        """
+        self._check_draw(batch_size, n_step, gamma)
+        rows, envs = self._draw(batch_size, n_step, rng)
+        at = self._window(rows, n_step)
+        terminal, stop = self._ends(at, envs)
+        rewards = self._columns["rewards"][at[:-1], envs]
+        returns, discounts, lengths = n_step_return(rewards, terminal, stop, gamma)
+        observations = self._observations(
+            np.concatenate([rows, rows + lengths]), np.concatenate([envs, envs])
+        )
+        return Batch(
+            observations[:batch_size],
+            self._on_device(self._columns["actions"][at[0], envs].astype(np.int64)),
+            self._on_device(returns.astype(np.float32)),
+            self._on_device(discounts.astype(np.float32)),
+            observations[batch_size:],
+        )
+
+    def export_rows(self, first: int, last: int) -> dict[str, Array]:
+        """Copy the absolute rows [first, last) into host memory, each column (rows, N, ...).
+
+        Raises:
+            ValueError: rows that are not stored.
+        """
+        if not self.oldest_row <= first <= last <= self.rows_written:
+            raise ValueError(
+                f"rows must lie in [{self.oldest_row}, {self.rows_written}], got [{first}, {last})"
+            )
+        at = np.arange(first, last) % self.capacity_rows
+        columns = {name: column[at] for name, column in self._columns.items()}
+        frames = self._frames.index_select(0, self._on_device(at))
+        return {"frames": frames.cpu().numpy(), **columns}
+
+    def import_rows(self, first: int, arrays: Mapping[str, Array]) -> None:
+        """Write rows made by `export_rows` at their absolute place, the next one to be written.
+
+        An empty replay takes any `first`. With all stored rows back, `sample` draws the same.
+
+        Raises:
+            ValueError: rows that do not follow the stored ones, or arrays of another shape.
+        """
+        if self.rows and first != self.rows_written:
+            raise ValueError(f"first must be {self.rows_written} (rows_written), got {first}")
+        self._check_arrays(arrays)
+        if not self.rows:
+            self._first_row = first
+        count = len(arrays["frames"])
+        kept = slice(max(0, count - self.capacity_rows), None)
+        at = np.arange(first, first + count)[kept] % self.capacity_rows
+        self._frames.index_copy_(
+            0, self._on_device(at), self._on_device(np.ascontiguousarray(arrays["frames"][kept]))
+        )
+        for name, column in self._columns.items():
+            column[at] = arrays[name][kept]
+        self.rows_written = first + count
+
+    def check_valid(self) -> None:
+        """Hold the stored rows against the timeline, e.g. after reading them from a file.
+
+        Raises:
+            ValueError: an age that does not follow from the row before.
+        """
+        at = np.arange(self.oldest_row, self.rows_written) % self.capacity_rows
+        age, valid = self._columns["age"][at], self._columns["valid"][at]
+        wrong = np.flatnonzero((age[1:] != _age_after(age[:-1], valid[:-1])).any(axis=1))
+        if wrong.size:
+            row = self.oldest_row + int(wrong[0]) + 1
+            raise ValueError(f"replay row {row} does not follow from the row before it")
+
+    def _next_age(self) -> Array:
+        if not self.rows:
+            return np.zeros(self.num_envs, np.uint8)
+        before = (self.rows_written - 1) % self.capacity_rows
+        return _age_after(self._columns["age"][before], self._columns["valid"][before])
+
+    def _draw(
+        self, batch_size: int, n_step: int, rng: np.random.Generator
+    ) -> tuple[IntArray, IntArray]:
+        places = rng.integers(self.rows * self.num_envs, size=batch_size)
+        while (refused := np.flatnonzero(~self._drawable(places, n_step))).size:
+            places[refused] = rng.integers(self.rows * self.num_envs, size=refused.size)
+        return self._locate(places)
+
+    def _locate(self, places: IntArray) -> tuple[IntArray, IntArray]:
+        return self.oldest_row + places // self.num_envs, places % self.num_envs
+
+    def _drawable(self, places: IntArray, n_step: int) -> BoolArray:
+        rows, envs = self._locate(places)
+        at = self._window(rows, n_step)
+        _, stop = self._ends(at, envs)
+        # Rows beyond the newest hold leftovers. They can only make a window longer that has
+        # left the stored rows already, so its end is refused all the same.
+        end = rows + summed_steps(stop).sum(axis=0)
+        oldest_frame = rows - np.minimum(self._columns["age"][at[0], envs], self.stack - 1)
+        stored: BoolArray = (end < self.rows_written) & (oldest_frame >= self.oldest_row)
+        stored &= self._columns["valid"][at[0], envs]
+        return stored
+
+    def _window(self, rows: IntArray, n_step: int) -> IntArray:
+        """Ring places (n_step + 1, B) of each row and its successors."""
+        return (rows + np.arange(n_step + 1)[:, None]) % self.capacity_rows
+
+    def _ends(self, at: IntArray, envs: IntArray) -> tuple[BoolArray, BoolArray]:
+        terminal = self._columns["terminal"][at[:-1], envs]
+        return terminal, terminal | ~self._columns["valid"][at[1:], envs]
+
+    def _observations(self, rows: IntArray, envs: IntArray) -> Tensor:
+        back = np.arange(self.stack)[::-1]
+        at = (rows[:, None] - back) % self.capacity_rows
+        age = self._columns["age"][at[:, -1], envs]
+        before_start = np.flatnonzero(back > age[:, None])
+        frames = self._frames.flatten(0, 1).flatten(1)
+        index = (at * self.num_envs + envs[:, None]).ravel()
+        picked = frames.index_select(0, self._on_device(index))
+        picked.index_fill_(0, self._on_device(before_start), 0)
+        depth, *rest = self.frame_shape
+        return picked.view(len(rows), self.stack * depth, *rest)
+
+    def _on_device(self, array: Array) -> Tensor:
+        return torch.from_numpy(array).to(self._frames.device, non_blocking=True)
+
+    def _check_row(self, frames: Array, row: Mapping[str, Array]) -> None:
+        _check_shape("frames", frames, (self.num_envs, *self.frame_shape))
+        for name, values in row.items():
+            _check_shape(name, values, (self.num_envs,))
+        dtype = torch.from_numpy(frames).dtype
+        if dtype != self._frames.dtype:
+            raise ValueError(f"frames must be {self._frames.dtype}, got {dtype}")
+        actions = row["actions"]
+        if not 0 <= actions.min() <= actions.max() <= np.iinfo(COLUMNS["actions"]).max:
+            raise ValueError(f"actions must lie in [0, 255], got {actions}")
+
+    def _check_draw(self, batch_size: int, n_step: int, gamma: float) -> None:
+        _check_at_least("batch_size", batch_size, 1)
+        _check_at_least("n_step", n_step, 1)
+        if not 0.0 <= gamma <= 1.0:
+            raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
+        if not self.can_sample(batch_size, n_step):
+            raise ValueError(
+                f"batch_size must not exceed what is stored, got {batch_size} "
+                f"with {self.transitions} transitions in {self.rows} rows and n_step {n_step}"
+            )
+
+    def _check_arrays(self, arrays: Mapping[str, Array]) -> None:
+        row_shape = (len(arrays["frames"]), self.num_envs)
+        _check_shape("frames", arrays["frames"], (*row_shape, *self.frame_shape))
+        for name in COLUMNS:
+            _check_shape(name, arrays[name], row_shape)
+
+
+def _rows(capacity_steps: int, num_envs: int) -> int:
+    return -(-capacity_steps // num_envs)
+
+
+def _age_after(age: Array, valid: Array) -> Array:
+    return np.where(valid, np.minimum(age, MAX_AGE - 1) + 1, 0).astype(np.uint8)
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be >= {least}, got {value}")
+
+
+def _check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+
+
+def _check_sizes(
+    capacity_steps: int, num_envs: int, frame_shape: Sequence[int], stack: int
+) -> None:
+    _check_at_least("num_envs", num_envs, 1)
+    _check_at_least("capacity_steps", capacity_steps, num_envs + 1)
+    if not frame_shape or min(frame_shape) < 1:
+        raise ValueError(f"frame_shape must have positive sizes, got {tuple(frame_shape)}")
+    if not 1 <= stack <= MAX_AGE + 1:
+        raise ValueError(f"stack must lie in [1, {MAX_AGE + 1}], got {stack}")

@@ -1,0 +1,1 @@
+"""From run directories to answers; nothing here touches a live object."""

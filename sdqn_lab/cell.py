@@ -1,0 +1,277 @@
+"""One cell from its config to its finished run directory, begun or continued."""
+
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from safetensors.torch import save_file
+
+from sdqn_lab import build
+from sdqn_lab.agents.dqn import DQN
+from sdqn_lab.envs.base import VectorEnv
+from sdqn_lab.networks.value import ValueNetwork
+from sdqn_lab.tracking.atomic import write_atomic, write_json
+from sdqn_lab.tracking.metrics import MetricsFile
+from sdqn_lab.tracking.progress import RunProgress
+from sdqn_lab.tracking.recorder import RunRecorder
+from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.training.checkpoint import Checkpoint
+from sdqn_lab.training.health import cures, dead_line, first_observations, probe
+from sdqn_lab.training.loop import Stopped, Trainer
+from sdqn_lab.training.seeding import stream_seed
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+PREEMPTED_EXIT = 143
+
+
+def run_cell(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
+    """Train one cell to its end, from its checkpoint if it has one.
+
+    Args:
+        cfg: a validated config.
+        directory: the cell's own; made if need be.
+        console: where progress is shown.
+
+    Returns:
+        0 finished, 1 failed (``status.json`` holds the traceback), 143 stopped by a signal, state saved.
+    """
+    directory.path.mkdir(parents=True, exist_ok=True)
+    threads = cfg.threads or len(os.sched_getaffinity(0))
+    name = directory.path.name
+    directory.update(state="pending", cell=name)
+    write_atomic(directory.config, OmegaConf.to_yaml(cfg).encode())
+    directory.begin_attempt(threads=threads, **_provenance())
+    try:
+        with _stop_flag() as stop:
+            _train(cfg, directory, console, threads, stop)
+    except Stopped:
+        directory.end_attempt("preempted")
+        console.print(f"{name}: stopped, state saved; continue with")
+        console.print(f"  python -m sdqn_lab.run --resume {directory.path}", soft_wrap=True)
+        return PREEMPTED_EXIT
+    except Refused as refused:
+        directory.end_attempt("failed", error=str(refused))
+        console.print(f"refused: {refused}", soft_wrap=True, markup=False)
+        return 1
+    except Exception as error:
+        directory.end_attempt("failed", error=traceback.format_exc())
+        console.print(f"{name}: failed: {type(error).__name__}: {error}", soft_wrap=True, markup=False)
+        return 1
+    directory.end_attempt("finished")
+    if not cfg.keep_state:
+        Checkpoint(directory.checkpoint).drop()
+    return 0
+
+
+class StopFlag:
+    """Set by a signal, read by the loop at its next step: nothing is saved inside a handler."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self) -> bool:
+        """Whether a stop was requested."""
+        return self.requested
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        self.requested = True
+
+
+@contextmanager
+def _stop_flag() -> Iterator[StopFlag]:
+    flag = StopFlag()
+    before = {number: signal.signal(number, flag.handle) for number in STOP_SIGNALS}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _train(
+    cfg: DictConfig, directory: RunDirectory, console: Console, threads: int, stop: StopFlag
+) -> None:
+    checkpoint = Checkpoint(directory.checkpoint)
+    facts = checkpoint.read() if checkpoint.exists else {}
+    torch.set_num_threads(facts.get("threads", threads))
+    with ExitStack() as stack:
+        train_env = build.build_env(cfg, cfg.algo.num_envs)
+        stack.callback(train_env.close)
+        eval_env = build.build_env(cfg, cfg.protocol.eval_episodes)
+        stack.callback(eval_env.close)
+        agent = build.build_agent(cfg, train_env.observation_shape, train_env.num_actions)
+        if not facts:
+            _check_health(cfg, agent, train_env, directory, console)
+        metrics = stack.enter_context(MetricsFile(directory.metrics, facts.get("offset", 0)))
+        done, wall = facts.get("steps", 0), facts.get("wall_seconds", 0.0)
+        progress = RunProgress(directory.path.name, cfg.budget.steps, done, console)
+        stack.enter_context(progress)
+        recorder = RunRecorder(metrics, progress, [], wall_seconds=wall, steps=done)
+        saver = _Saver(cfg, directory, checkpoint, metrics, recorder)
+        trainer = build.build_trainer(
+            cfg,
+            agent,
+            train_env,
+            eval_env,
+            recorder,
+            save=saver.save,
+            save_due=saver.due,
+            stop_requested=stop,
+        )
+        if facts:
+            checkpoint.load_replay(trainer.replay)
+            trainer.load_state_dict(checkpoint.load_state())
+        trainer.run()
+
+
+CURES = {
+    "surrogate=atan": {"surrogate": {"_target_": "sdqn_lab.spiking.surrogate.Atan", "alpha": 2.0}},
+    "neuron.v_threshold=0.5": {"neuron": {"v_threshold": 0.5}},
+    "network.normalize_hidden=true": {"network": {"normalize_hidden": True}},
+    "norm=popnorm": {"norm": {"_target_": "sdqn_lab.spiking.norm.PopNorm"}},
+}
+"""Changes that are tried on a dead network, each alone."""
+
+
+class Refused(Exception):
+    """The health check's verdict under ``health=refuse``."""
+
+
+def _check_health(
+    cfg: DictConfig, agent: DQN, env: VectorEnv, directory: RunDirectory, console: Console
+) -> None:
+    """Probe the network on real first observations; what is found is recorded in ``health.json``.
+
+    Raises:
+        Refused: the network is dead and the config asks to refuse it.
+    """
+    if cfg.health == "off":
+        return
+    seed = stream_seed(cfg.seed, "health")
+    observations = first_observations(env, seed)
+    health = probe(agent.network, observations, seed)
+    found = health.record()
+    for line in health.lines():
+        console.print(f"{directory.path.name}: {line}", soft_wrap=True, markup=False)
+    if health.dead:
+        candidates = {
+            change: partial(_changed_network, cfg, env, delta)
+            for change, delta in CURES.items()
+            if _differs(cfg, delta)
+        }
+        found["cures"] = cures(candidates, observations)
+        axes = " ".join(f"{axis}={cfg.choices[axis]}" for axis in ("neuron", "surrogate", "norm"))
+        line = dead_line(directory.path.name, axes, found["cures"])
+        write_json(directory.path / "health.json", found)
+        if cfg.health == "refuse":
+            raise Refused(line)
+        console.print(f"WARNING {line}", style="bold red", soft_wrap=True, markup=False)
+    write_json(directory.path / "health.json", found)
+
+
+def _changed_network(cfg: DictConfig, env: VectorEnv, delta: dict[str, Any]) -> ValueNetwork:
+    changed = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(cfg)), delta)
+    assert isinstance(changed, DictConfig)
+    agent = build.build_agent(changed, env.observation_shape, env.num_actions)
+    return agent.network
+
+
+def _differs(cfg: DictConfig, delta: dict[str, Any]) -> bool:
+    """Whether a change concerns keys that this cell has, and would change them."""
+    ((group, keys),) = delta.items()
+    if "_target_" in keys:
+        return bool(cfg[group]._target_ != keys["_target_"])
+    return all(key in cfg[group] and cfg[group][key] != value for key, value in keys.items())
+
+
+class _Saver:
+    """Decides when a checkpoint is due and puts everything into it."""
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        directory: RunDirectory,
+        checkpoint: Checkpoint,
+        metrics: MetricsFile,
+        recorder: RunRecorder,
+    ) -> None:
+        self._directory, self._checkpoint = directory, checkpoint
+        self._metrics, self._recorder = metrics, recorder
+        self._period = 60.0 * cfg.checkpoint_every_minutes
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self._last > self._period
+
+    def save(self, trainer: Trainer) -> None:
+        self._metrics.sync()
+        facts = {
+            "steps": trainer.counters.steps,
+            "offset": self._metrics.offset,
+            "wall_seconds": self._recorder.wall_seconds,
+            "threads": torch.get_num_threads(),
+        }
+        self._checkpoint.save(trainer.state_dict(), trainer.replay, facts)
+        self._save_networks(trainer)
+        self._last = time.monotonic()
+
+    def _save_networks(self, trainer: Trainer) -> None:
+        network, folder = trainer.agent.network, self._directory.path
+        save_network(network, folder / "network_last.safetensors")
+        if trainer.counters.best_steps == trainer.counters.steps:
+            save_network(network, folder / "network_best.safetensors")
+
+
+def save_network(network: torch.nn.Module, path: Path) -> None:
+    """Weights as safetensors, atomically; they load without pickle."""
+    beside = path.with_name(f".{path.name}")
+    save_file({key: value.cpu() for key, value in network.state_dict().items()}, beside)
+    beside.replace(path)
+
+
+def _provenance() -> dict[str, Any]:
+    """What a number was made with: code, libraries, hardware."""
+    packages = ("torch", "numpy", "gymnasium", "ale-py", "hydra-core")
+    root = Path(__file__).resolve().parent
+    facts: dict[str, Any] = {
+        "git_sha": _git(root, "rev-parse", "HEAD"),
+        "git_dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")),
+        "versions": {"sdqn_lab": version("sdqn_lab"), "python": platform.python_version()},
+        "cpu": _cpu(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+    facts["versions"] |= {package: version(package) for package in packages}
+    return facts
+
+
+def _git(root: Path, *words: str) -> str | None:
+    """Git's answer, or None where this is no checkout."""
+    if shutil.which("git") is None:
+        return None
+    done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

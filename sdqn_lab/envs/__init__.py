@@ -1,0 +1,1 @@
+"""Vector environments behind one small protocol, and the reference scores of Atari."""

@@ -1,0 +1,141 @@
+"""Atari 2600 games on the vector emulator of the Arcade Learning Environment."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+
+import numpy as np
+from ale_py import roms
+from ale_py.vector_env import AtariVectorEnv
+from numpy.typing import NDArray
+
+from sdqn_lab.envs.base import (
+    Protocol,
+    Step,
+    check_actions,
+    check_num_envs,
+    environment_seeds,
+)
+
+REFUSED = ("combat", "joust", "maze_craze", "warlords")
+"""Games for two players only: the emulator ends the whole process when it loads one of them."""
+
+
+def games() -> list[str]:
+    """Return the ids of all games that can be played, in alphabetical order."""
+    return sorted(set(roms.get_all_rom_ids()) - set(REFUSED))
+
+
+class Atari:
+    """N copies of one Atari game.
+
+    One step holds an action for 4 emulator frames; a frame of the observation is the pixelwise
+    maximum of the last two, in grey, shrunk to 84 x 84 by area averaging (Mnih et al. 2015). An
+    observation is the last 4 of these frames, oldest first, uint8 (4, 84, 84). At an episode's
+    start the missing frames are zeros: the emulator clears its stack *after* FIRE and no-ops,
+    so that one frame a step suffices to rebuild every stack.
+
+    A game opens with one frame of FIRE, if ``protocol.fire_reset`` and the game has that action,
+    and then with no-ops, so that at most ``max(protocol.noop_max, 1)`` frames pass before the
+    first observation. These frames do not count towards ``protocol.episode_cap_frames``.
+
+    A life is lost where the emulator's counter goes down and the game is not over, also from 1
+    to 0: in about ten games (``bank_heist``, ``donkey_kong``, ``frogger``, ...) 0 stands for
+    the last life, which is still being played. Games without a counter (``pong``) lose none.
+
+    The emulator stops at the very frame that ends an episode without drawing it: the newest frame
+    of an episode's last observation pools older frames. After a termination nobody asks for its
+    value; after a truncation the bootstrap sees a picture that is one emulator frame old, laid
+    over the frame before.
+
+    Args:
+        game: One of `games()`, such as ``space_invaders``.
+        num_envs: N >= 1.
+        protocol: The rules of play.
+        num_threads: Threads of the emulator, 0 for as many as pay; never changes a number.
+
+    Raises:
+        ValueError: The game is unknown or refused, a number is out of range, or the protocol
+            asks for difficulty ramping.
+
+    Source: Bellemare et al. 2013 (emulator); Mnih et al. 2015 (preprocessing); Machado et al. 2018
+    (sticky actions).
+    """
+
+    observation_shape: tuple[int, ...] = (4, 84, 84)
+    observation_dtype = np.dtype(np.uint8)
+    stack = 4
+    frames_per_step = 4
+
+    def __init__(self, game: str, num_envs: int, protocol: Protocol, num_threads: int = 0) -> None:
+        _check_game(game)
+        check_num_envs(num_envs)
+        if num_threads < 0:
+            raise ValueError(f"num_threads must be >= 0, got {num_threads}")
+        protocol.require("Atari games", "braincog", difficulty_ramping=False)
+        self.num_envs = num_envs
+        self._emulators = AtariVectorEnv(
+            game,
+            num_envs,
+            num_threads=num_threads,
+            max_num_frames_per_episode=protocol.episode_cap_frames,
+            repeat_action_probability=protocol.sticky_actions,
+            full_action_space=protocol.full_action_space,
+            autoreset_mode="NextStep",
+            img_height=84,
+            img_width=84,
+            grayscale=True,
+            stack_num=self.stack,
+            frameskip=self.frames_per_step,
+            maxpool=True,
+            # The emulator draws from [0, noop_max - 1]; our noop_max itself can be drawn.
+            noop_max=protocol.noop_max + 1,
+            episodic_life=False,
+            life_loss_info=False,
+            reward_clipping=False,
+            use_fire_reset=protocol.fire_reset,
+        )
+        self.num_actions = len(self._emulators.ale.get_action_set())
+
+    def reset(self, seed: int) -> NDArray[typing.Any]:
+        """Start all games anew from a seed in [0, 2**31); see `VectorEnv`."""
+        seeds = np.array(environment_seeds(seed, self.num_envs))
+        observations, info = self._emulators.reset(seed=seeds)
+        self._lives: NDArray[np.int32] = info["lives"]
+        self._over = np.zeros(self.num_envs, np.bool_)
+        return typing.cast(NDArray[typing.Any], observations)
+
+    def step(self, actions: NDArray[np.integer[typing.Any]]) -> Step:
+        """Play one action (N,) in each game; see `VectorEnv`."""
+        check_actions(actions, self.num_envs, self.num_actions)
+        observations, rewards, terminated, truncated, info = self._emulators.step(
+            actions.astype(np.int64, copy=False)
+        )
+        started = self._over
+        life_lost = (info["lives"] < self._lives) & ~terminated & ~started
+        self._lives = info["lives"]
+        self._over = terminated | truncated
+        return Step(
+            observations, rewards.astype(np.float32), terminated, truncated, life_lost, started
+        )
+
+    def close(self) -> None:
+        """Close the emulators."""
+        self._emulators.close()
+
+
+def _check_game(game: str) -> None:
+    if game in REFUSED:
+        raise ValueError(
+            f"game must be a game for one player, got {game}: {', '.join(REFUSED)} end the "
+            f"whole process when the emulator loads them; write env=pong or another of the "
+            f"{len(games())} playable games"
+        )
+    if game in games():
+        return
+    close = difflib.get_close_matches(game, games(), n=3) or ["pong", "breakout"]
+    raise ValueError(
+        f"game must be one of the {len(games())} playable ids of ALE, got {game}: "
+        f"write env={' or env='.join(close)}"
+    )

@@ -1,0 +1,1 @@
+"""Networks of (linear map -> norm -> neuron) blocks, from observations to action values."""

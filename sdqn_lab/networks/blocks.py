@@ -1,0 +1,152 @@
+"""The block that every network is made of, and the torso for images built from it."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from sdqn_lab.spiking.neuron import Neuron
+from sdqn_lab.spiking.norm import NoNorm
+
+MakeNeuron = Callable[[], Neuron]
+MakeNorm = Callable[[tuple[int, ...]], nn.Module]
+
+
+class Block(nn.Module):
+    """Linear map -> norm -> neuron over a sequence.
+
+    The linear map has no memory and sees steps and samples folded into one axis. A constant input,
+    a sequence of one entry, is mapped and normalized once; only the neuron sees it T times, as a
+    view.
+
+    Args:
+        linear: a map of (N, ...) to (N, ...), such as a convolution or a fully connected layer.
+        norm: normalization with the signature of `sdqn_lab.spiking.norm.Norm`.
+        neuron: what turns currents into activity.
+    """
+
+    def __init__(self, linear: nn.Module, norm: nn.Module, neuron: Neuron) -> None:
+        super().__init__()
+        self.linear = linear
+        self.norm = norm
+        self.neuron = neuron
+
+    def forward(self, x_seq: Tensor, time_window: int) -> Tensor:
+        """Inputs (T, B, ...), or (1, B, ...) if constant, to activity (time_window, B, ...)."""
+        steps, batch = x_seq.shape[:2]
+        currents = self.linear(x_seq.flatten(0, 1)).unflatten(0, (steps, batch))
+        currents = self.norm(currents, repeats=time_window // steps)
+        activity: Tensor = self.neuron(currents.expand(time_window, *currents.shape[1:]))
+        return activity
+
+
+class Torso(nn.Module):
+    """Blocks between the encoder and the readout: (T or 1, B, ...) to (T, B, num_features).
+
+    Attributes:
+        num_features: units of the last layer.
+    """
+
+    num_features: int
+
+
+class Convolution(NamedTuple):
+    """A square convolution without padding: output channels, kernel size and stride in pixels."""
+
+    channels: int
+    kernel: int
+    stride: int
+
+    def size(self, pixels: int) -> int:
+        """Output pixels along one side; below 1 where the kernel does not fit."""
+        return (pixels - self.kernel) // self.stride + 1
+
+
+class ConvolutionalTorso(Torso):
+    """Convolutional blocks conv1, conv2, ..., then one fully connected block `hidden`.
+
+    Every convolution is normalized; the hidden layer only if asked.
+
+    Args:
+        observation_shape: (C, H, W).
+        make_neuron: makes one layer's neuron.
+        make_norm: makes the norm of a layer from the shape of its current.
+        convolutions: the convolutions in their order.
+        hidden: units of the fully connected layer, >= 1.
+        normalize_hidden: whether the fully connected layer has a norm too.
+        name: what the user writes for this network, for messages.
+
+    Raises:
+        ValueError: the observation is no image or too small, or a size is below 1.
+    """
+
+    def __init__(
+        self,
+        observation_shape: Sequence[int],
+        make_neuron: MakeNeuron,
+        make_norm: MakeNorm,
+        *,
+        convolutions: Sequence[Convolution],
+        hidden: int,
+        normalize_hidden: bool,
+        name: str,
+    ) -> None:
+        super().__init__()
+        check_positive("network.channels", [convolution.channels for convolution in convolutions])
+        check_positive("network.hidden", [hidden])
+        _check_image(observation_shape, convolutions, name)
+        channels, height, width = observation_shape
+        self._convs: list[str] = []
+        for number, convolution in enumerate(convolutions, start=1):
+            height, width = convolution.size(height), convolution.size(width)
+            linear = nn.Conv2d(channels, *convolution)
+            channels = convolution.channels
+            block = Block(linear, make_norm((channels, height, width)), make_neuron())
+            self._convs.append(f"conv{number}")
+            self.add_module(f"conv{number}", block)
+        features = channels * height * width
+        self.hidden = fully_connected(features, hidden, make_neuron, make_norm, normalize_hidden)
+        self.num_features = hidden
+
+    def forward(self, x_seq: Tensor, time_window: int) -> Tensor:
+        """Images (T, B, C, H, W), or (1, B, C, H, W), to activity (time_window, B, hidden)."""
+        for conv in self._convs:
+            x_seq = self.get_submodule(conv)(x_seq, time_window)
+        activity: Tensor = self.hidden(x_seq.flatten(2), time_window)
+        return activity
+
+
+def fully_connected(
+    in_features: int,
+    units: int,
+    make_neuron: MakeNeuron,
+    make_norm: MakeNorm,
+    normalize: bool,
+) -> Block:
+    """A block of a fully connected layer, with the norm of make_norm or without any."""
+    linear = nn.Linear(in_features, units)
+    norm = make_norm((units,)) if normalize else NoNorm((units,))
+    return Block(linear, norm, make_neuron())
+
+
+def check_positive(key: str, sizes: Sequence[int]) -> None:
+    """Raise ValueError unless there are sizes and all of them are >= 1."""
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"{key} must be >= 1 everywhere and not empty, got {list(sizes)}")
+
+
+def _check_image(shape: Sequence[int], convolutions: Sequence[Convolution], name: str) -> None:
+    if len(shape) != 3:
+        raise ValueError(
+            f"network={name} needs an image (C, H, W), "
+            f"got an observation of shape {tuple(shape)}: write network=mlp"
+        )
+    smallest = 1
+    for convolution in reversed(convolutions):
+        smallest = (smallest - 1) * convolution.stride + convolution.kernel
+    if min(shape[1:]) < smallest:
+        instead = "network=minatar" if name == "nature" else "fewer network.channels"
+        raise ValueError(
+            f"network={name} needs an image of at least {smallest}x{smallest} pixels, "
+            f"got an observation of shape {tuple(shape)}: write {instead}"
+        )

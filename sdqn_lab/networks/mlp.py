@@ -1,0 +1,64 @@
+"""Fully connected layers for vector observations."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sdqn_lab.networks.blocks import (
+    MakeNeuron,
+    MakeNorm,
+    Torso,
+    check_positive,
+    fully_connected,
+)
+
+
+class MLP(Torso):
+    """Fully connected blocks hidden1, hidden2, ... of equal width.
+
+    All but the last are normalized, the last only if asked: as in the networks for images.
+
+    Args:
+        observation_shape: (F,).
+        make_neuron: makes one layer's neuron.
+        make_norm: makes the norm of a layer from the shape of its current.
+        hidden: units of each layer, >= 1.
+        layers: number of layers, >= 1.
+        normalize_hidden: whether the last layer is normalized too.
+
+    Raises:
+        ValueError: the observation is no vector, or a size is below 1.
+    """
+
+    def __init__(
+        self,
+        observation_shape: Sequence[int],
+        make_neuron: MakeNeuron,
+        make_norm: MakeNorm,
+        *,
+        hidden: int = 128,
+        layers: int = 2,
+        normalize_hidden: bool = False,
+    ) -> None:
+        super().__init__()
+        check_positive("network.hidden", [hidden])
+        check_positive("network.layers", [layers])
+        if len(observation_shape) != 1:
+            raise ValueError(
+                "network=mlp needs a vector (F,), got an observation of shape "
+                f"{tuple(observation_shape)}: write network=nature or network=minatar"
+            )
+        self._layers = [f"hidden{number}" for number in range(1, layers + 1)]
+        features = observation_shape[0]
+        for name in self._layers:
+            normalize = normalize_hidden or name != self._layers[-1]
+            block = fully_connected(features, hidden, make_neuron, make_norm, normalize)
+            self.add_module(name, block)
+            features = hidden
+        self.num_features = hidden
+
+    def forward(self, x_seq: Tensor, time_window: int) -> Tensor:
+        """Vectors (T, B, F), or (1, B, F), to activity (time_window, B, hidden)."""
+        for name in self._layers:
+            x_seq = self.get_submodule(name)(x_seq, time_window)
+        return x_seq

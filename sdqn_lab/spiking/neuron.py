@@ -1,0 +1,239 @@
+"""Neurons: modules mapping currents (T, B, ...) to spikes (T, B, ...).
+
+The membrane is created, threaded through the T steps and dropped inside `forward`; nothing needs a
+reset between two calls. Time is counted in simulation steps, potentials in units of `v_threshold`'s
+scale, and nothing but the membrane time constant is called tau.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sdqn_lab.spiking.surrogate import Atan, Surrogate
+
+_ATAN = Atan()
+
+
+class Neuron(nn.Module, ABC):
+    """What a layer needs to know about its activation.
+
+    Attributes:
+        temporal: whether the answer depends on time; if not, networks run it with T = 1.
+        v_threshold: firing threshold; normalizations scale their output to it.
+        v_reset: resting value of the membrane; normalizations centre their output on it.
+    """
+
+    temporal: ClassVar[bool]
+    v_threshold: float
+    v_reset: float
+
+    @abstractmethod
+    def forward(self, x_seq: Tensor) -> Tensor:
+        """Currents (T, B, ...) to activity (T, B, ...); the input may be an expanded view."""
+
+
+class ReLU(Neuron):
+    """The artificial twin: max(0, x), without time, threshold or surrogate.
+
+    For normalizations its v_threshold counts as 1 and its v_reset as 0.
+    """
+
+    temporal = False
+    v_threshold = 1.0
+    v_reset = 0.0
+
+    def forward(self, x_seq: Tensor) -> Tensor:
+        """max(0, x), elementwise; (T, B, ...) to (T, B, ...)."""
+        return torch.relu(x_seq)
+
+
+class SpikingNeuron(Neuron):
+    """Charge, fire, reset: the step that all spiking neurons share.
+
+    A new neuron is a subclass with its own `charge`. One step, x the current and v the membrane:
+
+        v <- charge(x, v)
+        s  = 1[v > v_threshold]                         strictly above
+        v <- v (1 - s) + v_reset s      (reset = hard)
+        v <- v - v_threshold s          (reset = soft)
+
+    The membrane starts at v_reset.
+
+    Args:
+        v_threshold: firing threshold, > 0 and > v_reset.
+        v_reset: start of the membrane and target of the hard reset; 0 with a soft reset.
+        surrogate: spike function; its derivative is used on the backward pass.
+        detach_reset: whether s counts as a constant in the reset (no gradient through it).
+        reset: "hard" or "soft".
+
+    Raises:
+        ValueError: an argument is outside its range, or reset is soft and v_reset is not 0.
+    """
+
+    temporal = True
+
+    def __init__(
+        self,
+        *,
+        v_threshold: float = 1.0,
+        v_reset: float = 0.0,
+        surrogate: Surrogate = _ATAN,
+        detach_reset: bool = True,
+        reset: str = "hard",
+    ) -> None:
+        super().__init__()
+        if not 0 < v_threshold < math.inf:
+            raise ValueError(f"v_threshold must be > 0 and finite, got {v_threshold}")
+        if not -math.inf < v_reset < v_threshold:
+            raise ValueError(
+                f"v_reset must be finite and < v_threshold ({v_threshold}), got {v_reset}"
+            )
+        if reset not in ("hard", "soft"):
+            raise ValueError(f"reset must be hard or soft, got {reset}")
+        if reset == "soft" and v_reset != 0:
+            raise ValueError(f"v_reset must be 0 with reset=soft, got {v_reset}")
+        self.v_threshold = v_threshold
+        self.v_reset = v_reset
+        self.surrogate = surrogate
+        self.detach_reset = detach_reset
+        self.reset = reset
+
+    @abstractmethod
+    def charge(self, x: Tensor, v: Tensor) -> Tensor:
+        """The membrane after one step of current x on membrane v, both (B, ...), before firing."""
+
+    def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the class's equation: current and membrane (B, ...) to (spike, membrane)."""
+        v = self.charge(x, v)
+        spike = self.surrogate(v - self.v_threshold)
+        s = spike.detach() if self.detach_reset else spike
+        if self.reset == "soft":
+            return spike, v - self.v_threshold * s
+        return spike, v * (1 - s) + self.v_reset * s
+
+    def forward(self, x_seq: Tensor) -> Tensor:
+        """Currents (T, B, ...) to spikes (T, B, ...), the membrane starting at v_reset."""
+        v = torch.full_like(x_seq[0], self.v_reset)
+        spikes = []
+        for x in x_seq.unbind(0):
+            spike, v = self.step(x, v)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+    def extra_repr(self) -> str:
+        """The settings that all spiking neurons share."""
+        return (
+            f"v_threshold={self.v_threshold}, v_reset={self.v_reset}, surrogate={self.surrogate}, "
+            f"detach_reset={self.detach_reset}, reset={self.reset}"
+        )
+
+
+class IF(SpikingNeuron):
+    """Integrate and fire, without leak: v <- v + x.
+
+    Args:
+        v_threshold: see `SpikingNeuron`, as all other arguments.
+    """
+
+    def charge(self, x: Tensor, v: Tensor) -> Tensor:
+        """v + x."""
+        return v + x
+
+
+class LIF(SpikingNeuron):
+    """Leaky integrate and fire: v <- v + (x - v) / tau, the leak being towards 0.
+
+    A constant current fires only if it is above v_threshold; in a single step only if it is above
+    tau * v_threshold.
+
+    Args:
+        tau: membrane time constant in steps, >= 1; 1 means no memory.
+        v_threshold: see `SpikingNeuron`, as all other arguments.
+        v_reset: as there.
+        surrogate: as there.
+        detach_reset: as there.
+        reset: as there.
+
+    Raises:
+        ValueError: an argument is outside its range.
+
+    Source: Brain-Cog's `LIFNode`, as used by Sun, Zeng, Li 2022 (PL-SDQN).
+    """
+
+    def __init__(
+        self,
+        *,
+        tau: float = 2.0,
+        v_threshold: float = 1.0,
+        v_reset: float = 0.0,
+        surrogate: Surrogate = _ATAN,
+        detach_reset: bool = True,
+        reset: str = "hard",
+    ) -> None:
+        super().__init__(
+            v_threshold=v_threshold,
+            v_reset=v_reset,
+            surrogate=surrogate,
+            detach_reset=detach_reset,
+            reset=reset,
+        )
+        if not 1 <= tau < math.inf:
+            raise ValueError(f"tau must be >= 1 and finite, got {tau}")
+        self.tau = tau
+
+    def charge(self, x: Tensor, v: Tensor) -> Tensor:
+        """v + (x - v) / tau."""
+        return v + (x - v) / self.tau
+
+    def extra_repr(self) -> str:
+        """The time constant, then the shared settings."""
+        return f"tau={self.tau}, {super().extra_repr()}"
+
+
+class PLIF(SpikingNeuron):
+    """LIF with a learnable time constant: v <- v + (x - v) sigmoid(w), one scalar w per layer.
+
+    1 / tau = sigmoid(w), so tau = 1 + exp(-w) stays above 1 whatever the optimizer does.
+
+    Args:
+        tau: membrane time constant in steps before learning, > 1.
+        v_threshold: see `SpikingNeuron`, as all other arguments.
+        v_reset: as there.
+        surrogate: as there.
+        detach_reset: as there.
+        reset: as there.
+
+    Raises:
+        ValueError: an argument is outside its range.
+
+    Source: Fang et al. 2021, "Incorporating Learnable Membrane Time Constant to Enhance Learning of
+    Spiking Neural Networks".
+    """
+
+    def __init__(
+        self,
+        *,
+        tau: float = 2.0,
+        v_threshold: float = 1.0,
+        v_reset: float = 0.0,
+        surrogate: Surrogate = _ATAN,
+        detach_reset: bool = True,
+        reset: str = "hard",
+    ) -> None:
+        super().__init__(
+            v_threshold=v_threshold,
+            v_reset=v_reset,
+            surrogate=surrogate,
+            detach_reset=detach_reset,
+            reset=reset,
+        )
+        if not 1 < tau < math.inf:
+            raise ValueError(f"tau must be > 1 and finite, got {tau}")
+        self.w = nn.Parameter(torch.tensor(-math.log(tau - 1)))
+
+    def charge(self, x: Tensor, v: Tensor) -> Tensor:
+        """v + (x - v) sigmoid(w)."""
+        return v + (x - v) * self.w.sigmoid()

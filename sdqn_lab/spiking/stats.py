@@ -1,0 +1,110 @@
+"""How active each layer is: firing rates, silent and saturated shares."""
+
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from sdqn_lab.spiking.neuron import Neuron
+
+
+class LayerStats(NamedTuple):
+    """Activity of one layer over the recorded forwards, all shares in [0, 1].
+
+    Attributes:
+        firing_rate: mean of the activity over steps, samples and units.
+        silent_fraction: share of units that were never active, for any sample at any step.
+        saturated_fraction: share of (sample, unit) pairs that were active at every step. With a
+            single step, as without time, every active pair is.
+    """
+
+    firing_rate: float
+    silent_fraction: float
+    saturated_fraction: float
+
+
+@dataclass
+class _Counts:
+    """Running sums of one layer; tensors stay on their device until they are read."""
+
+    active: Tensor
+    entries: int
+    ever: Tensor
+    saturated: Tensor
+    pairs: int
+
+    @classmethod
+    def of(cls, activity: Tensor) -> Self:
+        active = activity.detach() > 0
+        ever = active.flatten(0, 1).any(0)
+        pairs = active[0].numel()
+        return cls(active.sum(), active.numel(), ever, active.all(0).sum(), pairs)
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            self.active + other.active,
+            self.entries + other.entries,
+            self.ever | other.ever,
+            self.saturated + other.saturated,
+            self.pairs + other.pairs,
+        )
+
+    def stats(self) -> LayerStats:
+        return LayerStats(
+            self.active.item() / self.entries,
+            1 - self.ever.double().mean().item(),
+            self.saturated.item() / self.pairs,
+        )
+
+
+class SpikeRecorder:
+    """Counts what every neuron of a network does while the context is open.
+
+        with SpikeRecorder(network) as recorder:
+            network(observations)
+        rates = {name: stats.firing_rate for name, stats in recorder.layers().items()}
+
+    A unit is active where its output is above 0: a spike, or a ReLU's positive answer. The
+    network's results are not changed. A layer is named by the path of its block in the torso
+    (`conv1`, `hidden`).
+
+    Args:
+        network: any module that holds neurons.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._counts: dict[str, _Counts] = {}
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> Self:
+        for name, module in self._network.named_modules():
+            if isinstance(module, Neuron):
+                layer = name.removeprefix("torso.").removesuffix(".neuron")
+                self._handles.append(module.register_forward_hook(partial(self._record, layer)))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def layers(self) -> dict[str, LayerStats]:
+        """Statistics of every layer that has run so far, in the order of the network."""
+        return {name: counts.stats() for name, counts in self._counts.items()}
+
+    @torch.no_grad()
+    def _record(
+        self, layer: str, module: nn.Module, inputs: tuple[Tensor, ...], activity: Tensor
+    ) -> None:
+        counts = _Counts.of(activity)
+        known = self._counts.get(layer)
+        self._counts[layer] = counts if known is None else known + counts

@@ -1,0 +1,86 @@
+"""What a person sees while a run works: a live bar on a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+LINE_EVERY_SECONDS = 30.0
+
+
+class RunProgress:
+    """Steps, updates, return, epsilon, rate and ETA of one run.
+
+    The rate is that of this attempt, evaluations included, so the ETA is an honest one: it counts the
+    time that was really spent on the steps so far.
+    """
+
+    def __init__(self, name: str, total_steps: int, done_steps: int, console: Console) -> None:
+        self._name, self._total, self._begin = name, total_steps, done_steps
+        self._console = console
+        self._since = self._last_line = time.monotonic()
+        self._return = float("nan")
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            columns = (TextColumn(self._name), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task("", total=self._total, text="starting")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, steps: int, updates: int, epsilon: float) -> None:
+        """Called after every vector step; cheap."""
+        if self._bar:
+            self._bar.update(self._task, completed=steps, text=self._text(steps, updates, epsilon))
+        elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS:
+            self._last_line = time.monotonic()
+            self._console.print(f"{self._name}  {self._text(steps, updates, epsilon)}", soft_wrap=True)
+
+    def record(self, steps: int, values: dict[str, Any]) -> None:
+        """Take the last return from a record, and say an evaluation's result in a line."""
+        self._return = values.get("train/return", self._return)
+        if "eval/return_mean" not in values:
+            return
+        mean, std = values["eval/return_mean"], values["eval/return_std"]
+        episodes = len(values["eval/returns"])
+        line = f"{self._name}  step {steps:,}: evaluation {mean:.2f} (std {std:.2f}, {episodes} episodes)"
+        self._console.print(line, soft_wrap=True)
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar."""
+        self._console.print(line, soft_wrap=True, markup=False)
+
+    def _text(self, steps: int, updates: int, epsilon: float) -> str:
+        elapsed = time.monotonic() - self._since
+        rate = (steps - self._begin) / elapsed if elapsed else 0.0
+        left = clock((self._total - steps) / rate) if rate else "?"
+        return (
+            f"{steps:,}/{self._total:,} steps  {updates:,} updates  return {self._return:.2f}  "
+            f"epsilon {epsilon:.3f}  {rate:,.0f} steps/s  ETA {left}"
+        )
+
+
+def clock(seconds: float) -> str:
+    """``1d 2h``, ``3h 05m``, ``4m 05s``: two units are enough."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    return f"{minutes}m {rest:02d}s"

@@ -1,0 +1,63 @@
+"""The one place where a run's metrics go: metrics.jsonl first, everything else mirrors it."""
+
+import time
+from typing import Any, Protocol
+
+from sdqn_lab.tracking.metrics import MetricsFile
+from sdqn_lab.tracking.progress import RunProgress
+from sdqn_lab.training.loop import Counters
+
+
+class Mirror(Protocol):
+    """A second home of the metrics. It must never raise, block or change what it is given."""
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Take one record."""
+
+    def finish(self, exit_code: int) -> None:
+        """No more records come; 0 says that the run finished."""
+
+
+class RunRecorder:
+    """Stamps each record with step, frames and wall clock and hands it on."""
+
+    def __init__(
+        self,
+        metrics: MetricsFile,
+        progress: RunProgress,
+        mirrors: list[Mirror],
+        *,
+        wall_seconds: float = 0.0,
+        steps: int = 0,
+    ) -> None:
+        self._metrics, self._progress, self._mirrors = metrics, progress, mirrors
+        self._begin = time.monotonic() - wall_seconds
+        self._last = (steps, wall_seconds)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Time spent on this run, over all its attempts."""
+        return time.monotonic() - self._begin
+
+    def metrics(self, counters: Counters, frames: int, values: dict[str, Any]) -> None:
+        """Write one record and mirror it."""
+        steps, wall = counters.steps, self.wall_seconds
+        record = {"step": steps, "frames": frames, "wall_seconds": round(wall, 3), **values}
+        if steps > self._last[0]:
+            rate = (steps - self._last[0]) / (wall - self._last[1])
+            record["time/steps_per_second"] = round(rate, 2)
+            self._last = (steps, wall)
+        self._metrics.write(record)
+        self._progress.record(steps, values)
+        for mirror in self._mirrors:
+            mirror.log(record)
+
+    def event(self, counters: Counters, line: str) -> None:
+        """Record a sentence under ``health/event`` and show it."""
+        record = {"step": counters.steps, "health/event": line}
+        self._metrics.write({**record, "wall_seconds": round(self.wall_seconds, 3)})
+        self._progress.say(f"step {counters.steps:,}: {line}")
+
+    def progress(self, counters: Counters, values: dict[str, float]) -> None:
+        """Move the bar."""
+        self._progress.update(counters.steps, counters.updates, values["epsilon"])

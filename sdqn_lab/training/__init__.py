@@ -1,0 +1,1 @@
+"""The trainer: loop, evaluation, checkpoint, health check, seeding."""

@@ -1,0 +1,205 @@
+"""Checkpoints that survive a crash at any instant and are read without executing anything.
+
+A checkpoint is a JSON manifest naming its files with size and SHA-256. Files are written first, under
+names never used before; renaming the manifest into place makes them the checkpoint; only then are the
+files of the one before removed. Tensors lie in safetensors files, replay in zstd-compressed increments:
+each checkpoint adds the rows written since the last one.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zstandard
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from sdqn_lab.agents.replay import Replay
+from sdqn_lab.tracking.atomic import write_json
+
+VERSION = 1
+MANIFEST = "manifest.json"
+SEGMENT_ROWS = 4096
+"""Rows in one increment at most, so that memory stays small while one is packed."""
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be read or written; the message names the file."""
+
+
+class Checkpoint:
+    """The checkpoint folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._manifest: dict[str, Any] = {"segments": [], "serial": 0}
+
+    @property
+    def exists(self) -> bool:
+        """Whether a complete checkpoint is there."""
+        return (self.folder / MANIFEST).exists()
+
+    def save(self, state: dict[str, Any], replay: Replay, facts: dict[str, Any]) -> None:
+        """Write a new checkpoint, then let go of the old one.
+
+        Args:
+            state: tensors, arrays and plain containers.
+            replay: only its rows since the last checkpoint are written.
+            facts: plain values that are wanted before anything is built (threads, metrics offset).
+
+        Raises:
+            CheckpointError: it cannot be written; the last one is untouched.
+        """
+        serial = self._manifest["serial"] + 1
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            manifest = {
+                "version": VERSION,
+                "serial": serial,
+                "facts": facts,
+                "state": self._write_state(state, serial),
+                "segments": [*self._live_segments(replay), *self._write_segments(replay, serial)],
+                "replay_rows": replay.rows_written,
+            }
+            write_json(self.folder / MANIFEST, manifest)
+        except OSError as error:
+            self._sweep()
+            raise CheckpointError(f"{self.folder}: cannot save a checkpoint: {error}") from error
+        self._manifest = manifest
+        self._sweep()
+
+    def read(self) -> dict[str, Any]:
+        """Check every file against the manifest and return the facts.
+
+        Raises:
+            CheckpointError: a file is missing, cut short or changed.
+        """
+        path = self.folder / MANIFEST
+        try:
+            manifest = json.loads(path.read_text())
+            version = manifest["version"]
+        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: not a checkpoint manifest ({error})") from error
+        if version != VERSION:
+            raise CheckpointError(f"{path}: version {version}, this program reads {VERSION}")
+        for entry in (manifest["state"], *manifest["segments"]):
+            self._verify(entry)
+        self._manifest = manifest
+        facts: dict[str, Any] = manifest["facts"]
+        return facts
+
+    def load_replay(self, replay: Replay) -> None:
+        """Fill replay with the rows of the checkpoint that was read."""
+        for entry in self._manifest["segments"]:
+            packed = (self.folder / entry["file"]).read_bytes()
+            arrays = load_arrays(zstandard.decompress(packed))
+            replay.import_rows(entry["first"], arrays)
+
+    def load_state(self) -> dict[str, Any]:
+        """The state of the checkpoint that was read."""
+        data = (self.folder / self._manifest["state"]["file"]).read_bytes()
+        state = unpack(load_tensors(data))
+        assert isinstance(state, dict)
+        return state
+
+    def drop(self) -> None:
+        """Remove the checkpoint: the manifest first, so that no half of it is ever taken for whole."""
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        self._manifest = {"segments": [], "serial": 0}
+        self._sweep()
+        if self.folder.is_dir():
+            self.folder.rmdir()
+
+    def _write_state(self, state: dict[str, Any], serial: int) -> dict[str, Any]:
+        return self._write(f"state-{serial}.safetensors", save_tensors(pack(state)))
+
+    def _live_segments(self, replay: Replay) -> list[dict[str, Any]]:
+        oldest = replay.rows_written - replay.capacity_rows
+        return [entry for entry in self._manifest["segments"] if entry["last"] > oldest]
+
+    def _write_segments(self, replay: Replay, serial: int) -> list[dict[str, Any]]:
+        known = self._manifest.get("replay_rows", 0)
+        begin = max(known, replay.rows_written - replay.capacity_rows)
+        entries = []
+        for first in range(begin, replay.rows_written, SEGMENT_ROWS):
+            last = min(first + SEGMENT_ROWS, replay.rows_written)
+            packed = zstandard.compress(save_arrays(replay.export_rows(first, last)), 1)
+            entry = self._write(f"replay-{serial}-{first}.zst", packed)
+            entries.append({**entry, "first": first, "last": last})
+        return entries
+
+    def _write(self, name: str, data: bytes) -> dict[str, Any]:
+        path = self.folder / name
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def _verify(self, entry: dict[str, Any]) -> None:
+        path = self.folder / entry["file"]
+        if not path.exists():
+            raise CheckpointError(f"{path}: missing, and the checkpoint needs it")
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise CheckpointError(f"{path}: {size} bytes instead of {entry['bytes']}: cut short")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+            raise CheckpointError(f"{path}: content differs from the manifest: damaged")
+
+    def _sweep(self) -> None:
+        """Remove what the manifest does not name: files of older checkpoints and of failed attempts."""
+        if not self.folder.is_dir():
+            return
+        segments = [entry["file"] for entry in self._manifest["segments"]]
+        state = self._manifest.get("state", {}).get("file")
+        keep = {MANIFEST, state, *segments}
+        for path in self.folder.iterdir():
+            if path.name not in keep:
+                path.unlink()
+
+
+def pack(tree: Any) -> dict[str, torch.Tensor]:
+    """Plain containers with tensors and arrays as leaves -> named tensors, the rest as JSON beside them."""
+    tensors: dict[str, torch.Tensor] = {}
+    skeleton = json.dumps(_strip(tree, tensors)).encode()
+    tensors["json"] = torch.frombuffer(bytearray(skeleton), dtype=torch.uint8)
+    return tensors
+
+
+def unpack(tensors: dict[str, torch.Tensor]) -> Any:
+    """The inverse of ``pack``."""
+    return _join(json.loads(tensors["json"].numpy().tobytes()), tensors)
+
+
+def _strip(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(node, torch.Tensor | np.ndarray):
+        name = f"tensor{len(tensors)}"
+        tensor = torch.from_numpy(node) if isinstance(node, np.ndarray) else node
+        tensors[name] = tensor.detach().cpu().contiguous().clone()
+        return {"kind": "array" if isinstance(node, np.ndarray) else "tensor", "name": name}
+    if isinstance(node, dict):
+        items = [[key, _strip(value, tensors)] for key, value in node.items()]
+        return {"kind": "dict", "items": items}
+    if isinstance(node, list | tuple):
+        items = [_strip(value, tensors) for value in node]
+        return {"kind": type(node).__name__, "items": items}
+    return node
+
+
+def _join(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    kind = node["kind"]
+    if kind in ("tensor", "array"):
+        tensor = tensors[node["name"]]
+        return tensor.numpy() if kind == "array" else tensor
+    if kind == "dict":
+        return {key: _join(value, tensors) for key, value in node["items"]}
+    items = [_join(value, tensors) for value in node["items"]]
+    return tuple(items) if kind == "tuple" else items

@@ -1,0 +1,261 @@
+"""The trainer: act, learn, log, evaluate, checkpoint; one path for every agent, spiking or not.
+
+A run is a row of iterations. Each starts its environments anew from a seed of its own, trains for
+``iteration_steps`` agent steps, evaluates and checkpoints.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from sdqn_lab.agents.dqn import DQN
+from sdqn_lab.agents.replay import Batch, Replay
+from sdqn_lab.agents.schedules import LinearSchedule
+from sdqn_lab.envs.base import VectorEnv
+from sdqn_lab.spiking.stats import SpikeRecorder
+from sdqn_lab.training.collector import Collector
+from sdqn_lab.training.evaluation import Evaluation, evaluate, own_encoder_stream
+from sdqn_lab.training.health import Monitor
+from sdqn_lab.training.layers import gradient_norms
+from sdqn_lab.training.seeding import stream, stream_seed
+from sdqn_lab.training.window import Window
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The trainer's plain numbers; each has the unit in its name."""
+
+    seed: int
+    steps: int
+    log_every_steps: int
+    iteration_steps: int
+    replay_start_steps: int
+    learn_every_steps: int
+    batch_size: int
+    n_step: int
+    gamma: float
+    epsilon: LinearSchedule
+    epsilon_eval: float
+    time_window_eval: int | None
+    reward_clipping: bool
+    life_loss_ends_bootstrap: bool
+
+
+@dataclass
+class Counters:
+    """How far a run is. ``iteration`` counts the finished ones, ``trained`` says that the running one
+    only lacks its evaluation."""
+
+    steps: int = 0
+    updates: int = 0
+    episodes: int = 0
+    iteration: int = 0
+    trained: bool = False
+    logged_steps: int = 0
+    best_return: float | None = None
+    best_steps: int | None = None
+
+
+class Recorder(Protocol):
+    """What the trainer tells the world."""
+
+    def metrics(self, counters: Counters, frames: int, values: dict[str, Any]) -> None:
+        """Take one record of metrics."""
+
+    def event(self, counters: Counters, line: str) -> None:
+        """Take a line that a person should read when it happens."""
+
+    def progress(self, counters: Counters, values: dict[str, float]) -> None:
+        """Be told after every vector step where the run is."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved what it needs to go on."""
+
+
+class Trainer:
+    """Trains one agent on one game until its budget is spent."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        agent: DQN,
+        replay: Replay,
+        train_env: VectorEnv,
+        eval_env: VectorEnv,
+        recorder: Recorder,
+        *,
+        save: Callable[["Trainer"], None],
+        save_due: Callable[[], bool] = lambda: False,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.settings, self.agent, self.replay = settings, agent, replay
+        self.counters = Counters()
+        self.window = Window()
+        self.monitor = Monitor()
+        self._eval_env, self._recorder = eval_env, recorder
+        self._save, self._save_due, self._stop_requested = save, save_due, stop_requested
+        self._frames_per_step = train_env.frames_per_step
+        self._draws = stream(settings.seed, "replay")
+        self.collector = Collector(
+            train_env,
+            agent,
+            replay,
+            stream(settings.seed, "explore"),
+            reward_clipping=settings.reward_clipping,
+            life_loss_ends_bootstrap=settings.life_loss_ends_bootstrap,
+        )
+
+    def run(self) -> None:
+        """Train to the end of the budget.
+
+        Raises:
+            Stopped: a stop was requested; the state is saved.
+        """
+        counters = self.counters
+        while counters.trained or counters.steps < self.settings.steps:
+            if not counters.trained:
+                self._train_iteration()
+                counters.trained = True
+            self._save_if_due()
+            self._evaluate()
+            counters.iteration += 1
+            counters.trained = False
+            self._save(self)
+
+    @property
+    def epsilon(self) -> float:
+        """Exploration at the current step."""
+        return self.settings.epsilon(self.counters.steps)
+
+    def _train_iteration(self) -> None:
+        counters, settings = self.counters, self.settings
+        end = min((counters.iteration + 1) * settings.iteration_steps, settings.steps)
+        if not self.collector.running:
+            self.collector.start(stream_seed(settings.seed, "env", counters.iteration))
+        while counters.steps < end:
+            self._act()
+            self._learn()
+            self._log_if_due()
+            self._save_if_due()
+        self.collector.close()
+
+    def _act(self) -> None:
+        taken, episodes = self.collector.step(self.epsilon)
+        self.counters.steps += taken
+        self.counters.episodes += len(episodes)
+        for episode in episodes:
+            self.window.add("train/return", episode.score)
+            self.window.add("train/length_steps", episode.length_steps)
+
+    def _learn(self) -> None:
+        learnable = self.counters.steps - self.settings.replay_start_steps
+        due = max(0, learnable) // self.settings.learn_every_steps
+        while self.counters.updates < due and self._can_sample():
+            batch = self._sample(self._draws)
+            for key, value in self.agent.update(batch).items():
+                self.window.add(key, value)
+            for layer, norm in gradient_norms(self.agent.network).items():
+                self.window.add(f"grad/norm/{layer}", norm)
+            self.counters.updates += 1
+
+    def _can_sample(self) -> bool:
+        return self.replay.can_sample(self.settings.batch_size, self.settings.n_step)
+
+    def _sample(self, rng: np.random.Generator) -> Batch:
+        settings = self.settings
+        return self.replay.sample(settings.batch_size, settings.n_step, settings.gamma, rng)
+
+    def _log_if_due(self) -> None:
+        counters, period = self.counters, self.settings.log_every_steps
+        self._recorder.progress(counters, {"epsilon": self.epsilon})
+        if counters.steps // period == counters.logged_steps // period:
+            return
+        counters.logged_steps = counters.steps
+        counts = {"updates": counters.updates, "episodes": counters.episodes}
+        values = {"epsilon": self.epsilon, **counts, **self.window.flush(), **self._spiking()}
+        self._record(values)
+        for line in self.monitor.observe(values, counters.updates):
+            self._recorder.event(counters, line)
+
+    def _spiking(self) -> dict[str, float]:
+        """Firing of every layer on a batch of replay, drawn apart from learning's batches."""
+        if not self._can_sample():
+            return {}
+        seed, index = self.settings.seed, self.counters.steps
+        batch = self._sample(stream(seed, "statistics", index))
+        with (
+            SpikeRecorder(self.agent.network) as recorder,
+            own_encoder_stream(self.agent, stream_seed(seed, "statistics/encoder", index)),
+        ):
+            self.agent.q_values(batch.observations.cpu().numpy())
+        return {
+            f"snn/{name}/{layer}": value
+            for layer, stats in recorder.layers().items()
+            for name, value in stats._asdict().items()
+        }
+
+    def _evaluate(self) -> None:
+        settings, counters = self.settings, self.counters
+        played = evaluate(
+            self.agent,
+            self._eval_env,
+            seed=settings.seed,
+            index=counters.iteration,
+            epsilon=settings.epsilon_eval,
+            time_window=settings.time_window_eval,
+            stop_requested=self._stop_requested,
+        )
+        if played is None:
+            self._save(self)
+            raise Stopped
+        values = summary(played)
+        if counters.best_return is None or values["eval/return_mean"] > counters.best_return:
+            counters.best_return, counters.best_steps = values["eval/return_mean"], counters.steps
+        self._record({"iteration": counters.iteration + 1, **values})
+
+    def _record(self, values: dict[str, Any]) -> None:
+        frames = self.counters.steps * self._frames_per_step
+        self._recorder.metrics(self.counters, frames, values)
+
+    def _save_if_due(self) -> None:
+        stop = self._stop_requested()
+        if stop or self._save_due():
+            self._save(self)
+        if stop:
+            raise Stopped
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but replay: tensors, arrays and plain containers only."""
+        return {
+            "counters": asdict(self.counters),
+            "agent": self.agent.state_dict(),
+            "collector": self.collector.state_dict(),
+            "draws": self._draws.bit_generator.state,
+            "window": self.window.state_dict(),
+            "monitor": self.monitor.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken; replay must have been restored before."""
+        self.counters = Counters(**state["counters"])
+        self.agent.load_state_dict(state["agent"])
+        self.collector.load_state_dict(state["collector"])
+        self._draws.bit_generator.state = state["draws"]
+        self.window.load_state_dict(state["window"])
+        self.monitor.load_state_dict(state["monitor"])
+
+
+def summary(played: Evaluation) -> dict[str, Any]:
+    """The metrics of an evaluation; the spread is the standard deviation over episodes."""
+    returns = np.array(played.returns)
+    return {
+        "eval/return_mean": float(returns.mean()),
+        "eval/return_std": float(returns.std()),
+        "eval/returns": played.returns,
+        "eval/length_steps_mean": float(np.mean(played.lengths_steps)),
+    }
+

@@ -1,0 +1,384 @@
+"""DQN on a tiny network: acting, one update taken apart, target copies, exact continuation."""
+
+import copy
+import io
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sdqn_lab.agents.dqn import DQN
+from sdqn_lab.agents.losses import huber, mse, td_error
+from sdqn_lab.agents.replay import Batch
+
+FEATURES, ACTIONS = 6, 3
+
+
+class TinyNetwork(nn.Module):
+    """Linear, batch norm, linear; adds noise of size `noise` from the generator it is given."""
+
+    def __init__(self, seed=0, noise=0.0):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.first = nn.Linear(FEATURES, 8)
+            self.norm = nn.BatchNorm1d(8)
+            self.last = nn.Linear(8, ACTIONS, bias=False)
+        self.noise = noise
+        self.calls = []
+
+    def forward(self, observations, *, time_window=None, generator=None):
+        self.calls.append((self.training, time_window))
+        x = observations.float()
+        if self.noise:
+            x = x + self.noise * torch.rand(x.shape, generator=generator)
+        return self.last(torch.relu(self.norm(self.first(x))))
+
+
+class Table(nn.Module):
+    """The observation (N, A) is itself the table of values, up to a learnable factor of 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def forward(self, observations, *, time_window=None, generator=None):
+        return self.factor * observations
+
+
+def make_agent(*, noise=0.0, seed=0, learning_rate=0.01, **changes):
+    network, target = TinyNetwork(seed, noise), TinyNetwork(seed + 1, noise)
+    settings = {
+        "num_actions": ACTIONS,
+        "double": True,
+        "loss": "mse",
+        "target_update_every_updates": 3,
+        "generator": torch.Generator().manual_seed(seed) if noise else None,
+    }
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate)
+    return DQN(network, target, optimizer, **(settings | changes))
+
+
+def make_batch(seed, size=16):
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(
+        observations=torch.randn(size, FEATURES, generator=generator),
+        actions=torch.randint(ACTIONS, (size,), generator=generator),
+        returns=torch.randn(size, generator=generator),
+        discounts=0.9 * torch.randint(2, (size,), generator=generator),
+        next_observations=torch.randn(size, FEATURES, generator=generator),
+    )
+
+
+def observations(count, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, FEATURES)).astype(np.float32)
+
+
+def snapshot(module):
+    return copy.deepcopy(dict(module.state_dict()))
+
+
+def equal(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first | second)
+
+
+def parameters_equal(first, second):
+    names = [name for name in first if "running" not in name and "num_batches" not in name]
+    return equal({name: first[name] for name in names}, {name: second[name] for name in names})
+
+
+def table_agent(**changes):
+    network = Table()
+    settings = {"num_actions": 4, "double": False, "loss": "mse", "target_update_every_updates": 1}
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    return DQN(network, Table(), optimizer, **(settings | changes))
+
+
+# Acting
+
+
+def test_epsilon_zero_acts_greedily():
+    agent, inputs = make_agent(), observations(50)
+    actions = agent.act(inputs, 0.0, np.random.default_rng(0))
+    assert actions.dtype == np.int64
+    assert actions.tolist() == agent.q_values(inputs).argmax(1).tolist()
+
+
+def test_epsilon_one_acts_uniformly_without_a_forward():
+    agent = make_agent()
+    actions = agent.act(observations(30_000), 1.0, np.random.default_rng(0))
+    assert agent.network.calls == []
+    # Binomial with mean 10,000 and standard deviation 82.
+    assert np.abs(np.bincount(actions, minlength=ACTIONS) - 10_000).max() < 5 * 82
+
+
+def test_epsilon_is_the_frequency_of_exploration():
+    # Greedy is always action 0; a random action differs from it three times in four.
+    agent, inputs = table_agent(), np.tile(np.float32([[1, 0, 0, 0]]), (40_000, 1))
+    actions = agent.act(inputs, 0.2, np.random.default_rng(1))
+    assert np.mean(actions != 0) == pytest.approx(
+        0.2 * 3 / 4, abs=5 * np.sqrt(0.15 * 0.85 / 40_000)
+    )
+
+
+def test_environments_explore_independently():
+    agent, inputs = table_agent(), np.tile(np.float32([[1, 0, 0, 0]]), (200, 1))
+    actions = agent.act(inputs, 0.5, np.random.default_rng(2))
+    assert 0 < np.count_nonzero(actions) < 200
+
+
+def test_equal_values_take_the_first_action():
+    agent = table_agent()
+    values = np.float32([[0, 0, 0, 0], [1, 2, 2, 0], [0, 0, 0, 1]])
+    assert agent.act(values, 0.0, np.random.default_rng(0)).tolist() == [0, 1, 3]
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
+def test_acting_uses_the_same_draws_whatever_epsilon_is(epsilon):
+    rng, reference = np.random.default_rng(3), np.random.default_rng(3)
+    make_agent().act(observations(5), epsilon, rng)
+    reference.random(5)
+    reference.integers(ACTIONS, size=5)
+    assert rng.bit_generator.state == reference.bit_generator.state
+
+
+def test_acting_leaves_parameters_and_running_statistics_alone():
+    agent = make_agent()
+    before = snapshot(agent.network), snapshot(agent.target_network)
+    agent.network.train()
+    agent.act(observations(20), 0.5, np.random.default_rng(0))
+    agent.q_values(observations(20))
+    assert equal(before[0], snapshot(agent.network))
+    assert equal(before[1], snapshot(agent.target_network))
+    assert all(parameter.grad is None for parameter in agent.network.parameters())
+
+
+def test_time_window_reaches_the_network():
+    agent = make_agent()
+    agent.act(observations(2), 0.0, np.random.default_rng(0), time_window=7)
+    agent.q_values(observations(2))
+    assert agent.network.calls == [(False, 7), (False, None)]
+
+
+def test_values_of_a_row_do_not_depend_on_the_rows_beside_it():
+    agent, inputs = make_agent(), observations(8)
+    agent.update(make_batch(0))
+    together = agent.q_values(inputs)
+    apart = torch.cat([agent.q_values(inputs[i : i + 1]) for i in range(8)])
+    torch.testing.assert_close(together, apart)
+
+
+# One update
+
+
+@pytest.mark.parametrize(("name", "loss"), [("mse", mse), ("huber", huber)])
+@pytest.mark.parametrize("double", [True, False])
+def test_an_update_is_the_gradient_step_written_out(double, name, loss):
+    agent = make_agent(double=double, loss=name)
+    agent.update(make_batch(0))
+    online, target = copy.deepcopy(agent.network), copy.deepcopy(agent.target_network)
+    optimizer = torch.optim.AdamW(online.parameters(), lr=0.01)
+    optimizer.load_state_dict(copy.deepcopy(agent.optimizer.state_dict()))
+    batch = make_batch(1)
+    judge = online.eval()(batch.next_observations) if double else None
+    following = target.eval()(batch.next_observations)
+    q = online.train()(batch.observations)
+    taken = q[torch.arange(16), batch.actions].mean()
+    error = td_error(
+        q, batch.actions, batch.returns, batch.discounts,
+        next_q_online=judge, next_q_target=following,
+    )  # fmt: skip
+    optimizer.zero_grad()
+    loss(error).backward()
+    norm = torch.cat([p.grad.flatten() for p in online.parameters()]).norm()
+    optimizer.step()
+    metrics = agent.update(batch)
+    assert equal(snapshot(online), snapshot(agent.network))
+    assert metrics["loss/td"].item() == loss(error).item()
+    assert metrics["q/mean"].item() == pytest.approx(taken.item())
+    assert metrics["grad/norm"].item() == pytest.approx(norm.item(), rel=1e-5)
+
+
+def test_metrics_are_scalars_without_a_graph():
+    metrics = make_agent().update(make_batch(0))
+    assert set(metrics) == {"loss/td", "q/mean", "grad/norm"}
+    assert all(value.shape == () and not value.requires_grad for value in metrics.values())
+
+
+def test_the_network_learns_in_training_mode_and_judges_in_evaluation_mode():
+    agent = make_agent()
+    agent.update(make_batch(0))
+    assert agent.network.calls == [(False, None), (True, None)]
+    assert agent.target_network.calls == [(False, None)]
+
+
+def test_plain_dqn_does_not_ask_the_online_network_about_the_next_state():
+    agent = make_agent(double=False)
+    agent.update(make_batch(0))
+    assert agent.network.calls == [(True, None)]
+
+
+def test_an_update_moves_running_statistics_of_the_online_network_once_and_only_there():
+    agent, batch = make_agent(), make_batch(0)
+    inputs = agent.network.first(batch.observations).detach()
+    agent.update(batch)
+    # From 0 with momentum 0.1.
+    torch.testing.assert_close(agent.network.norm.running_mean, 0.1 * inputs.mean(0))
+    assert agent.network.norm.num_batches_tracked == 1
+    assert agent.target_network.norm.running_mean.tolist() == [0.0] * 8
+    assert agent.target_network.norm.num_batches_tracked == 0
+
+
+def test_one_step_by_hand():
+    # Q = f * obs with f = 1: y = 0.5 + 0.5 * 4 = 2.5, error = 2.5 - 2, loss = 0.25,
+    # dloss/df = -2 * 0.5 * 2 = -2, f <- 1 + 0.1 * 2.
+    agent = table_agent()
+    metrics = agent.update(
+        Batch(
+            torch.tensor([[1.0, 2.0, 0.0, 0.0]]),
+            torch.tensor([1]),
+            torch.tensor([0.5]),
+            torch.tensor([0.5]),
+            torch.tensor([[0.0, 4.0, 3.0, 0.0]]),
+        )
+    )
+    assert [metrics[key].item() for key in ("loss/td", "q/mean", "grad/norm")] == [0.25, 2.0, 2.0]
+    assert agent.network.factor.item() == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize(("limit", "moved"), [(None, 0.2), (3.0, 0.2), (0.5, 0.05)])
+def test_the_gradient_is_clipped_to_its_largest_norm(limit, moved):
+    agent = table_agent(max_grad_norm=limit)
+    metrics = agent.update(
+        Batch(
+            torch.tensor([[1.0, 2.0, 0.0, 0.0]]),
+            torch.tensor([1]),
+            torch.tensor([2.5]),
+            torch.tensor([0.0]),
+            torch.zeros(1, 4),
+        )
+    )
+    assert metrics["grad/norm"].item() == 2.0
+    assert agent.network.factor.item() == pytest.approx(1.0 + moved, abs=1e-6)
+
+
+def test_no_gradient_or_step_touches_the_target_network():
+    agent = make_agent(target_update_every_updates=1000)
+    agent.update(make_batch(0))
+    before = snapshot(agent.target_network)
+    for seed in range(5):
+        agent.update(make_batch(seed))
+    assert equal(before, snapshot(agent.target_network))
+    assert not any(p.requires_grad for p in agent.target_network.parameters())
+
+
+def test_repeated_updates_fit_a_fixed_batch():
+    batch = make_batch(0)._replace(discounts=torch.zeros(16))
+    agent = make_agent()
+    losses = [agent.update(batch)["loss/td"].item() for _ in range(200)]
+    assert losses[-1] < 0.1 * losses[0]
+
+
+# Target network
+
+
+def test_hard_copies_come_before_the_step_at_updates_0_3_6():
+    agent = make_agent(target_update_every_updates=3)
+    for update in range(8):
+        online, target = snapshot(agent.network), snapshot(agent.target_network)
+        agent.update(make_batch(update))
+        expected = online if update % 3 == 0 else target
+        assert equal(expected, snapshot(agent.target_network))
+        assert not parameters_equal(online, snapshot(agent.network))
+
+
+def test_a_hard_copy_takes_the_running_statistics_along():
+    agent = make_agent(target_update_every_updates=1)
+    agent.update(make_batch(0))
+    statistics = agent.network.norm.running_mean.clone()
+    agent.update(make_batch(1))
+    assert torch.equal(agent.target_network.norm.running_mean, statistics)
+
+
+def test_both_networks_are_equal_at_the_start():
+    agent = make_agent()
+    assert equal(snapshot(agent.network), snapshot(agent.target_network))
+
+
+def test_soft_updates_move_a_fraction_after_each_step():
+    agent = make_agent(target_ema=0.25, target_update_every_updates=1)
+    for update in range(4):
+        target = snapshot(agent.target_network)
+        agent.update(make_batch(update))
+        online = snapshot(agent.network)
+        for name, value in agent.target_network.named_parameters():
+            expected = 0.75 * target[name] + 0.25 * online[name]
+            torch.testing.assert_close(value.detach(), expected, rtol=1e-6, atol=1e-7)
+        for name, value in agent.target_network.named_buffers():
+            assert torch.equal(value, online[name])
+
+
+# Exact continuation
+
+
+def assert_same_future(first, second, updates):
+    for update in range(updates):
+        ours, theirs = first.update(make_batch(update)), second.update(make_batch(update))
+        assert equal(ours, theirs)
+        inputs, rngs = observations(4, update), [np.random.default_rng(update) for _ in range(2)]
+        actions = [a.act(inputs, 0.5, r) for a, r in zip((first, second), rngs, strict=True)]
+        assert actions[0].tolist() == actions[1].tolist()
+    assert equal(snapshot(first.network), snapshot(second.network))
+    assert equal(snapshot(first.target_network), snapshot(second.target_network))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_agents_built_alike_stay_equal(noise):
+    assert_same_future(make_agent(noise=noise), make_agent(noise=noise), 20)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("target_ema", [1.0, 0.1])
+def test_a_loaded_state_continues_bit_for_bit(noise, target_ema):
+    settings = {"noise": noise, "target_ema": target_ema}
+    agent, other = make_agent(**settings), make_agent(**settings, seed=5)
+    for update in range(4):
+        agent.update(make_batch(100 + update))
+    written = io.BytesIO()
+    torch.save(agent.state_dict(), written)
+    written.seek(0)
+    other.load_state_dict(torch.load(written, weights_only=True))
+    assert other.updates == 4
+    assert_same_future(agent, other, 8)
+
+
+def plain(value):
+    if isinstance(value, dict):
+        return all(isinstance(k, str | int) and plain(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(plain(item) for item in value)
+    return value is None or type(value) in (torch.Tensor, bool, int, float, str)
+
+
+def test_the_state_holds_only_tensors_and_plain_containers():
+    agent = make_agent(noise=0.1)
+    agent.update(make_batch(0))
+    assert plain(agent.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_actions": 0}, "num_actions must be >= 1, got 0"),
+        ({"loss": "mae"}, "loss must be one of mse, huber, got mae"),
+        ({"target_update_every_updates": 0}, "target_update_every_updates must be >= 1, got 0"),
+        ({"target_ema": 0.0}, r"target_ema must lie in \(0, 1\], got 0.0"),
+        ({"target_ema": 1.1}, r"target_ema must lie in \(0, 1\], got 1.1"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be > 0, got 0.0"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm must be > 0, got nan"),
+    ],
+)
+def test_bad_arguments_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_agent(**changes)

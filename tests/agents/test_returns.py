@@ -1,0 +1,139 @@
+"""n-step returns: the original's numbers, sums by hand, and a loop written from the definition."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdqn_lab.agents.returns import n_step_return, summed_steps
+
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("nstep_*.npz"))
+
+
+def column(*values, dtype=bool):
+    return np.array(values, dtype)[:, None]
+
+
+def one_window(rewards, terminal, stop, gamma):
+    """n-step return of a single window given as lists."""
+    result = n_step_return(
+        column(*rewards, dtype=np.float64), column(*terminal), column(*stop), gamma
+    )
+    return result.returns[0], result.discounts[0], result.lengths[0]
+
+
+def test_golden_files_are_there():
+    assert len(GOLDEN) == 6
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_targets_equal_the_originals(path):
+    """The original's buffer is one flat ring of 40 entries, ours is given as windows.
+
+    `done` is our terminal. `end_flag` is `done` plus the newest, unfinished entry, at which the
+    original stops the sum and bootstraps: our `stop`, as if the episode were truncated there.
+    `indices_n` repeats an episode's last entry, ours would run on; both ignore what follows a stop.
+    `target_q` is raw: the original masks it by `done`, our discount is 0 there.
+    """
+    golden = np.load(path)
+    windows = golden["indices"] + np.arange(int(golden["n_step"]))[:, None]
+    windows = np.minimum(windows, 39)
+    result = n_step_return(
+        golden["rew"][windows],
+        golden["done"][windows],
+        golden["end_flag"][windows],
+        float(golden["gamma"]),
+    )
+    targets = result.returns + result.discounts * golden["target_q"][:, 0]
+    np.testing.assert_allclose(targets, golden["returns"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_a_window_given_by_the_originals_repeating_indices_means_the_same(path):
+    golden = np.load(path)
+    arguments = [golden[name][golden["indices_n"]] for name in ("rew", "done", "end_flag")]
+    result = n_step_return(*arguments, float(golden["gamma"]))
+    targets = result.returns + result.discounts * golden["target_q"][:, 0]
+    np.testing.assert_allclose(targets, golden["returns"], rtol=0, atol=1e-12)
+
+
+NO = (False, False, False)
+
+
+def test_three_open_steps_are_summed_and_bootstrapped():
+    # 1 + 0.5 * 2 + 0.25 * 4 = 3; the value counts with 0.5 ** 3
+    assert one_window((1, 2, 4), NO, NO, 0.5) == (3.0, 0.125, 3)
+
+
+def test_termination_ends_the_sum_and_the_bootstrap():
+    stop = (False, True, False)
+    assert one_window((1, 2, 4), stop, stop, 0.5) == (2.0, 0.0, 2)
+
+
+def test_truncation_ends_the_sum_and_keeps_the_bootstrap():
+    assert one_window((1, 2, 4), NO, (False, True, False), 0.5) == (2.0, 0.25, 2)
+
+
+def test_life_loss_is_terminal_although_rewards_follow():
+    # The caller marks a lost life terminal; the 4 belongs to the next life.
+    assert one_window((1, 2, 4), (True, False, False), NO, 0.5) == (1.0, 0.0, 1)
+
+
+def test_of_two_stops_the_first_counts():
+    # Truncated after step 0; the later termination belongs to another episode.
+    result = one_window((1, 2, 4), (False, True, False), (True, True, False), 0.5)
+    assert result == (1.0, 0.5, 1)
+
+
+def test_termination_at_the_last_step_of_the_window_cuts():
+    assert one_window((1, 2, 4), (False, False, True), NO, 0.5) == (3.0, 0.0, 3)
+
+
+@pytest.mark.parametrize(("gamma", "discount", "total"), [(0.0, 0.0, 1.0), (1.0, 1.0, 7.0)])
+def test_gamma_at_its_ends(gamma, discount, total):
+    assert one_window((1, 2, 4), NO, NO, gamma) == (total, discount, 3)
+
+
+def test_windows_of_a_batch_are_independent():
+    rewards = np.array([[1.0, 1.0], [1.0, 1.0]])
+    stop = np.array([[True, False], [False, False]])
+    result = n_step_return(rewards, np.zeros((2, 2), bool), stop, 0.5)
+    assert result.returns.tolist() == [1.0, 1.5]
+    assert result.discounts.tolist() == [0.5, 0.25]
+    assert result.lengths.tolist() == [1, 2]
+
+
+def test_what_follows_a_stop_is_ignored_even_if_it_is_not_a_number():
+    assert one_window((1, np.nan, np.inf), NO, (True, False, False), 0.5) == (1.0, 0.5, 1)
+
+
+def test_summed_steps_of_one_step_windows_are_all_summed():
+    assert summed_steps(np.array([[True, False]])).tolist() == [[True, True]]
+
+
+@st.composite
+def windows(draw):
+    n = draw(st.integers(1, 8))
+    flags = st.lists(st.booleans(), min_size=n, max_size=n)
+    rewards = draw(st.lists(st.floats(-5, 5), min_size=n, max_size=n))
+    return rewards, draw(flags), draw(flags), draw(st.floats(0, 1))
+
+
+def by_definition(rewards, terminal, stop, gamma):
+    total, discount = 0.0, 1.0
+    for length, (reward, cut, end) in enumerate(zip(rewards, terminal, stop, strict=True), 1):
+        total += discount * reward
+        discount *= gamma
+        if cut:
+            return total, 0.0, length
+        if end:
+            break
+    return total, discount, length
+
+
+@given(windows())
+def test_any_window_equals_the_loop_written_from_the_definition(window):
+    expected = by_definition(*window)
+    np.testing.assert_allclose(one_window(*window), expected, rtol=1e-12, atol=1e-12)

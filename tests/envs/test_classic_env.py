@@ -1,0 +1,139 @@
+"""Gymnasium's environments behind the vector protocol, against gymnasium.make."""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete
+
+from sdqn_lab.envs.base import environment_seeds
+from sdqn_lab.envs.classic import Classic
+
+
+@pytest.mark.parametrize("id", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
+def test_step_by_step_equal_to_gymnasium(id, protocol):
+    env = Classic(id, 2, protocol("plain"))
+    copies = [gymnasium.make(id) for _ in range(2)]
+    first = [
+        copy.reset(seed=seed)[0] for copy, seed in zip(copies, environment_seeds(9, 2), strict=True)
+    ]
+    assert np.array_equal(env.reset(9), first)
+    over, ended = np.zeros(2, bool), 0
+    for actions in np.random.default_rng(1).integers(env.num_actions, size=(620, 2)):
+        step = env.step(actions)
+        for row, copy in enumerate(copies):
+            expected = (
+                (copy.reset()[0], 0.0, False, False)
+                if over[row]
+                else copy.step(int(actions[row]))[:4]
+            )
+            assert np.array_equal(step.observations[row], expected[0])
+            assert step.rewards[row] == expected[1]
+            assert (step.terminated[row], step.truncated[row]) == expected[2:]
+        assert np.array_equal(step.started, over)
+        over = step.terminated | step.truncated
+        ended += over.sum()
+    assert ended >= 2
+
+
+class Numbered(gymnasium.Env):
+    """Shows a constant of the given space; rewards an action with itself."""
+
+    def __init__(self, observation_space, action_space=None):
+        self.observation_space = observation_space
+        self.action_space = action_space or Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.picture(), {}
+
+    def step(self, action):
+        return self.picture(), float(action), False, False, {}
+
+    def picture(self):
+        space = self.observation_space
+        return np.arange(np.prod(space.shape)).reshape(space.shape).astype(space.dtype)
+
+
+@pytest.fixture
+def register(monkeypatch):
+    def register(**spaces):
+        monkeypatch.setitem(gymnasium.registry, "Numbered-v0", None)
+        gymnasium.registry.pop("Numbered-v0")
+        gymnasium.register("Numbered-v0", entry_point=lambda: Numbered(**spaces))
+        return "Numbered-v0"
+
+    return register
+
+
+@pytest.mark.parametrize(
+    ("shape", "handed_over"),
+    [((6, 5, 2), (2, 6, 5)), ((2, 6, 5), (2, 6, 5)), ((6, 5), (1, 6, 5))],
+)
+def test_images_are_handed_over_channels_first_as_uint8(shape, handed_over, register, protocol):
+    env = Classic(register(observation_space=Box(0, 255, shape, np.uint8)), 1, protocol("plain"))
+    assert env.observation_shape == handed_over
+    assert env.observation_dtype == np.uint8
+    picture = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    expected = np.moveaxis(picture, 2, 0) if shape[-1] == 2 else picture.reshape(handed_over)
+    assert np.array_equal(env.reset(0)[0], expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.uint8])
+def test_vectors_are_handed_over_as_float32(dtype, register, protocol):
+    env = Classic(register(observation_space=Box(0, 9, (5,), dtype)), 2, protocol("plain"))
+    observations = env.reset(0)
+    assert observations.dtype == np.float32
+    assert observations.tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_actions_that_do_not_start_at_zero_are_shifted(register, protocol):
+    space = Box(0, 9, (5,), np.float32)
+    id = register(observation_space=space, action_space=Discrete(3, start=-1))
+    env = Classic(id, 3, protocol("plain"))
+    env.reset(0)
+    assert env.step(np.array([0, 1, 2])).rewards.tolist() == [-1, 0, 1]
+
+
+def test_the_module_of_an_id_is_imported(tmp_path, monkeypatch, protocol):
+    (tmp_path / "my_lab_cart.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('MyCart-v0',"
+        " entry_point='gymnasium.envs.classic_control:CartPoleEnv')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Classic("my_lab_cart:MyCart-v0", 1, protocol("plain")).observation_shape == (4,)
+    gymnasium.registry.pop("MyCart-v0")
+
+
+@pytest.mark.parametrize(
+    "id", ["CartPol-v1", "CartPole-v99", "no_such_module:Cart-v0", "nospace/Cart-v0", "Cart Pole"]
+)
+def test_an_environment_that_cannot_be_made_is_refused_in_one_line(id, protocol):
+    with pytest.raises(ValueError) as refusal:
+        Classic(id, 1, protocol("plain"))
+    message = str(refusal.value)
+    assert message.startswith("env.id must be an environment that Gymnasium can make, got " + id)
+    assert "write env.id=CartPole-v1, or env.id=module:Id-v0" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("space", "named"),
+    [
+        (Dict({"a": Discrete(2)}), "Dict"),
+        (Discrete(4), "Discrete"),
+        (Box(0, 1, (4, 4, 3), np.float32), r"Box\(4, 4, 3\) float32"),
+        (Box(0, 255, (2, 4, 4, 3), np.uint8), r"Box\(2, 4, 4, 3\) uint8"),
+        (Box(0, 1, (), np.float32), "Box float32"),
+    ],
+)
+def test_observations_that_no_network_takes_are_refused(space, named, register, protocol):
+    id = register(observation_space=space)
+    with pytest.raises(ValueError, match=rf"got {id} with {named}.*: write ") as refusal:
+        Classic(id, 1, protocol("plain"))
+    assert "\n" not in str(refusal.value)
+
+
+def test_continuous_actions_are_refused(protocol):
+    with pytest.raises(ValueError, match=r"Discrete actions, got Pendulum-v1 with Box\(1,\)"):
+        Classic("Pendulum-v1", 1, protocol("plain"))

@@ -1,0 +1,61 @@
+"""The house's order: imports flow one way, and foreign frameworks stay in their rooms."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "sdqn_lab"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+MAY_IMPORT = {
+    "spiking": {"spiking"},
+    "envs": {"envs"},
+    "agents": {"agents"},
+    "networks": {"networks", "spiking"},
+    "training": {"training", "tracking", "agents", "envs", "networks", "spiking"},
+    "tracking": {"tracking", "training"},
+    "analysis": {"analysis", "tracking"},
+}
+KNOWS_HYDRA = {"config", "validation", "build", "cell", "results", "run"}
+
+
+def imports(module: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(module: Path) -> str:
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def names(modules):
+    return [str(m.relative_to(PACKAGE)) for m in modules]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=names(MODULES))
+def test_imports_flow_one_way(module):
+    allowed = MAY_IMPORT.get(room(module))
+    if allowed is None:
+        return
+    inner = {name.split(".")[1] for name in imports(module) if name.startswith("sdqn_lab.")}
+    assert inner <= allowed
+
+
+@pytest.mark.parametrize("module", MODULES, ids=names(MODULES))
+def test_hydra_is_known_to_the_composition_root_and_entry_points_alone(module):
+    roots = {name.split(".")[0] for name in imports(module)}
+    if roots & {"hydra", "omegaconf"}:
+        assert room(module) in KNOWS_HYDRA
+
+
+@pytest.mark.parametrize("module", MODULES, ids=names(MODULES))
+def test_wandb_is_known_to_its_writer_alone(module):
+    if "wandb" in {name.split(".")[0] for name in imports(module)}:
+        assert module.name == "wandb.py"

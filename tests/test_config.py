@@ -1,0 +1,201 @@
+"""Every option composes, validates and builds; cells are named by what they are."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from sdqn_lab import build, config
+from sdqn_lab.validation import env_shape
+
+CONF = config.conf_dir()
+OPEN = ("neuron", "surrogate", "norm", "encoder", "readout", "network")
+FAMILIES = ("pong", "minatar_breakout", "cartpole")
+
+
+def options(group: str) -> list[str]:
+    return sorted(f.stem for f in (CONF / group).glob("*.yaml") if not f.stem.startswith("_"))
+
+
+OPEN_OPTIONS = [(group, option) for group in OPEN for option in options(group)]
+
+
+def built(*overrides: str):
+    cfg = config.compose(list(overrides))
+    return build.build_network(cfg, *env_shape(cfg))
+
+
+@pytest.mark.parametrize(("group", "option"), OPEN_OPTIONS)
+def test_every_option_names_a_class_and_its_arguments(group, option):
+    node = OmegaConf.load(CONF / group / f"{option}.yaml")
+    parameters = inspect.signature(get_class(node._target_)).parameters
+    assert set(node) - {"_target_"} <= set(parameters)
+
+
+@pytest.mark.parametrize("group", OPEN)
+def test_every_class_of_an_axis_has_its_yaml_file(group):
+    targets = {OmegaConf.load(CONF / group / f"{o}.yaml")._target_ for o in options(group)}
+    module = inspect.getmodule(get_class(next(iter(targets))))
+    assert module is not None
+    if group == "network":
+        return
+    classes = {
+        f"{module.__name__}.{name}"
+        for name, cls in inspect.getmembers(module, inspect.isclass)
+        if cls.__module__ == module.__name__
+        and not inspect.isabstract(cls)
+        and not name.startswith("_")
+        and name in {t.rpartition(".")[2] for t in targets} | set(getattr(module, "__all__", []))
+    }
+    assert classes == targets
+
+
+@pytest.mark.parametrize(("group", "option"), [g for g in OPEN_OPTIONS if g[0] != "network"])
+def test_every_option_gives_values_for_every_action(group, option):
+    overrides = [f"{group}={option}", "env=minatar_breakout", "time_window=4"]
+    network = built(*overrides)
+    observations = torch.randint(0, 2, (3, 4, 10, 10), dtype=torch.uint8)
+    assert network(observations).shape == (3, 6)
+
+
+@pytest.mark.parametrize("env", FAMILIES)
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_combines_with_every_family(env, experiment):
+    cfg = config.compose([f"env={env}", f"experiment={experiment}"])
+    assert cfg.choices.experiment == experiment
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_experiments_set_ablated_axes_only(experiment):
+    node = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
+    assert set(node) == {"defaults"}
+    overridden = {next(iter(entry)).removeprefix("override /") for entry in node.defaults}
+    assert overridden <= {"neuron", "surrogate", "norm", "encoder", "readout"}
+
+
+@pytest.mark.parametrize("env", FAMILIES)
+@pytest.mark.parametrize("budget", options("budget"))
+def test_every_budget_fits_every_family(env, budget):
+    cfg = config.compose([f"env={env}", f"budget={budget}"])
+    assert cfg.algo.replay_start_steps < cfg.budget.steps
+    assert cfg.algo.iteration_steps <= cfg.budget.steps
+
+
+@pytest.mark.parametrize(
+    ("env", "steps"), [("pong", 10_000_000), ("minatar_asterix", 5_000_000), ("acrobot", 200_000)]
+)
+def test_without_further_words_a_cell_has_the_published_size(env, steps):
+    assert config.compose([f"env={env}"]).budget.steps == steps
+
+
+@pytest.mark.parametrize(("env", "iterations"), [("pong", 5), ("minatar_breakout", 5)])
+def test_a_short_run_has_at_least_five_iterations(env, iterations):
+    cfg = config.compose([f"env={env}", "budget=short"])
+    assert cfg.budget.steps / cfg.algo.iteration_steps >= iterations
+
+
+def test_the_default_is_the_published_network():
+    network = built()
+    assert sum(p.numel() for p in network.parameters()) == 1_729_440
+
+
+def test_the_published_training_settings():
+    algo = config.compose([]).algo
+    assert (algo.double, algo.n_step, algo.loss, algo.optimizer) == (True, 3, "mse", "adamw")
+    assert (algo.learning_rate, algo.gamma, algo.batch_size) == (1e-4, 0.99, 32)
+    assert (algo.num_envs, algo.learn_every_steps) == (10, 10)
+    assert (algo.target_update_every_updates, algo.replay_capacity_steps) == (500, 100_000)
+    assert (algo.epsilon_begin, algo.epsilon_end, algo.epsilon_decay_steps) == (1.0, 0.05, 10**6)
+
+
+def test_games_are_generated_and_the_four_that_end_the_process_are_not_among_them():
+    repo = config.compose_raw([]).hydra
+    assert repo is not None
+    for game in ("pong", "tetris", "space_invaders"):
+        assert config.compose([f"env={game}"]).env.id == game
+    for game in ("combat", "joust", "maze_craze", "warlords"):
+        with pytest.raises(config.ConfigError, match=f"env={game}: a game for two"):
+            config.compose([f"env={game}"])
+
+
+def name(*overrides: str) -> str:
+    cfg = config.compose(list(overrides))
+    return config.cell_name(cfg, cfg.choices)
+
+
+def test_a_cell_is_named_by_its_axes_and_seed():
+    readable = "minatar_breakout_if_batchnorm_atan_T8_seed3_"
+    assert name(
+        "env=minatar_breakout", "neuron=if", "norm=batchnorm", "time_window=8", "seed=3"
+    ).startswith(readable)
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=1", "algo.gamma=0.98", "neuron.tau=3", "budget.steps=999000", "norm.eps=1e-4"]
+)
+def test_any_key_that_changes_a_number_changes_the_name(override):
+    assert name(override) != name()
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["device=cpu", "health=refuse", "threads=1", "keep_state=true", "budget.log_every_steps=77"],
+)
+def test_keys_that_change_no_number_leave_the_name(override):
+    assert name(override) == name()
+
+
+@pytest.mark.parametrize("override", ["time_window=4", "surrogate=sigmoid", "surrogate.alpha=3"])
+def test_without_time_window_and_surrogate_mean_nothing(override):
+    assert name("neuron=relu", override) == name("neuron=relu")
+    assert name(override) != name()
+
+
+def test_a_sweep_is_named_by_its_file_or_by_its_grid():
+    choices = {"sweep": None}
+    grid = ["norm=popnorm,none", "env=pong,breakout"]
+    named = config.sweep_name(grid, choices)
+    assert named.startswith("norm_env_")
+    assert named == config.sweep_name(list(reversed(grid)), choices).replace("env_norm", "norm_env")
+    assert named == config.sweep_name([*grid, "device=cpu"], choices)
+    assert named != config.sweep_name([*grid, "seed=1"], choices)
+    assert config.sweep_name(grid, {"sweep": "quickstart"}) == "quickstart"
+
+
+def test_a_grid_expands_to_the_product():
+    cells = config.expand(["norm=popnorm,none", "env=pong,breakout", "seed=range(3)"])
+    assert len(cells) == 12
+    assert ["norm=none", "env=pong", "seed=2"] in cells
+
+
+def test_compose_inside_a_hydra_job_leaves_hydras_state_alone():
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        outer = GlobalHydra.instance().hydra
+        config.compose(["env=pong"])
+        assert GlobalHydra.instance().hydra is outer
+
+
+@pytest.mark.parametrize("sweep", sorted(f.stem for f in Path(config._folder("sweeps")).glob("*.yaml")))
+def test_every_sweep_file_says_its_question_and_cost_first(sweep):
+    lines = (config._folder("sweeps") / f"{sweep}.yaml").read_text().splitlines()
+    assert lines[0].startswith("# Question: ")
+    assert any(line.startswith("# Cost: ") for line in lines[:4])
+
+
+def test_weights_are_drawn_from_the_seed_alone():
+    def weights(seed):
+        cfg = config.compose(["env=minatar_breakout", f"seed={seed}"])
+        return build.build_agent(cfg, (4, 10, 10), 6).network.state_dict()
+
+    first, again, other = weights(0), weights(0), weights(1)
+    torch.rand(3)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(
+        first["torso.conv1.linear.weight"], other["torso.conv1.linear.weight"]
+    )

@@ -1,0 +1,37 @@
+"""Every neuron and norm, and the ANN twin, reach a known optimum."""
+
+import pytest
+
+from tests.training.toys import chain, toy_config, toy_trainer
+
+BUDGET = ["budget.steps=2400", "algo.iteration_steps=2400", "algo.learning_rate=2e-3"]
+IDENTITY_OPTIMUM = 16.0
+"""One reward a step, sixteen steps an episode."""
+
+
+@pytest.mark.parametrize("neuron", ["lif", "if", "plif", "relu"])
+@pytest.mark.parametrize("norm", ["none", "batchnorm", "popnorm"])
+def test_names_the_state_it_sees(neuron, norm):
+    overrides = [f"neuron={neuron}", f"norm={norm}", "network.normalize_hidden=true"]
+    trainer, tape = toy_trainer(toy_config("algo.gamma=0.5", *BUDGET, *overrides))
+    trainer.run()
+    assert tape.evaluations()[-1] >= 0.9 * IDENTITY_OPTIMUM
+
+
+@pytest.mark.parametrize("algo", ["dqn", "double_dqn"])
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_walks_to_the_far_end_of_a_chain(algo, n_step):
+    cfg = toy_config(f"algo={algo}", f"algo.n_step={n_step}", "protocol.epsilon_eval=0", *BUDGET)
+    trainer, tape = toy_trainer(cfg, chain)
+    trainer.run()
+    last = tape.records[-1]
+    assert last["eval/return_mean"] == 1.0
+    assert last["eval/length_steps_mean"] == 4.0
+
+
+def test_a_dead_network_learns_nothing():
+    overrides = ["surrogate=quadratic_gate", "norm=none", "neuron.v_threshold=50"]
+    cfg = toy_config("algo.gamma=0.5", "protocol.epsilon_eval=0", *BUDGET, *overrides)
+    trainer, tape = toy_trainer(cfg)
+    trainer.run()
+    assert tape.evaluations()[-1] <= 0.6 * IDENTITY_OPTIMUM
