@@ -27,8 +27,9 @@ from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.networks.value import ValueNetwork
 from sdqn_lab.tracking.atomic import write_atomic, write_json
 from sdqn_lab.tracking.metrics import MetricsFile
+from sdqn_lab.tracking.mirror import mirrored_run
 from sdqn_lab.tracking.progress import RunProgress
-from sdqn_lab.tracking.recorder import RunRecorder
+from sdqn_lab.tracking.recorder import Mirror, RunRecorder
 from sdqn_lab.tracking.run_directory import RunDirectory
 from sdqn_lab.training.checkpoint import Checkpoint
 from sdqn_lab.training.health import cures, dead_line, first_observations, probe
@@ -122,7 +123,8 @@ def _train(
         done, wall = facts.get("steps", 0), facts.get("wall_seconds", 0.0)
         progress = RunProgress(directory.path.name, cfg.budget.steps, done, console)
         stack.enter_context(progress)
-        recorder = RunRecorder(metrics, progress, [], wall_seconds=wall, steps=done)
+        mirrors = stack.enter_context(_mirrors(cfg, directory, progress))
+        recorder = RunRecorder(metrics, progress, mirrors, wall_seconds=wall, steps=done)
         saver = _Saver(cfg, directory, checkpoint, metrics, recorder)
         trainer = build.build_trainer(
             cfg,
@@ -138,6 +140,25 @@ def _train(
             checkpoint.load_replay(trainer.replay)
             trainer.load_state_dict(checkpoint.load_state())
         trainer.run()
+
+
+@contextmanager
+def _mirrors(
+    cfg: DictConfig, directory: RunDirectory, progress: RunProgress
+) -> Iterator[list[Mirror]]:
+    """The run's mirrors, which are told at the end how it went."""
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    mirrors = build.build_mirrors(cfg, mirrored_run(directory, config, progress.say))
+    exit_code = 1
+    try:
+        yield mirrors
+        exit_code = 0
+    except Stopped:
+        exit_code = PREEMPTED_EXIT
+        raise
+    finally:
+        for mirror in mirrors:
+            mirror.finish(exit_code)
 
 
 CURES = {

@@ -7,18 +7,22 @@ line for each problem (key, value, rule, what to write), before any directory ex
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
+import yaml
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -36,6 +40,8 @@ GROUPS = (
     *("neuron", "surrogate", "norm", "encoder", "readout", "network", "env", "protocol"),
     *("algo", "budget", "tracker", "experiment", "sweep"),
 )
+CHOOSING = ("experiment", "sweep")
+"""Groups whose files choose options of the others; they may be null."""
 NEUTRAL = frozenset(
     {"choices", "device", "threads", "health", "tracker", "hydra", "checkpoint_every_minutes"}
     | {"keep_state"}
@@ -222,17 +228,54 @@ def resolved(cfg: DictConfig) -> DictConfig:
         ConfigError: a reference leads nowhere, or a required value is missing.
     """
     choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if key in GROUPS}
-    plain = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    if unfit := [*_base_files(choices), *_foreign_keys(plain)]:
+        raise ConfigError(unfit)
     OmegaConf.update(plain, "choices", choices)
     try:
         OmegaConf.resolve(plain)
     except OmegaConfBaseException as error:
-        raise ConfigError([_first_line(error)]) from error
+        raise ConfigError(list(_dangling(plain)) or [_first_line(error)]) from error
     missing = sorted(OmegaConf.missing_keys(plain))
     if missing:
-        raise ConfigError([f"{key}: a value is required: write {key}=..." for key in missing])
+        raise ConfigError([f"{key}: a value is required; write {key}=VALUE" for key in missing])
     OmegaConf.set_readonly(plain, True)
     return plain
+
+
+def _base_files(choices: dict[str, str | None]) -> list[str]:
+    """A file whose name begins with an underscore is what options are made from."""
+    return [
+        f"{group}={option}: a base that options are made from, no option itself; "
+        f"write {group}=OPTION with one of: {', '.join(_options(group))}"
+        for group, option in choices.items()
+        if option and option.startswith("_")
+    ]
+
+
+def _foreign_keys(cfg: DictConfig) -> list[str]:
+    """Hydra lets a plus add any key to the root, where nothing would ever read it."""
+    known = [f.name for f in fields(Config) if f.name != "choices"]
+    return [
+        f"{key}={cfg[key]}: no key {key}; {_choices(key, known)}"
+        for key in map(str, cfg)
+        if key not in (*known, "choices")
+    ]
+
+
+def _dangling(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """A line for each reference that leads nowhere."""
+    raw = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(raw, dict)
+    for key in map(str, node):
+        if OmegaConf.is_interpolation(node, key):
+            try:
+                node[key]
+            except OmegaConfBaseException as error:
+                full = prefix + key
+                yield f"{full}={raw[key]}: {_first_line(error)}; write {full}=VALUE"
+        elif isinstance(raw[key], dict):
+            yield from _dangling(node[key], f"{prefix}{key}.")
 
 
 def compose_raw(overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
@@ -242,30 +285,83 @@ def compose_raw(overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig
         overrides: Hydra overrides; those that sweep are left out of a multirun's config.
         mode: a single run, or what the cells of a multirun have in common.
     """
-    parsed = parse(overrides)
+    kept, problems = parse(overrides), list[str]()
     with _hydra_free() as loader:
-        try:
-            return loader.load_configuration("config", overrides, run_mode=mode)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError([_explain(error, parsed)]) from error
+        while True:
+            try:
+                cfg = loader.load_configuration("config", _lines(kept), run_mode=mode)
+                break
+            except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+                problems.append(_explain(error, kept))
+                # Without the override at fault the next problem comes to light.
+                wrong = [o for o in kept if problems[-1].startswith(f"{o.input_line}: ")]
+                if not wrong or wrong[0].key_or_group in GROUPS:
+                    raise ConfigError(problems) from error
+                kept = [o for o in kept if o not in wrong]
+    if problems:
+        raise ConfigError([*problems, *_other_problems(cfg)])
+    return cfg
+
+
+def _other_problems(cfg: DictConfig) -> list[str]:
+    """What is wrong besides the overrides that were left out to get this config."""
+    try:
+        validate(resolved(cfg))
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _lines(overrides: Iterable[Override]) -> list[str]:
+    return [override.input_line or "" for override in overrides]
 
 
 def parse(overrides: list[str]) -> list[Override]:
     """Parse overrides and refuse what Hydra would misread in silence.
 
     Raises:
-        ConfigError: not an override, or several options for one group.
+        ConfigError: not an override, or not one option for one group.
     """
+    parsed, problems = [], []
     parser = OverridesParser.create()
-    try:
-        parsed = parser.parse_overrides(overrides)
-    except (OverrideParseException, HydraException) as error:
-        line = f"not an override: {_first_line(error)}; write key=value"
-        raise ConfigError([line]) from error
-    lists = [o for o in parsed if o.key_or_group in GROUPS and isinstance(o.value(), list | dict)]
-    if lists:
-        raise ConfigError([_list_problem(override) for override in lists])
+    for line in overrides:
+        try:
+            (override,) = parser.parse_overrides([line])
+        except (OverrideParseException, HydraException):
+            problems.append(f"{line}: not an override; write key=value")
+            continue
+        parsed.append(override)
+        if problem := _override_problem(override):
+            problems.append(f"{line}: {problem}")
+    if problems:
+        raise ConfigError(problems)
     return parsed
+
+
+def _override_problem(override: Override) -> str | None:
+    key = override.key_or_group
+    if not key:
+        return "the key is missing; write key=value"
+    if override.is_delete():
+        return f"nothing can be taken away; write {key}={'OPTION' if key in GROUPS else 'VALUE'}"
+    return _choice_problem(override) if key in GROUPS else None
+
+
+def _choice_problem(override: Override) -> str | None:
+    """A group takes the name of one option."""
+    key, value = override.key_or_group, override.value()
+    if isinstance(value, list | dict):
+        options = override.get_value_string().strip("[]") or "OPTION"
+        return (
+            "a group takes one option, of a list Hydra would keep the last; "
+            f"write -m {key}={options} to run each"
+        )
+    if override.is_add() or override.is_force_add():
+        return f"a group is chosen without a plus; write {key}={override.get_value_string()}"
+    may_be_null = value is None and key in CHOOSING
+    if override.is_sweep_override() or isinstance(value, str) or may_be_null:
+        return None
+    return f"no option; write {key}=OPTION with one of: {', '.join(_options(key))}"
 
 
 def expand(overrides: list[str]) -> list[list[str]]:
@@ -293,7 +389,7 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     Under a neuron without time the time window and the surrogate mean nothing and are left out, so
     that cells which differ only there are one cell.
     """
-    keys = [key for key in cfg if key not in NEUTRAL]
+    keys = [str(key) for key in cfg if key not in NEUTRAL]
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
     assert isinstance(plain, dict)
     for key in ("sizes", "dqn"):
@@ -366,58 +462,155 @@ def _slug(text: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in text)
 
 
-def _list_problem(override: Override) -> str:
-    group, value = override.key_or_group, override.get_value_string()
-    options = value.strip("[]")
-    return (
-        f"{group}={value}: a group takes one option, of this list Hydra would keep the last; "
-        f"write -m {group}={options} to run each"
-    )
-
-
 def _explain(error: Exception, overrides: list[Override]) -> str:
+    """One line for one of Hydra's, OmegaConf's or YAML's exceptions."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        return _broken_file(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _unknown_option(error)
+        return _unknown_option(error, overrides)
+    # What happens in a file is told in a text alone: where, then what, then the full key.
+    text = str(error)
+    file = re.match(r"In '(\w+)/(\w+)': ", text)
+    source = f"{file[1]}={file[2]}: " if file else ""
     cause = error.__cause__ or error
-    key = getattr(cause, "full_key", None)
+    found = re.search(r"full_key: (\S+)", text)
+    key = getattr(cause, "full_key", None) or (found[1] if found else "")
     if not key:
-        return _first_line(error)
-    value = next((o.get_value_string() for o in overrides if o.key_or_group == key), None)
-    subject = key if value is None else f"{key}={value}"
-    message = _first_line(cause)
-    if "not in" not in message:
-        return f"{subject}: {message}"
-    return f"{subject}: {_unknown_key(key, overrides)}"
+        return source + _unknown_group(text, overrides)
+    given = next((o for o in reversed(overrides) if o.key_or_group == key), None)
+    details = [line for line in str(cause).splitlines() if line and not line.startswith("In '")]
+    message = details[0] if details else type(cause).__name__
+    if source or given is None:
+        quoted = re.match(r"Value '(.*?)' ", message)
+        subject = f"{source}{key}={quoted[1]}" if quoted else f"{source}{key}"
+    else:
+        subject = given.input_line or key
+    if "not in" in message:
+        return f"{subject}: {_unknown_key(key, overrides)}"
+    return f"{subject}: {_type_problem(key, message, overrides)}"
 
 
-def _unknown_option(error: MissingConfigException) -> str:
+def _broken_file(error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark
+    where = f"{mark.name}, line {mark.line + 1}" if mark else "a config file"
+    return f"{where}: not YAML ({error.problem}); mend the file"
+
+
+def _unknown_option(error: MissingConfigException, overrides: list[Override]) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
-    options = [name for name in error.options or [] if not name.startswith("_")]
+    subject = f"{group}={option}"
+    if subject not in [o.input_line for o in overrides] and not any(
+        o.key_or_group == group and o.is_sweep_override() for o in overrides
+    ):
+        files = _lines(o for o in overrides if o.key_or_group in (*CHOOSING, "env"))
+        subject = f"{' or '.join(files) or 'config.yaml'}: {subject}"
     if option in REFUSED and group == "env":
-        return f"env={option}: a game for two, which ends the emulator's process; choose another game"
-    close = difflib.get_close_matches(option, options, n=3)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"{group}={option}: no such option; {hint}options: {', '.join(options)}"
+        return (
+            f"{subject}: a game for two, which ends the emulator's process; "
+            "write env=pong or another game for one"
+        )
+    options = _options(group, bases=option.startswith("_"))
+    return f"{subject}: no such option; {_choices(option, options, 'options')}"
+
+
+def _unknown_group(text: str, overrides: list[Override]) -> str:
+    """Hydra found no key to name: a group that is not there, or a plus before a key that is."""
+    if found := re.search(r"Could not override '(.*?)'", text):
+        name = found[1]
+        given = next((o.input_line for o in overrides if o.key_or_group == name), name)
+        return f"{given}: no group {name}; {_choices(name, GROUPS, 'groups')}"
+    if found := re.search(r"An item is already at '(.*?)'", text):
+        given = next(o.input_line or "" for o in overrides if o.key_or_group == found[1])
+        return f"{given}: {found[1]} has a value already; write {given.lstrip('+')}"
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "cannot be composed")
+    given = next((o.input_line for o in overrides if str(o.value()) in line), None)
+    return f"{given}: {line}; write key=value" if given else line
 
 
 def _unknown_key(key: str, overrides: list[Override]) -> str:
     """Name the option that lacks the key, and the keys it has."""
     parent, _, name = key.rpartition(".")
-    choosing = [o.input_line or "" for o in overrides if o.key_or_group in GROUPS]
-    with _hydra_free() as loader:
-        try:
-            cfg = loader.load_configuration("config", choosing, run_mode=RunMode.RUN)
-        except (HydraException, OmegaConfBaseException):
-            return "no such key"
-    node = OmegaConf.select(cfg, parent) if parent else cfg
-    if not isinstance(node, DictConfig):
-        return "no such key"
-    option = cfg.hydra.runtime.choices.get(parent)
-    keys = [str(k) for k in node if not str(k).startswith("_") and k not in ("hydra", "choices")]
-    close = difflib.get_close_matches(name, keys, n=1)
+    if key in CHOOSING:
+        return "the file must begin with the line # @package _global_"
+    cfg = _without_keys(overrides)
+    node = OmegaConf.select(cfg, parent) if cfg and parent else cfg
+    schema = _annotation(parent) if parent else Config
+    if cfg is not None and isinstance(node, DictConfig):
+        option = cfg.hydra.runtime.choices.get(parent)
+        keys = [str(k) for k in node if not str(k).startswith("_")]
+    elif is_dataclass(schema):
+        option, keys = None, [f.name for f in fields(schema)]
+    else:
+        return f"no key {name}; write a key that is there"
     where = f"option {option} of {parent} has no key {name}" if option else f"no key {name}"
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{where}; {hint}keys: {', '.join(keys) or 'none'}"
+    return f"{where}; {_choices(name, [k for k in keys if k not in ('hydra', 'choices')])}"
+
+
+TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+
+
+def _type_problem(key: str, message: str, overrides: list[Override]) -> str:
+    """Say which type a closed setting has, and a value that it can take."""
+    expected = _annotation(key)
+    kinds = get_args(expected) or (expected,)
+    names = [TYPES[kind] for kind in kinds if kind in TYPES]
+    if not names:
+        return f"{message}; write a value of that kind"
+    if NoneType in kinds:
+        names.append("null")
+    quoted = re.match(r"Value '(.*?)' ", message)
+    whole = _whole(quoted[1]) if quoted and int in kinds else None
+    example = _default(key, overrides) if whole is None else f"{whole}"
+    return f"must be {' or '.join(names)}; write {key}={example}"
+
+
+def _annotation(key: str) -> Any:
+    """The type that the schema gives a dotted key."""
+    node: Any = Config
+    for part in key.split("."):
+        node = get_type_hints(node).get(part) if is_dataclass(node) else None
+    return node
+
+
+def _whole(text: str) -> int | None:
+    """1e7 is meant as ten million."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
+
+
+def _default(key: str, overrides: list[Override]) -> str:
+    cfg = _without_keys(overrides)
+    value = OmegaConf.select(cfg, key) if cfg else None
+    return "VALUE" if value is None else json.dumps(value).strip('"')
+
+
+def _without_keys(overrides: list[Override]) -> DictConfig | None:
+    """The config that the chosen options give by themselves."""
+    choosing = [o for o in overrides if o.key_or_group in GROUPS and not o.is_sweep_override()]
+    for kept in (choosing, [o for o in choosing if o.key_or_group not in CHOOSING]):
+        with _hydra_free() as loader:
+            try:
+                return loader.load_configuration("config", _lines(kept), run_mode=RunMode.RUN)
+            except (HydraException, OmegaConfBaseException, yaml.YAMLError):
+                continue
+    return None
+
+
+def _options(group: str, bases: bool = False) -> list[str]:
+    """The options of a group, or the files that they are made from."""
+    with _hydra_free() as loader:
+        options: list[str] = loader.get_group_options(group, ObjectType.CONFIG)
+    return [option for option in options if option.startswith("_") == bases]
+
+
+def _choices(name: str, known: Iterable[str], kind: str = "keys") -> str:
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=3 if kind == "options" else 1)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}{kind}: {', '.join(names) or 'none'}"
 
 
 def _first_line(error: BaseException) -> str:

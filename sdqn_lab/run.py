@@ -19,13 +19,16 @@ from rich.console import Console
 
 from sdqn_lab import config
 from sdqn_lab.cell import PREEMPTED_EXIT, run_cell
-from sdqn_lab.results import print_table
+from sdqn_lab.analysis.curves import draw_learning_curves
+from sdqn_lab.analysis.table import Run, print_table
 from sdqn_lab.tracking.run_directory import RunDirectory
 from sdqn_lab.training.checkpoint import Checkpoint, CheckpointError
 from sdqn_lab.validation import ConfigError
 
 console = Console(stderr=True)
 USAGE_ERROR = 2
+PLAIN_WIDTH = 160
+"""Columns of a table that goes into a file or a pipe."""
 
 
 class Plan(NamedTuple):
@@ -33,6 +36,7 @@ class Plan(NamedTuple):
 
     multirun: bool
     directories: list[Path]
+    words: list[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,16 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             return resume(words)
         args = get_args_parser().parse_args(words)
         if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
-            _hydra_main()
+            _hydra_main(words)
             return 0
-        return _start(plan(args))
+        return _start(plan(words, args))
     except ConfigError as error:
         for problem in error.problems:
             console.print(f"error: {problem}", soft_wrap=True, markup=False, highlight=False)
         return USAGE_ERROR
 
 
-def plan(args: argparse.Namespace) -> Plan:
+def plan(words: list[str], args: argparse.Namespace) -> Plan:
     """Compose and validate every cell that the command line asks for.
 
     Raises:
@@ -66,8 +70,12 @@ def plan(args: argparse.Namespace) -> Plan:
         common = config.compose_raw(args.overrides)
         cell = config.resolved(common)
         config.validate(cell)
-        return Plan(False, [Path(common.hydra.run.dir)])
-    return Plan(True, _plan_cells(args.overrides, common))
+        return Plan(False, [Path(common.hydra.run.dir)], words)
+    # Cells would each resolve the sweep's directory from their own overrides alone.
+    fixed = f"hydra.sweep.dir={common.hydra.sweep.dir}"
+    given = any(o.key_or_group == "hydra.sweep.dir" for o in config.parse(args.overrides))
+    directories = _plan_cells(args.overrides, common)
+    return Plan(True, directories, words if given else [*words, fixed])
 
 
 def _plan_cells(overrides: list[str], common: DictConfig) -> list[Path]:
@@ -98,7 +106,7 @@ def _start(planned: Plan) -> int:
         answer = _answer_found(RunDirectory(planned.directories[0]))
         if answer is not None:
             return answer
-    _hydra_main()
+    _hydra_main(planned.words)
     return _finish(planned)
 
 
@@ -125,17 +133,27 @@ def _state(directory: RunDirectory) -> str | None:
 
 
 def _finish(planned: Plan) -> int:
-    """The exit code that the run directories tell, after a table over them."""
-    states = [RunDirectory(path).state for path in planned.directories]
+    """The exit code that the run directories tell, after a table and curves over them."""
     if planned.multirun:
-        title = f"{len(states)} cells in {planned.directories[0].parent}"
-        print_table(planned.directories, Console(), title)
+        _show(planned.directories)
+    states = [RunDirectory(path).state for path in planned.directories]
     if "failed" in states or None in states:
         return 1
     return PREEMPTED_EXIT if "preempted" in states else int(set(states) != {"finished"})
 
 
-def _hydra_main() -> None:
+def _show(directories: list[Path]) -> None:
+    sweep_dir = directories[0].parent
+    runs = [Run(path) for path in directories]
+    out = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    print_table(runs, out, f"{len(runs)} cells in {sweep_dir}")
+    figure = sweep_dir / "learning_curves.png"
+    if draw_learning_curves(runs, figure):
+        out.print(f"learning curves: {figure}", soft_wrap=True)
+
+
+def _hydra_main(words: list[str]) -> None:
+    sys.argv[1:] = words
     hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(_task)()
 
 

@@ -1,15 +1,18 @@
 """The rules a composed config must keep, checked before anything is built for good.
 
-Every check yields lines ``key=value: rule; write ...``. They are collected, so that a config with three
-mistakes is answered once.
+Every check yields lines ``key=value: rule; write ...``. They are collected, so that a config with
+three mistakes is answered once.
 """
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from importlib import import_module
 from typing import Any, NamedTuple, get_type_hints
 
+import numpy as np
 import psutil
 import torch
 from hydra.utils import get_class
@@ -19,10 +22,44 @@ from pydantic import ValidationError as TypeMismatch
 
 from sdqn_lab import build
 from sdqn_lab.agents.replay import Replay
+from sdqn_lab.networks.blocks import Torso
+from sdqn_lab.spiking.encoder import Encoder
+from sdqn_lab.spiking.neuron import Neuron
+from sdqn_lab.spiking.norm import Norm
+from sdqn_lab.spiking.readout import Readout
+from sdqn_lab.spiking.surrogate import Atan, Surrogate
 
-OPEN_GROUPS = ("neuron", "surrogate", "norm", "encoder", "readout", "network")
+OPEN_GROUPS: Mapping[str, type] = {
+    "neuron": Neuron,
+    "surrogate": Surrogate,
+    "norm": Norm,
+    "encoder": Encoder,
+    "readout": Readout,
+    "network": Torso,
+    "tracker": object,
+}
+"""Groups whose keys are the arguments of a class, and what that class must be."""
+TRIALS: Mapping[str, Mapping[str, Any]] = {
+    "surrogate": {},
+    "encoder": {},
+    "neuron": {"surrogate": Atan()},
+    "norm": {"normalized_shape": (1,)},
+    "readout": {"in_features": 1, "num_actions": 1},
+}
+"""Parts that are made once on trial, with what the network would hand them."""
 LEAVE_FREE = 0.9
 """Share of the available memory that replay may take."""
+TYPE_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a word",
+}
+"""Pydantic's names of types, in a person's words."""
+REFUSAL = re.compile(
+    r"(?P<key>[\w.]+) (?P<rule>must .+?), got (?P<value>.+?)(?:: write (?P<instead>.+))?"
+)
+"""How the house's classes word a ValueError."""
 
 
 class ConfigError(Exception):
@@ -39,22 +76,26 @@ class Rule(NamedTuple):
     key: str
     holds: Callable[[Any], bool]
     text: str
+    instead: str
 
 
 def _at_least(minimum: int, *keys: str) -> list[Rule]:
-    return [Rule(key, lambda v: v >= minimum, f"must be >= {minimum}") for key in keys]
+    rule, instead = f"must be >= {minimum}", f"{minimum} or more"
+    return [Rule(key, lambda v: v >= minimum, rule, instead) for key in keys]
 
 
-def _share(*keys: str) -> list[Rule]:
-    return [Rule(key, lambda v: 0 <= v <= 1, "must lie in [0, 1]") for key in keys]
+def _share(examples: Mapping[str, str]) -> list[Rule]:
+    holds, text = lambda v: 0 <= v <= 1, "must lie in [0, 1]"
+    return [Rule(key, holds, text, example) for key, example in examples.items()]
 
 
-def _positive(*keys: str) -> list[Rule]:
-    return [Rule(key, lambda v: 0 < v < math.inf, "must be > 0") for key in keys]
+def _positive(examples: Mapping[str, str]) -> list[Rule]:
+    return [Rule(key, lambda v: v > 0, "must be > 0", value) for key, value in examples.items()]
 
 
 def _one_of(key: str, *options: str) -> list[Rule]:
-    return [Rule(key, lambda v: v in options, f"must be one of {', '.join(options)}")]
+    text = f"must be one of {', '.join(options)}"
+    return [Rule(key, lambda v: v in options, text, options[0])]
 
 
 RULES = [
@@ -64,16 +105,63 @@ RULES = [
     *_at_least(1, "algo.learn_every_steps", "algo.target_update_every_updates"),
     *_at_least(1, "algo.iteration_steps", "algo.epsilon_decay_steps", "algo.replay_capacity_steps"),
     *_at_least(1, "protocol.eval_episodes", "protocol.episode_cap_frames"),
-    *_share("algo.gamma", "algo.epsilon_begin", "algo.epsilon_end", "protocol.epsilon_eval"),
-    *_positive("algo.learning_rate", "algo.adam_eps", "algo.max_grad_norm"),
-    *_positive("env.observation_scale", "checkpoint_every_minutes"),
+    *_share({"algo.gamma": "0.99", "protocol.epsilon_eval": "0.005"}),
+    *_share({"algo.epsilon_begin": "1.0", "algo.epsilon_end": "0.05"}),
+    *_positive({"algo.learning_rate": "1e-4", "algo.adam_eps": "1e-8"}),
+    *_positive({"algo.max_grad_norm": "10.0, or null for no clipping"}),
+    *_positive({"env.observation_scale": "1.0", "checkpoint_every_minutes": "10"}),
     *_one_of("algo.loss", "mse", "huber"),
     *_one_of("algo.optimizer", "adam", "adamw"),
     *_one_of("algo.replay_device", "cpu", "device"),
     *_one_of("health", "warn", "refuse", "off"),
-    Rule("algo.target_ema", lambda v: 0 < v <= 1, "must lie in (0, 1]"),
-    Rule("protocol.sticky_actions", lambda v: 0 <= v < 1, "must lie in [0, 1)"),
-    Rule("seed", lambda v: v < 2**63, "must be below 2**63"),
+    Rule("algo.target_ema", lambda v: 0 < v <= 1, "must lie in (0, 1]", "1.0 for a hard copy"),
+    Rule("protocol.sticky_actions", lambda v: 0 <= v < 1, "must lie in [0, 1)", "0.25"),
+    Rule("seed", lambda v: v < 2**63, "must be below 2**63", "0"),
+]
+
+
+class Relation(NamedTuple):
+    """Two closed settings that must fit each other."""
+
+    key: str
+    holds: Callable[[DictConfig], bool]
+    says: Callable[[DictConfig], str]
+
+
+RELATIONS = [
+    Relation(
+        "algo.batch_size",
+        lambda c: c.algo.batch_size <= c.algo.replay_capacity_steps,
+        lambda c: (
+            f"larger than replay (algo.replay_capacity_steps={c.algo.replay_capacity_steps}); "
+            f"write algo.batch_size={min(32, c.algo.replay_capacity_steps)}, or a larger replay"
+        ),
+    ),
+    Relation(
+        "algo.replay_start_steps",
+        lambda c: c.algo.replay_start_steps <= c.algo.replay_capacity_steps,
+        lambda c: (
+            f"more than replay holds (algo.replay_capacity_steps={c.algo.replay_capacity_steps}); "
+            f"write algo.replay_start_steps={c.algo.replay_capacity_steps} or less"
+        ),
+    ),
+    Relation(
+        "budget.steps",
+        lambda c: c.budget.steps > c.algo.replay_start_steps,
+        lambda c: (
+            "ends before learning starts "
+            f"(algo.replay_start_steps={c.algo.replay_start_steps}); "
+            f"write budget.steps={c.algo.replay_start_steps + 1} or more, or start earlier"
+        ),
+    ),
+    Relation(
+        "algo.epsilon_end",
+        lambda c: c.algo.epsilon_end <= c.algo.epsilon_begin,
+        lambda c: (
+            f"above algo.epsilon_begin={c.algo.epsilon_begin}, and exploration decays; "
+            f"write algo.epsilon_end={c.algo.epsilon_begin} or less"
+        ),
+    ),
 ]
 
 
@@ -85,9 +173,9 @@ def validate(cfg: DictConfig) -> None:
     """
     problems = [*_range_problems(cfg), *_plugin_problems(cfg), *_device_problems(cfg)]
     if not problems:
-        problems = [*_cross_problems(cfg), *_shape_problems(cfg)]
+        problems = [*_relation_problems(cfg), *(_time_problems(cfg) or _shape_problems(cfg))]
     if not problems:
-        problems = list(_memory_problems(cfg))
+        problems = [*_sampling_problems(cfg), *_memory_problems(cfg)]
     if problems:
         raise ConfigError(problems)
 
@@ -97,47 +185,141 @@ def _range_problems(cfg: DictConfig) -> Iterator[str]:
         value = OmegaConf.select(cfg, rule.key)
         if value is None:
             continue
-        if isinstance(value, float) and not math.isfinite(value):
-            yield f"{rule.key}={value}: must be a finite number"
-        elif not rule.holds(value):
-            yield f"{rule.key}={value}: {rule.text}"
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not finite or not rule.holds(value):
+            text = rule.text if finite else "must be a finite number"
+            yield f"{rule.key}={value}: {text}; write {rule.key}={rule.instead}"
+
+
+def _relation_problems(cfg: DictConfig) -> list[str]:
+    return [
+        f"{relation.key}={OmegaConf.select(cfg, relation.key)}: {relation.says(cfg)}"
+        for relation in RELATIONS
+        if not relation.holds(cfg)
+    ]
 
 
 def _plugin_problems(cfg: DictConfig) -> Iterator[str]:
-    for group in OPEN_GROUPS:
-        yield from _signature_problems(group, cfg[group])
+    for group, base in OPEN_GROUPS.items():
+        problems = [*_class_problems(cfg, group, base)]
+        yield from problems or _argument_problems(cfg, group)
+    yield from _class_problems(cfg, "env", object)
 
 
-def _signature_problems(group: str, node: DictConfig) -> Iterator[str]:
-    """Every key is an argument of the class, of the annotated type, and the class accepts the values."""
+def _class_problems(cfg: DictConfig, group: str, base: type) -> Iterator[str]:
+    """The option names a class of the kind that its group needs."""
+    node = cfg[group]
     if not isinstance(node, DictConfig) or "_target_" not in node:
-        yield f"{group}={node}: not an option; write {group}=NAME, or {group}._target_=CLASS"
+        yield f"{group}={node}: not an option; write {group}=OPTION, or {group}._target_=CLASS"
         return
+    found = _located(str(node._target_))
+    if isinstance(found, str):
+        yield f"{group}._target_={node._target_}: {found}; write {group}._target_=MODULE.CLASS"
+    elif not issubclass(found, base):
+        yield (
+            f"{group}._target_={node._target_}: {found.__name__} is no {base.__name__}; "
+            f"write a class derived from {base.__module__}.{base.__name__}"
+        )
+
+
+@cache
+def _located(target: str) -> type | str:
+    """The class of that name, or what is wrong with the name."""
+    module, _, name = target.rpartition(".")
     try:
-        cls = get_class(node._target_)
-    except Exception as error:  # Hydra wraps whatever the import raised
-        yield f"{group}._target_={node._target_}: cannot be imported ({str(error).splitlines()[0]})"
-        return
-    hints = get_type_hints(cls.__init__)
-    parameters = inspect.signature(cls).parameters
-    for key, value in node.items():
-        if key == "_target_":
-            continue
+        found = getattr(import_module(module), name, None)
+    except Exception as error:  # a user's module may fail in any way while it is imported
+        return f"cannot be imported ({type(error).__name__}: {_one_line(error)})"
+    return found if isinstance(found, type) else f"{module} has no class {name}"
+
+
+def _argument_problems(cfg: DictConfig, group: str) -> list[str]:
+    """Every key is an argument of the class, of its type, and the class accepts the values."""
+    node = cfg[group]
+    cls = get_class(node._target_)
+    hints, parameters = _signature(cls)
+    arguments = {str(key): value for key, value in _plain(node).items() if key != "_target_"}
+    problems = []
+    for key, value in arguments.items():
         if key not in parameters:
-            yield f"{group}.{key}={value}: {cls.__name__} has no argument {key}"
-        elif fault := _type_fault(value, hints.get(str(key), Any)):
-            yield f"{group}.{key}={value}: {fault}"
+            known = ", ".join(name for name in parameters if name in node) or "none"
+            fault = f"{cls.__name__} has no argument {key}; keys: {known}"
+            problems.append(f"{group}.{key}={value}: {fault}")
+        elif fault := _type_fault(value, hints.get(key, Any)):
+            problems.append(f"{group}.{key}={value}: {fault}{_default(cfg, group, key)}")
+    return problems or _trial_problems(cfg, group, arguments)
 
 
-def _type_fault(value: object, hint: object) -> str | None:
-    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+def _signature(cls: type) -> tuple[dict[str, Any], Mapping[str, inspect.Parameter]]:
+    initializer = inspect.getattr_static(cls, "__init__")
+    return get_type_hints(initializer), inspect.signature(cls).parameters
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(node)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _type_fault(value: object, hint: object) -> str:
+    """What is wrong with a value's type; empty if nothing is."""
     try:
-        adapter.validate_python(plain, strict=not isinstance(plain, list))
+        _adapter(hint).validate_python(value, strict=not isinstance(value, list))
     except TypeMismatch as error:
-        first = error.errors()[0]
-        return first["msg"].lower()
-    return None
+        kind, message = error.errors()[0]["type"], error.errors()[0]["msg"]
+        name = TYPE_NAMES.get(kind.partition("_")[0])
+        return f"must be {name}" if name else message.lower().replace("input should", "must")
+    return ""
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+
+
+def _default(cfg: DictConfig, group: str, key: str) -> str:
+    """The value that an argument has by itself, as what to write."""
+    parameter = inspect.signature(get_class(cfg[group]._target_)).parameters.get(key)
+    if parameter is None or parameter.default is parameter.empty:
+        return ""
+    value = parameter.default
+    text = f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+    return f"; write {group}.{key}={text.lower() if isinstance(value, bool) else text}"
+
+
+def _trial_problems(cfg: DictConfig, group: str, arguments: dict[str, Any]) -> list[str]:
+    """Make a part once, weightless: its class knows its own ranges."""
+    if group not in TRIALS:
+        return []
+    cls = get_class(cfg[group]._target_)
+    parameters = inspect.signature(cls).parameters
+    handed = {key: value for key, value in TRIALS[group].items() if key in parameters}
+    try:
+        with torch.device("meta"):
+            cls(**arguments, **handed)
+    except (ValueError, TypeError) as error:
+        return [_refusal(cfg, group, error)]
+    return []
+
+
+def _refusal(cfg: DictConfig, group: str, error: Exception) -> str:
+    """A class's own words, with the key's full name first."""
+    message = _one_line(error)
+    option = f"{group}={cfg.choices.get(group)}"
+    found = REFUSAL.fullmatch(message)
+    if not found:
+        message = message.replace(": write ", "; write ")
+        return message if message.startswith(f"{group}=") else f"{option}: {message}"
+    key = found["key"]
+    if "." not in key:
+        key = f"{group}.{'id' if key == 'game' else key}"
+    instead = f"; write {found['instead']}" if found["instead"] else ""
+    instead = instead or _default(cfg, *key.rsplit(".", 1)) if key.count(".") == 1 else instead
+    return f"{key}={found['value']}: {found['rule']}{instead}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _device_problems(cfg: DictConfig) -> Iterator[str]:
@@ -145,114 +327,135 @@ def _device_problems(cfg: DictConfig) -> Iterator[str]:
     if device in ("auto", "cpu"):
         return
     kind, _, index = device.partition(":")
-    if kind != "cuda" or (index and not index.isdigit()):
-        yield f"device={device}: must be auto, cpu, cuda or cuda:N"
+    if kind != "cuda" or not re.fullmatch(r"cuda(:\d+)?", device):
+        yield f"device={device}: must be auto, cpu, cuda or cuda:N; write device=auto"
         return
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(index or 0) >= count:
-        yield f"device={device}: this machine has {count} CUDA devices; write device=cpu or device=auto"
+        yield (
+            f"device={device}: this machine has {count} CUDA devices; "
+            "write device=cpu or device=auto"
+        )
 
 
-def _cross_problems(cfg: DictConfig) -> Iterator[str]:
-    algo = cfg.algo
-    if algo.batch_size > algo.replay_capacity_steps:
-        yield (
-            f"algo.batch_size={algo.batch_size}: larger than replay "
-            f"(algo.replay_capacity_steps={algo.replay_capacity_steps}); make one fit the other"
-        )
-    if algo.replay_start_steps > algo.replay_capacity_steps:
-        yield (
-            f"algo.replay_start_steps={algo.replay_start_steps}: more than replay holds "
-            f"(algo.replay_capacity_steps={algo.replay_capacity_steps}); make one fit the other"
-        )
-    if algo.replay_start_steps >= cfg.budget.steps:
-        yield (
-            f"budget.steps={cfg.budget.steps}: ends before learning starts "
-            f"(algo.replay_start_steps={algo.replay_start_steps}); make one fit the other"
-        )
-    least = (algo.n_step + 2) * algo.num_envs
-    if algo.replay_capacity_steps < least:
-        yield (
-            f"algo.replay_capacity_steps={algo.replay_capacity_steps}: {algo.num_envs} environments "
-            f"with algo.n_step={algo.n_step} need at least {least}"
-        )
-    if algo.epsilon_end > algo.epsilon_begin:
-        yield (
-            f"algo.epsilon_end={algo.epsilon_end}: above algo.epsilon_begin={algo.epsilon_begin}; "
-            "exploration decays"
-        )
-    yield from _time_problems(cfg)
-
-
-def _time_problems(cfg: DictConfig) -> Iterator[str]:
+def _time_problems(cfg: DictConfig) -> list[str]:
     """An option that needs time cannot be joined to a neuron that has none."""
     if get_class(cfg.neuron._target_).temporal:  # type: ignore[attr-defined]
-        return
-    neuron = cfg.choices.get("neuron", "this")
+        return []
+    problems, neuron = [], cfg.choices.get("neuron", "this")
     if get_class(cfg.readout._target_).temporal:  # type: ignore[attr-defined]
         option = cfg.choices.get("readout")
-        yield (
+        problems.append(
             f"readout={option}: integrates over time, and neuron={neuron} has none; "
             "write readout=mean_spikes"
         )
     if not get_class(cfg.encoder._target_).constant:  # type: ignore[attr-defined]
         option = cfg.choices.get("encoder")
-        yield (
+        problems.append(
             f"encoder={option}: draws a spike train over time, and neuron={neuron} has none; "
             "write encoder=direct"
         )
+    return problems
 
 
-def _shape_problems(cfg: DictConfig) -> Iterator[str]:
-    """Build environment and network once, weightless, so that shapes and ranges speak up now."""
+def _shape_problems(cfg: DictConfig) -> list[str]:
+    """Make environment and network once, the network weightless, and ask it for values."""
     try:
         shape, num_actions = env_shape(cfg)
-    except (ValueError, ImportError) as error:
-        yield str(error).splitlines()[0]
-        return
+    except Exception as error:  # a user's environment may fail in any way while it is made
+        return [_refusal(cfg, "env", error)]
     bounded = cfg.env.observation_scale > 1 or len(shape) > 1
     if not get_class(cfg.encoder._target_).constant and not bounded:  # type: ignore[attr-defined]
-        yield "encoder=poisson: firing probabilities need observations in [0, 1]; write encoder=direct"
-        return
+        return [
+            f"encoder={cfg.choices.get('encoder')}: firing probabilities need observations "
+            f"in [0, 1], and env={cfg.choices.get('env')} has none such; write encoder=direct"
+        ]
     try:
-        with torch.device("meta"):
-            build.build_network(cfg, shape, num_actions)
-    except (ValueError, TypeError) as error:
-        yield str(error).splitlines()[0]
+        _trial_forward(cfg, shape, num_actions)
+    except (ValueError, TypeError, RuntimeError) as error:
+        if "more than 1 value per channel" in str(error):
+            return [
+                f"algo.batch_size={cfg.algo.batch_size}: norm={cfg.choices.get('norm')} has no "
+                "statistics of a single sample; write algo.batch_size=32"
+            ]
+        return [_refusal(cfg, "network", error)]
+    return []
+
+
+def _trial_forward(cfg: DictConfig, shape: tuple[int, ...], num_actions: int) -> None:
+    with torch.no_grad(), torch.device("meta"):
+        network = build.build_network(cfg, shape, num_actions).train()
+        # Two steps are as good as all of them where shapes are concerned.
+        steps = min(cfg.time_window, 2)
+        network(torch.empty(cfg.algo.batch_size, *shape), time_window=steps)
+
+
+class EnvFacts(NamedTuple):
+    """What validation must know of an environment."""
+
+    observation_shape: tuple[int, ...]
+    num_actions: int
+    stack: int
+    frame_shape: tuple[int, ...]
+    frame_dtype: torch.dtype
 
 
 def env_shape(cfg: DictConfig) -> tuple[tuple[int, ...], int]:
     """Observation shape and number of actions of the config's environment."""
-    return _env_shape(OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, ["env", "protocol"])))
+    facts = _env_facts(cfg)
+    return facts.observation_shape, facts.num_actions
 
 
-@lru_cache(maxsize=None)
-def _env_shape(yaml: str) -> tuple[tuple[int, ...], int]:
-    env = build.build_env(OmegaConf.create(yaml), num_envs=1)
+def _env_facts(cfg: DictConfig) -> EnvFacts:
+    return _probed_env(cfg.env._target_, cfg.env.id, tuple(_plain(cfg.protocol).items()))
+
+
+@cache
+def _probed_env(target: str, name: str, protocol: tuple[tuple[str, Any], ...]) -> EnvFacts:
+    """Make one environment for all cells that share it; an emulator takes its time to start."""
+    settings = {"env": {"_target_": target, "id": name}, "protocol": dict(protocol)}
+    env = build.build_env(OmegaConf.create(settings), num_envs=1)
     try:
-        return env.observation_shape, env.num_actions
+        dtype = torch.from_numpy(np.empty(0, env.observation_dtype)).dtype
+        shape, frame = env.observation_shape, build.frame_shape(env)
+        return EnvFacts(shape, env.num_actions, env.stack, frame, dtype)
     finally:
         env.close()
 
 
-def _memory_problems(cfg: DictConfig) -> Iterator[str]:
+def _sampling_problems(cfg: DictConfig) -> list[str]:
+    """A full replay can always be drawn from; else learning would wait for ever, in silence."""
+    algo = cfg.algo
+    # Not drawable: the rows whose window is incomplete, at both ends, and some between episodes.
+    least = algo.batch_size + (algo.n_step + _env_facts(cfg).stack + 1) * algo.num_envs
+    if algo.replay_capacity_steps >= least:
+        return []
+    return [
+        f"algo.replay_capacity_steps={algo.replay_capacity_steps}: {algo.num_envs} environments "
+        f"with algo.n_step={algo.n_step} and algo.batch_size={algo.batch_size} need more; "
+        f"write algo.replay_capacity_steps={least} or more"
+    ]
+
+
+def _memory_problems(cfg: DictConfig) -> list[str]:
     needed = replay_bytes(cfg)
     free = psutil.virtual_memory().available
     device = build.resolve_device(cfg.device)
     if cfg.algo.replay_device == "device" and device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
-    if needed > LEAVE_FREE * free:
-        share = int(cfg.algo.replay_capacity_steps * LEAVE_FREE * free / needed)
-        yield (
-            f"algo.replay_capacity_steps={cfg.algo.replay_capacity_steps}: replay needs "
-            f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; write at most {share}"
-        )
+    if needed <= LEAVE_FREE * free:
+        return []
+    share = int(cfg.algo.replay_capacity_steps * LEAVE_FREE * free / needed)
+    return [
+        f"algo.replay_capacity_steps={cfg.algo.replay_capacity_steps}: replay needs "
+        f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+        f"write algo.replay_capacity_steps={share} or less"
+    ]
 
 
 def replay_bytes(cfg: DictConfig) -> int:
     """Memory of the replay that this config asks for, in bytes."""
-    env = build.build_env(cfg, num_envs=1)
-    frame = build.frame_shape(env)
-    dtype = build.frame_dtype(env)
-    env.close()
-    return Replay.bytes_needed(cfg.algo.replay_capacity_steps, cfg.algo.num_envs, frame, dtype)
+    facts, algo = _env_facts(cfg), cfg.algo
+    return Replay.bytes_needed(
+        algo.replay_capacity_steps, algo.num_envs, facts.frame_shape, facts.frame_dtype
+    )

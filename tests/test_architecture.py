@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "tracking": {"tracking", "training"},
     "analysis": {"analysis", "tracking"},
 }
-KNOWS_HYDRA = {"config", "validation", "build", "cell", "results", "run"}
+KNOWS_HYDRA = {"config", "validation", "build", "cell", "run"}
 
 
 def imports(module: Path) -> set[str]:

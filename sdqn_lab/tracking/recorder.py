@@ -4,6 +4,7 @@ import time
 from typing import Any, Protocol
 
 from sdqn_lab.tracking.metrics import MetricsFile
+from sdqn_lab.tracking.mirror import MirroredRun
 from sdqn_lab.tracking.progress import RunProgress
 from sdqn_lab.training.loop import Counters
 
@@ -16,6 +17,19 @@ class Mirror(Protocol):
 
     def finish(self, exit_code: int) -> None:
         """No more records come; 0 says that the run finished."""
+
+
+class NoMirror:
+    """Reflects nothing."""
+
+    def __init__(self, run: MirroredRun) -> None:
+        del run
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Forget the record."""
+
+    def finish(self, exit_code: int) -> None:
+        """Do nothing."""
 
 
 class RunRecorder:
@@ -54,9 +68,12 @@ class RunRecorder:
 
     def event(self, counters: Counters, line: str) -> None:
         """Record a sentence under ``health/event`` and show it."""
-        record = {"step": counters.steps, "health/event": line}
-        self._metrics.write({**record, "wall_seconds": round(self.wall_seconds, 3)})
+        wall = round(self.wall_seconds, 3)
+        record = {"step": counters.steps, "health/event": line, "wall_seconds": wall}
+        self._metrics.write(record)
         self._progress.say(f"step {counters.steps:,}: {line}")
+        for mirror in self._mirrors:
+            mirror.log(record)
 
     def progress(self, counters: Counters, values: dict[str, float]) -> None:
         """Move the bar."""

@@ -4,7 +4,7 @@ import pytest
 
 from tests.training.toys import chain, toy_config, toy_trainer
 
-BUDGET = ["budget.steps=2400", "algo.iteration_steps=2400", "algo.learning_rate=2e-3"]
+BUDGET = ["budget.steps=1200", "algo.iteration_steps=1200", "algo.epsilon_decay_steps=500"]
 IDENTITY_OPTIMUM = 16.0
 """One reward a step, sixteen steps an episode."""
 
@@ -13,7 +13,8 @@ IDENTITY_OPTIMUM = 16.0
 @pytest.mark.parametrize("norm", ["none", "batchnorm", "popnorm"])
 def test_names_the_state_it_sees(neuron, norm):
     overrides = [f"neuron={neuron}", f"norm={norm}", "network.normalize_hidden=true"]
-    trainer, tape = toy_trainer(toy_config("algo.gamma=0.5", *BUDGET, *overrides))
+    cfg = toy_config("algo.gamma=0.5", "algo.learning_rate=2e-3", *BUDGET, *overrides)
+    trainer, tape = toy_trainer(cfg)
     trainer.run()
     assert tape.evaluations()[-1] >= 0.9 * IDENTITY_OPTIMUM
 
@@ -21,7 +22,9 @@ def test_names_the_state_it_sees(neuron, norm):
 @pytest.mark.parametrize("algo", ["dqn", "double_dqn"])
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_walks_to_the_far_end_of_a_chain(algo, n_step):
-    cfg = toy_config(f"algo={algo}", f"algo.n_step={n_step}", "protocol.epsilon_eval=0", *BUDGET)
+    words = [f"algo={algo}", f"algo.n_step={n_step}", "neuron=relu", "norm=none"]
+    words += ["budget.steps=2400", "algo.iteration_steps=2400", "protocol.epsilon_eval=0"]
+    cfg = toy_config(*words, "protocol.episode_cap_frames=100")
     trainer, tape = toy_trainer(cfg, chain)
     trainer.run()
     last = tape.records[-1]
@@ -31,7 +34,7 @@ def test_walks_to_the_far_end_of_a_chain(algo, n_step):
 
 def test_a_dead_network_learns_nothing():
     overrides = ["surrogate=quadratic_gate", "norm=none", "neuron.v_threshold=50"]
-    cfg = toy_config("algo.gamma=0.5", "protocol.epsilon_eval=0", *BUDGET, *overrides)
+    cfg = toy_config("algo.gamma=0.5", *BUDGET, *overrides)
     trainer, tape = toy_trainer(cfg)
     trainer.run()
     assert tape.evaluations()[-1] <= 0.6 * IDENTITY_OPTIMUM
