@@ -46,7 +46,8 @@ def build_network(
 
     def make_norm(shape: tuple[int, ...]) -> nn.Module:
         scale = {"v_threshold": first.v_threshold, "v_reset": first.v_reset}
-        return _instantiate(cfg.norm, normalized_shape=shape, **scale)
+        norm: nn.Module = _instantiate(cfg.norm, normalized_shape=shape, **scale)
+        return norm
 
     torso = _instantiate(
         cfg.network,
@@ -73,7 +74,7 @@ def make_neuron(cfg: DictConfig) -> Neuron:
 
 
 def _instantiate(node: DictConfig, **extra: Any) -> Any:
-    """Hydra's instantiate; objects are handed over past OmegaConf, which would copy them into configs."""
+    """Hydra's instantiate; objects go past OmegaConf, which would copy them into configs."""
     plain = OmegaConf.to_container(node, resolve=True)
     return instantiate(plain, _partial_=True, _convert_="all")(**extra)
 
@@ -103,7 +104,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def build_agent(cfg: DictConfig, observation_shape: tuple[int, ...], num_actions: int) -> DQN:
-    """Online and target network, optimizer and the agent around them, weights drawn from the seed."""
+    """Networks, optimizer and the agent around them; weights are drawn from the seed."""
     device = resolve_device(cfg.device)
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed(cfg.seed, "init"))
@@ -117,6 +118,7 @@ def build_agent(cfg: DictConfig, observation_shape: tuple[int, ...], num_actions
         lr=algo.learning_rate,
         eps=algo.adam_eps,
         weight_decay=algo.weight_decay,
+        fused=True,
     )
     generator = torch.Generator(device).manual_seed(stream_seed(cfg.seed, "encoder"))
     return DQN(
@@ -177,7 +179,7 @@ def build_trainer(
     recorder: Recorder,
     **hooks: Any,
 ) -> Trainer:
-    """The trainer with its replay; ``hooks`` are the trainer's own (save, save_due, stop_requested)."""
+    """The trainer with its replay; ``hooks``: its save, save_due and stop_requested."""
     replay = build_replay(cfg, train_env)
     return Trainer(build_settings(cfg), agent, replay, train_env, eval_env, recorder, **hooks)
 

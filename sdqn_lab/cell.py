@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -20,11 +20,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from safetensors.torch import save_file
+from torch import nn
 
 from sdqn_lab import build
 from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.envs.base import VectorEnv
-from sdqn_lab.networks.value import ValueNetwork
 from sdqn_lab.tracking.atomic import write_atomic, write_json
 from sdqn_lab.tracking.metrics import MetricsFile
 from sdqn_lab.tracking.mirror import mirrored_run
@@ -33,7 +33,7 @@ from sdqn_lab.tracking.recorder import Mirror, RunRecorder
 from sdqn_lab.tracking.run_directory import RunDirectory
 from sdqn_lab.training.checkpoint import Checkpoint
 from sdqn_lab.training.health import cures, dead_line, first_observations, probe
-from sdqn_lab.training.loop import Stopped, Trainer
+from sdqn_lab.training.loop import StopRequested, Trainer
 from sdqn_lab.training.seeding import stream_seed
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -49,7 +49,7 @@ def run_cell(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
         console: where progress is shown.
 
     Returns:
-        0 finished, 1 failed (``status.json`` holds the traceback), 143 stopped by a signal, state saved.
+        0 finished, 1 failed (its traceback is in ``status.json``), 143 stopped by a signal, saved.
     """
     directory.path.mkdir(parents=True, exist_ok=True)
     threads = cfg.threads or len(os.sched_getaffinity(0))
@@ -60,18 +60,19 @@ def run_cell(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
     try:
         with _stop_flag() as stop:
             _train(cfg, directory, console, threads, stop)
-    except Stopped:
+    except StopRequested:
         directory.end_attempt("preempted")
         console.print(f"{name}: stopped, state saved; continue with")
         console.print(f"  python -m sdqn_lab.run --resume {directory.path}", soft_wrap=True)
         return PREEMPTED_EXIT
-    except Refused as refused:
+    except RefusedError as refused:
         directory.end_attempt("failed", error=str(refused))
         console.print(f"refused: {refused}", soft_wrap=True, markup=False)
         return 1
     except Exception as error:
         directory.end_attempt("failed", error=traceback.format_exc())
-        console.print(f"{name}: failed: {type(error).__name__}: {error}", soft_wrap=True, markup=False)
+        line = f"{name}: failed: {type(error).__name__}: {error}"
+        console.print(line, soft_wrap=True, markup=False)
         return 1
     directory.end_attempt("finished")
     if not cfg.keep_state:
@@ -153,7 +154,7 @@ def _mirrors(
     try:
         yield mirrors
         exit_code = 0
-    except Stopped:
+    except StopRequested:
         exit_code = PREEMPTED_EXIT
         raise
     finally:
@@ -161,7 +162,7 @@ def _mirrors(
             mirror.finish(exit_code)
 
 
-CURES = {
+CURES: Mapping[str, dict[str, dict[str, Any]]] = {
     "surrogate=atan": {"surrogate": {"_target_": "sdqn_lab.spiking.surrogate.Atan", "alpha": 2.0}},
     "neuron.v_threshold=0.5": {"neuron": {"v_threshold": 0.5}},
     "network.normalize_hidden=true": {"network": {"normalize_hidden": True}},
@@ -170,7 +171,7 @@ CURES = {
 """Changes that are tried on a dead network, each alone."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The health check's verdict under ``health=refuse``."""
 
 
@@ -180,7 +181,7 @@ def _check_health(
     """Probe the network on real first observations; what is found is recorded in ``health.json``.
 
     Raises:
-        Refused: the network is dead and the config asks to refuse it.
+        RefusedError: the network is dead and the config asks to refuse it.
     """
     if cfg.health == "off":
         return
@@ -201,16 +202,15 @@ def _check_health(
         line = dead_line(directory.path.name, axes, found["cures"])
         write_json(directory.path / "health.json", found)
         if cfg.health == "refuse":
-            raise Refused(line)
+            raise RefusedError(line)
         console.print(f"WARNING {line}", style="bold red", soft_wrap=True, markup=False)
     write_json(directory.path / "health.json", found)
 
 
-def _changed_network(cfg: DictConfig, env: VectorEnv, delta: dict[str, Any]) -> ValueNetwork:
+def _changed_network(cfg: DictConfig, env: VectorEnv, delta: dict[str, Any]) -> nn.Module:
     changed = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(cfg)), delta)
     assert isinstance(changed, DictConfig)
-    agent = build.build_agent(changed, env.observation_shape, env.num_actions)
-    return agent.network
+    return build.build_agent(changed, env.observation_shape, env.num_actions).network
 
 
 def _differs(cfg: DictConfig, delta: dict[str, Any]) -> bool:
@@ -259,7 +259,7 @@ class _Saver:
             save_network(network, folder / "network_best.safetensors")
 
 
-def save_network(network: torch.nn.Module, path: Path) -> None:
+def save_network(network: nn.Module, path: Path) -> None:
     """Weights as safetensors, atomically; they load without pickle."""
     beside = path.with_name(f".{path.name}")
     save_file({key: value.cpu() for key, value in network.state_dict().items()}, beside)

@@ -232,13 +232,12 @@ def resolved(cfg: DictConfig) -> DictConfig:
     if unfit := [*_base_files(choices), *_foreign_keys(plain)]:
         raise ConfigError(unfit)
     OmegaConf.update(plain, "choices", choices)
+    if missing := list(_missing(OmegaConf.to_container(plain, resolve=False))):
+        raise ConfigError([f"{key}: a value is required; write {key}=VALUE" for key in missing])
     try:
         OmegaConf.resolve(plain)
     except OmegaConfBaseException as error:
         raise ConfigError(list(_dangling(plain)) or [_first_line(error)]) from error
-    missing = sorted(OmegaConf.missing_keys(plain))
-    if missing:
-        raise ConfigError([f"{key}: a value is required; write {key}=VALUE" for key in missing])
     OmegaConf.set_readonly(plain, True)
     return plain
 
@@ -261,6 +260,15 @@ def _foreign_keys(cfg: DictConfig) -> list[str]:
         for key in map(str, cfg)
         if key not in (*known, "choices")
     ]
+
+
+def _missing(node: Any, prefix: str = "") -> Iterator[str]:
+    """Keys without a value; those that refer to one of them are not counted."""
+    if node == MISSING:
+        yield prefix
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from _missing(value, f"{prefix}.{key}".lstrip("."))
 
 
 def _dangling(node: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -517,7 +525,7 @@ def _unknown_group(text: str, overrides: list[Override]) -> str:
     """Hydra found no key to name: a group that is not there, or a plus before a key that is."""
     if found := re.search(r"Could not override '(.*?)'", text):
         name = found[1]
-        given = next((o.input_line for o in overrides if o.key_or_group == name), name)
+        given = next((line for line in _lines(overrides) if line.startswith(f"{name}=")), name)
         return f"{given}: no group {name}; {_choices(name, GROUPS, 'groups')}"
     if found := re.search(r"An item is already at '(.*?)'", text):
         given = next(o.input_line or "" for o in overrides if o.key_or_group == found[1])
@@ -564,6 +572,12 @@ def _type_problem(key: str, message: str, overrides: list[Override]) -> str:
     return f"must be {' or '.join(names)}; write {key}={example}"
 
 
+def explain_value(override: Override, error: Exception) -> str:
+    """The line for an override whose value the schema refuses."""
+    problem = _type_problem(override.key_or_group, _first_line(error), [])
+    return f"{override.input_line}: {problem}"
+
+
 def _annotation(key: str) -> Any:
     """The type that the schema gives a dotted key."""
     node: Any = Config
@@ -584,19 +598,24 @@ def _whole(text: str) -> int | None:
 def _default(key: str, overrides: list[Override]) -> str:
     cfg = _without_keys(overrides)
     value = OmegaConf.select(cfg, key) if cfg else None
-    return "VALUE" if value is None else json.dumps(value).strip('"')
+    return json.dumps(value).strip('"') if isinstance(value, int | float | str) else "VALUE"
 
 
 def _without_keys(overrides: list[Override]) -> DictConfig | None:
     """The config that the chosen options give by themselves."""
     choosing = [o for o in overrides if o.key_or_group in GROUPS and not o.is_sweep_override()]
-    for kept in (choosing, [o for o in choosing if o.key_or_group not in CHOOSING]):
-        with _hydra_free() as loader:
-            try:
-                return loader.load_configuration("config", _lines(kept), run_mode=RunMode.RUN)
-            except (HydraException, OmegaConfBaseException, yaml.YAMLError):
-                continue
-    return None
+    plain = [o for o in choosing if o.key_or_group not in CHOOSING]
+    conf = conf_dir()
+    return _composed(conf, tuple(_lines(choosing))) or _composed(conf, tuple(_lines(plain)))
+
+
+@lru_cache
+def _composed(conf: Path, overrides: tuple[str, ...]) -> DictConfig | None:
+    with _hydra_free() as loader:
+        try:
+            return loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN)
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError):
+            return None
 
 
 def _options(group: str, bases: bool = False) -> list[str]:

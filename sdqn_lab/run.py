@@ -1,11 +1,14 @@
 """``python -m sdqn_lab.run``: one cell, a multirun over cells, or the continuation of a run.
 
-Everything is composed and validated before Hydra is let in, so that a wrong command leaves nothing behind.
+Everything is composed and validated before Hydra is let in, so that a wrong command leaves nothing
+behind.
 """
 
 import argparse
+import errno
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,20 +16,26 @@ from typing import NamedTuple
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from sdqn_lab import config
-from sdqn_lab.cell import PREEMPTED_EXIT, run_cell
 from sdqn_lab.analysis.curves import draw_learning_curves
-from sdqn_lab.analysis.table import Run, print_table
+from sdqn_lab.analysis.run import Run
+from sdqn_lab.analysis.table import print_table
+from sdqn_lab.cell import PREEMPTED_EXIT, run_cell
 from sdqn_lab.tracking.run_directory import RunDirectory
 from sdqn_lab.training.checkpoint import Checkpoint, CheckpointError
-from sdqn_lab.validation import ConfigError
+from sdqn_lab.validation import ConfigError, validate
 
-console = Console(stderr=True)
+# Names and values are shown as they are: rich would turn device=cuda:x into an emoji.
+console = Console(stderr=True, emoji=False, markup=False, highlight=False)
 USAGE_ERROR = 2
+ROOM_BYTES = 1 << 20
+"""A directory without room for this much is full."""
 PLAIN_WIDTH = 160
 """Columns of a table that goes into a file or a pipe."""
 
@@ -43,17 +52,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if "--resume" in words:
+        if any(word.partition("=")[0] == "--resume" for word in words):
             return resume(words)
-        args = get_args_parser().parse_args(words)
+        args = _arguments(words)
         if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
             _hydra_main(words)
             return 0
         return _start(plan(words, args))
     except ConfigError as error:
         for problem in error.problems:
-            console.print(f"error: {problem}", soft_wrap=True, markup=False, highlight=False)
+            console.print(f"error: {problem}", soft_wrap=True)
         return USAGE_ERROR
+
+
+def _arguments(words: list[str]) -> argparse.Namespace:
+    args, unknown = get_args_parser().parse_known_args(words)
+    problems = [_unknown_word(word) for word in unknown]
+    # What is validated here would not be what Hydra then runs.
+    problems += [
+        f"--{flag.replace('_', '-')}: this command has one config of its own; write overrides"
+        for flag in ("config_path", "config_name", "config_dir", "experimental_rerun")
+        if getattr(args, flag) is not None
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return args
+
+
+def _unknown_word(word: str) -> str:
+    if word.startswith("-"):
+        return f"{word}: no such flag; write --help for those that are there"
+    return f"{word}: stands behind a flag; write flags such as -m before all overrides"
 
 
 def plan(words: list[str], args: argparse.Namespace) -> Plan:
@@ -63,16 +92,14 @@ def plan(words: list[str], args: argparse.Namespace) -> Plan:
         ConfigError: everything wrong with any of them.
     """
     sweeps = [o for o in config.parse(args.overrides) if o.is_sweep_override()]
-    common = config.compose_raw(args.overrides, RunMode.MULTIRUN)
+    common = config.compose_raw(args.overrides, RunMode.MULTIRUN if sweeps else RunMode.RUN)
     if not (args.multirun or common.hydra.mode == RunMode.MULTIRUN):
         if sweeps:
             raise ConfigError([_needs_multirun(o.input_line or "") for o in sweeps])
-        common = config.compose_raw(args.overrides)
-        cell = config.resolved(common)
-        config.validate(cell)
-        return Plan(False, [Path(common.hydra.run.dir)], words)
+        validate(config.resolved(common))
+        return Plan(False, [_directory(common.hydra.run, "dir", "hydra.run.dir")], words)
     # Cells would each resolve the sweep's directory from their own overrides alone.
-    fixed = f"hydra.sweep.dir={common.hydra.sweep.dir}"
+    fixed = f"hydra.sweep.dir={_directory(common.hydra.sweep, 'dir', 'hydra.sweep.dir')}"
     given = any(o.key_or_group == "hydra.sweep.dir" for o in config.parse(args.overrides))
     directories = _plan_cells(args.overrides, common)
     return Plan(True, directories, words if given else [*words, fixed])
@@ -82,13 +109,13 @@ def _plan_cells(overrides: list[str], common: DictConfig) -> list[Path]:
     params = OmegaConf.to_container(common.hydra.sweeper.params or OmegaConf.create({}))
     assert isinstance(params, dict)
     given = {o.key_or_group for o in config.parse(overrides)}
-    extra = [f"{key}={value}" for key, value in params.items() if key not in given]
+    extra = [f"{key!s}={value}" for key, value in params.items() if key not in given]
     sweep_dir = Path(common.hydra.sweep.dir)
     directories, problems = [], []
     for cell in config.expand([*overrides, *extra]):
         try:
             raw = config.compose_raw(cell)
-            config.validate(config.resolved(raw))
+            validate(config.resolved(raw))
             directories.append(sweep_dir / raw.hydra.sweep.subdir)
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
@@ -97,39 +124,97 @@ def _plan_cells(overrides: list[str], common: DictConfig) -> list[Path]:
     return list(dict.fromkeys(directories))
 
 
+def _directory(node: DictConfig, key: str, name: str) -> Path:
+    try:
+        return Path(str(node[key]))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError([f"{name}: {reason}; write {name}=DIR"]) from error
+
+
 def _needs_multirun(override: str) -> str:
     return f"{override}: several values need a multirun; write -m before the overrides"
 
 
 def _start(planned: Plan) -> int:
+    key = "hydra.sweep.dir" if planned.multirun else "hydra.run.dir"
+    states = [_begun(key, RunDirectory(path)) for path in planned.directories]
     if not planned.multirun:
-        answer = _answer_found(RunDirectory(planned.directories[0]))
+        answer = _answer_found(RunDirectory(planned.directories[0]), states[0])
         if answer is not None:
             return answer
+    first = planned.directories[0]
+    _check_writable(key, first.parent if planned.multirun else first)
     _hydra_main(planned.words)
     return _finish(planned)
 
 
-def _answer_found(directory: RunDirectory) -> int | None:
-    """A single run never touches a directory that holds a run already."""
+def _begun(key: str, directory: RunDirectory) -> str | None:
+    """The state of the run that a directory holds, None if it holds none.
+
+    Raises:
+        ConfigError: files are there that a run would write, and they are no run's.
+    """
     state = _state(directory)
+    if state == "pending" and not directory.config.exists():
+        return None
+    written = (directory.config, directory.metrics, directory.checkpoint)
+    if state is None and (foreign := [path.name for path in written if _exists(path)]):
+        raise ConfigError(
+            [
+                f"{key}: {directory.path} holds {', '.join(foreign)} of something else; "
+                f"write {key}=DIR with another directory"
+            ]
+        )
+    return state
+
+
+def _answer_found(directory: RunDirectory, state: str | None) -> int | None:
+    """A single run never touches a directory that holds a run already."""
     if state is None:
-        taken = [p for p in (directory.config, directory.metrics) if p.exists()]
-        if taken:
-            raise ConfigError([f"hydra.run.dir={directory.path}: {taken[0].name} is there already"])
         return None
     if state == "finished":
         console.print(f"{directory.path}: finished already, nothing to do", soft_wrap=True)
         return 0
     command = f"python -m sdqn_lab.run --resume {directory.path}"
-    raise ConfigError([f"{directory.path}: holds a run that is {state}; continue it with {command}"])
+    raise ConfigError(
+        [f"{directory.path}: holds a run that is {state}; continue it with {command}"]
+    )
 
 
 def _state(directory: RunDirectory) -> str | None:
     try:
         return directory.state
-    except ValueError as error:
-        raise ConfigError([str(error)]) from error
+    except (ValueError, OSError) as error:
+        line = f"{error}; mend the file, or delete {directory.path} to run anew"
+        raise ConfigError([line]) from error
+
+
+def _exists(path: Path) -> bool:
+    """Like ``Path.exists``, which raises where a name is too long to exist."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _check_writable(key: str, path: Path) -> None:
+    """Try on the nearest directory that exists, and leave nothing there.
+
+    Raises:
+        ConfigError: it is no directory, or read-only, or full.
+    """
+    absolute = path.absolute()
+    home = next(folder for folder in (absolute, *absolute.parents) if _exists(folder))
+    try:
+        longest = max(len(os.fsencode(part)) for part in absolute.parts)
+        if longest > os.pathconf(home, "PC_NAME_MAX"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        with tempfile.TemporaryFile(dir=home) as probe:
+            probe.write(bytes(ROOM_BYTES))
+    except OSError as error:
+        line = f"{key}={path}: cannot be written, {home}: {error.strerror}"
+        raise ConfigError([f"{line}; write {key}=DIR with a directory that has room"]) from error
 
 
 def _finish(planned: Plan) -> int:
@@ -154,11 +239,13 @@ def _show(directories: list[Path]) -> None:
 
 def _hydra_main(words: list[str]) -> None:
     sys.argv[1:] = words
-    hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(_task)()
+    hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(
+        _task
+    )()
 
 
 def _task(_: DictConfig) -> int:
-    """What Hydra calls for each cell; the verdict is in the run directory, never in an exception."""
+    """What Hydra calls for each cell; the verdict is in the run directory, not in an exception."""
     hydra_cfg = HydraConfig.get()
     directory = RunDirectory(hydra_cfg.runtime.output_dir)
     state = directory.state
@@ -168,7 +255,22 @@ def _task(_: DictConfig) -> int:
     if directory.owner_alive():
         console.print(f"{directory.path.name}: another process works on it, not touched")
         return 1
-    return run_cell(config.compose(list(hydra_cfg.overrides.task)), directory, console)
+    try:
+        cfg = config.compose(list(hydra_cfg.overrides.task))
+    except ConfigError as error:
+        for problem in error.problems:
+            console.print(f"{directory.path.name}: {problem}", soft_wrap=True)
+        return 1
+    return _run_cell(cfg, directory)
+
+
+def _run_cell(cfg: DictConfig, directory: RunDirectory) -> int:
+    try:
+        return run_cell(cfg, directory, console)
+    except OSError as error:
+        # Not even status.json could be written; the last checkpoint is whole all the same.
+        console.print(f"{directory.path}: cannot be written: {error}", soft_wrap=True)
+        return 1
 
 
 def resume(words: list[str]) -> int:
@@ -181,60 +283,118 @@ def resume(words: list[str]) -> int:
     directory = RunDirectory(path)
     state = _state(directory)
     if state is None or not directory.config.exists():
-        raise ConfigError([f"--resume {path}: no run is there"])
+        missing = "holds no run" if _exists(path) else "no such directory"
+        raise ConfigError([f"--resume {path}: {missing}; write --resume RUN_DIR"])
     if directory.owner_alive():
-        raise ConfigError([f"--resume {path}: a living process works on it"])
+        raise ConfigError([f"--resume {path}: a living process works on it; wait for its end"])
     cfg = _resumed_config(directory, overrides)
     if state == "finished" and not _extended(directory, cfg):
         console.print(f"{path}: finished already, nothing to do", soft_wrap=True)
         return 0
+    validate(cfg)
+    _check_checkpoint(directory)
+    return _run_cell(cfg, directory)
+
+
+def _check_checkpoint(directory: RunDirectory) -> None:
+    checkpoint = Checkpoint(directory.checkpoint)
+    if not checkpoint.exists:
+        return
     try:
-        if Checkpoint(directory.checkpoint).exists:
-            Checkpoint(directory.checkpoint).read()
-    except CheckpointError as error:
-        raise ConfigError([str(error)]) from error
-    config.validate(cfg)
-    return run_cell(cfg, directory, console)
+        checkpoint.read()
+    except (CheckpointError, KeyError, TypeError) as error:
+        reason = (
+            str(error) if isinstance(error, CheckpointError) else f"{checkpoint.folder}: damaged"
+        )
+        line = f"{reason}; put the file back, or delete {checkpoint.folder} to run anew"
+        raise ConfigError([line]) from error
 
 
 def _resume_arguments(words: list[str]) -> tuple[Path, list[str]]:
     parser = argparse.ArgumentParser(prog="python -m sdqn_lab.run", add_help=False)
-    parser.add_argument("--resume", metavar="RUN_DIR", type=Path)
+    parser.add_argument("--resume", metavar="RUN_DIR", type=Path, nargs="?")
     parser.add_argument("overrides", nargs="*")
-    args = parser.parse_intermixed_args(words)
+    args, unknown = parser.parse_known_intermixed_args(words)
+    problems = [f"{word}: no flag that goes with --resume; write overrides" for word in unknown]
+    if args.resume is None:
+        problems.append("--resume: which run? write --resume RUN_DIR")
+    if problems:
+        raise ConfigError(problems)
     return args.resume, args.overrides
 
 
 def _resumed_config(directory: RunDirectory, overrides: list[str]) -> DictConfig:
-    stored = OmegaConf.load(directory.config)
-    assert isinstance(stored, DictConfig)
-    changed = stored.copy()
+    stored = _stored_config(directory)
+    changed, problems = stored.copy(), []
     for override in config.parse(overrides):
-        key = override.key_or_group
-        if OmegaConf.select(stored, key, default=config.MISSING) == config.MISSING:
-            raise ConfigError([f"{override.input_line}: no such key in {directory.config}"])
-        if key in config.GROUPS:
-            raise ConfigError([f"{override.input_line}: a resumed run keeps its options"])
-        OmegaConf.update(changed, key, override.value())
-    _refuse_changed_numbers(stored, changed)
+        try:
+            _change(changed, override)
+        except ConfigError as error:
+            problems += error.problems
+    problems += _changed_numbers(stored, changed)
+    if problems:
+        raise ConfigError(problems)
     return changed
 
 
-def _refuse_changed_numbers(stored: DictConfig, changed: DictConfig) -> None:
+def _stored_config(directory: RunDirectory) -> DictConfig:
+    """The run's own config, typed again by the schema."""
+    try:
+        stored = OmegaConf.merge(
+            OmegaConf.structured(config.Config), OmegaConf.load(directory.config)
+        )
+        assert isinstance(stored, DictConfig)
+        config.identity(stored)
+    except Exception as error:  # whatever a damaged or foreign file may cause
+        reason = str(error).splitlines()[0]
+        line = f"{directory.config}: not the config of a run ({reason}); put the file back"
+        raise ConfigError([line]) from error
+    return stored
+
+
+def _change(cfg: DictConfig, override: Override) -> None:
+    """Apply one override to a stored config.
+
+    Raises:
+        ConfigError: it is not one value for a key that is there.
+    """
+    key, line = override.key_or_group, override.input_line
+    if override.is_sweep_override():
+        raise ConfigError([f"{line}: a resumed run is one run; write one value"])
+    if key == "tracker":
+        chosen = config.resolved(config.compose_raw([line or ""]))
+        cfg.tracker, cfg.choices.tracker = chosen.tracker, chosen.choices.tracker
+        return
+    if key in config.GROUPS:
+        own = f"{key}={cfg.choices.get(key)}"
+        raise ConfigError(
+            [f"{line}: a resumed run keeps {own}; write a command for a run of its own"]
+        )
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    if not isinstance(node, DictConfig) or name not in node:
+        keys = ", ".join(map(str, node)) if isinstance(node, DictConfig) else "none"
+        raise ConfigError([f"{line}: no key {name}; keys: {keys}"])
+    try:
+        OmegaConf.update(cfg, key, override.value())
+    except OmegaConfBaseException as error:
+        raise ConfigError([config.explain_value(override, error)]) from error
+
+
+def _changed_numbers(stored: DictConfig, changed: DictConfig) -> list[str]:
     before, after = config.flat_identity(stored), config.flat_identity(changed)
     problems = [
         f"{key}={after[key]}: would change the run's numbers (it began with {before[key]}); "
-        "start a run of its own"
+        "write a command for a run of its own"
         for key in before
         if before[key] != after[key] and key != "budget.steps"
     ]
     if changed.budget.steps < stored.budget.steps:
         problems.append(
-            f"budget.steps={changed.budget.steps}: a run cannot get shorter than it was "
-            f"({stored.budget.steps})"
+            f"budget.steps={changed.budget.steps}: a run cannot get shorter than it was; "
+            f"write budget.steps={stored.budget.steps} or more"
         )
-    if problems:
-        raise ConfigError(problems)
+    return problems
 
 
 def _extended(directory: RunDirectory, cfg: DictConfig) -> bool:

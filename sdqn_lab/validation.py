@@ -5,6 +5,7 @@ three mistakes is answered once.
 """
 
 import inspect
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -54,10 +55,13 @@ TYPE_NAMES = {
     "float": "a number",
     "bool": "true or false",
     "string": "a word",
+    "list": "a list",
+    "is_instance_of": "a list",  # sequences are the only arguments that are no plain values
 }
 """Pydantic's names of types, in a person's words."""
 REFUSAL = re.compile(
-    r"(?P<key>[\w.]+) (?P<rule>must .+?), got (?P<value>.+?)(?:: write (?P<instead>.+))?"
+    r"(?P<key>[\w.]+) (?P<rule>must .+?), got (?P<value>.+?)"
+    r"(?:: (?:(?P<reason>.+?)[;,] )?write (?P<instead>.+))?"
 )
 """How the house's classes word a ValueError."""
 
@@ -267,7 +271,7 @@ def _type_fault(value: object, hint: object) -> str:
         _adapter(hint).validate_python(value, strict=not isinstance(value, list))
     except TypeMismatch as error:
         kind, message = error.errors()[0]["type"], error.errors()[0]["msg"]
-        name = TYPE_NAMES.get(kind.partition("_")[0])
+        name = TYPE_NAMES.get(kind) or TYPE_NAMES.get(kind.partition("_")[0])
         return f"must be {name}" if name else message.lower().replace("input should", "must")
     return ""
 
@@ -315,7 +319,8 @@ def _refusal(cfg: DictConfig, group: str, error: Exception) -> str:
         key = f"{group}.{'id' if key == 'game' else key}"
     instead = f"; write {found['instead']}" if found["instead"] else ""
     instead = instead or _default(cfg, *key.rsplit(".", 1)) if key.count(".") == 1 else instead
-    return f"{key}={found['value']}: {found['rule']}{instead}"
+    reason = f" ({found['reason']})" if found["reason"] else ""
+    return f"{key}={found['value']}: {found['rule']}{reason}{instead}"
 
 
 def _one_line(error: BaseException) -> str:
@@ -370,8 +375,11 @@ def _shape_problems(cfg: DictConfig) -> list[str]:
             f"encoder={cfg.choices.get('encoder')}: firing probabilities need observations "
             f"in [0, 1], and env={cfg.choices.get('env')} has none such; write encoder=direct"
         ]
+    groups = (*TRIALS, "network", "env")
+    numbers = {"batch_size": cfg.algo.batch_size, "time_window": min(cfg.time_window, 2)}
+    parts = {group: _plain(cfg[group]) for group in groups}
     try:
-        _trial_forward(cfg, shape, num_actions)
+        _trial_forward(json.dumps(parts), shape, num_actions, **numbers)
     except (ValueError, TypeError, RuntimeError) as error:
         if "more than 1 value per channel" in str(error):
             return [
@@ -382,12 +390,15 @@ def _shape_problems(cfg: DictConfig) -> list[str]:
     return []
 
 
-def _trial_forward(cfg: DictConfig, shape: tuple[int, ...], num_actions: int) -> None:
+@cache
+def _trial_forward(
+    parts: str, shape: tuple[int, ...], num_actions: int, *, batch_size: int, time_window: int
+) -> None:
+    """Values of a weightless network; two steps are as good as all where shapes are concerned."""
+    cfg = OmegaConf.create({**json.loads(parts), "time_window": time_window})
     with torch.no_grad(), torch.device("meta"):
         network = build.build_network(cfg, shape, num_actions).train()
-        # Two steps are as good as all of them where shapes are concerned.
-        steps = min(cfg.time_window, 2)
-        network(torch.empty(cfg.algo.batch_size, *shape), time_window=steps)
+        network(torch.empty(batch_size, *shape))
 
 
 class EnvFacts(NamedTuple):

@@ -134,7 +134,8 @@ def test_a_cell_is_named_by_its_axes_and_seed():
 
 
 @pytest.mark.parametrize(
-    "override", ["seed=1", "algo.gamma=0.98", "neuron.tau=3", "budget.steps=999000", "norm.eps=1e-4"]
+    "override",
+    ["seed=1", "algo.gamma=0.98", "neuron.tau=3", "budget.steps=999000", "norm.eps=1e-4"],
 )
 def test_any_key_that_changes_a_number_changes_the_name(override):
     assert name(override) != name()
@@ -181,7 +182,9 @@ def test_compose_inside_a_hydra_job_leaves_hydras_state_alone():
         assert GlobalHydra.instance().hydra is outer
 
 
-@pytest.mark.parametrize("sweep", sorted(f.stem for f in Path(config._folder("sweeps")).glob("*.yaml")))
+@pytest.mark.parametrize(
+    "sweep", sorted(f.stem for f in Path(config._folder("sweeps")).glob("*.yaml"))
+)
 def test_every_sweep_file_says_its_question_and_cost_first(sweep):
     lines = (config._folder("sweeps") / f"{sweep}.yaml").read_text().splitlines()
     assert lines[0].startswith("# Question: ")
@@ -196,6 +199,4 @@ def test_weights_are_drawn_from_the_seed_alone():
     first, again, other = weights(0), weights(0), weights(1)
     torch.rand(3)
     assert all(torch.equal(first[key], again[key]) for key in first)
-    assert not torch.equal(
-        first["torso.conv1.linear.weight"], other["torso.conv1.linear.weight"]
-    )
+    assert not torch.equal(first["torso.conv1.linear.weight"], other["torso.conv1.linear.weight"])

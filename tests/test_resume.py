@@ -28,7 +28,11 @@ MINATAR = [
     *COMMON,
     *("env=minatar_breakout", "budget.steps=3000", "budget.log_every_steps=250"),
     *("algo.iteration_steps=1000", "algo.replay_start_steps=200", "algo.learn_every_steps=8"),
-    *("algo.replay_capacity_steps=1600", "algo.epsilon_decay_steps=1500", "protocol.eval_episodes=3"),
+    *(
+        "algo.replay_capacity_steps=1600",
+        "algo.epsilon_decay_steps=1500",
+        "protocol.eval_episodes=3",
+    ),
 ]
 ATARI = [
     *COMMON,

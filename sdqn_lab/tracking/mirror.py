@@ -1,10 +1,11 @@
-"""What a mirror of the metrics is told, and the thread that keeps it from ever holding up training."""
+"""What a mirror of the metrics is told, and the thread that keeps it out of training's way."""
 
 import hashlib
 import json
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -12,6 +13,10 @@ from typing import Any
 
 from sdqn_lab.tracking.metrics import read_metrics
 from sdqn_lab.tracking.run_directory import RunDirectory
+
+LAST_WORDS_SECONDS = 2.0
+"""What a thread gets to clean up after what it hung on was ended."""
+
 
 @dataclass(frozen=True)
 class MirroredRun:
@@ -28,7 +33,7 @@ class MirroredRun:
     config: dict[str, Any]
     """The resolved config with its choices."""
     kept: list[dict[str, Any]]
-    """Records of earlier attempts that stay; what is logged now follows them in ``metrics.jsonl``."""
+    """Records of earlier attempts that stay; new ones follow them in ``metrics.jsonl``."""
     say: Callable[[str], None]
     """Shows a person one line."""
 
@@ -36,7 +41,7 @@ class MirroredRun:
 def mirrored_run(
     directory: RunDirectory, config: dict[str, Any], say: Callable[[str], None]
 ) -> MirroredRun:
-    """Describe the run in ``directory``, whose attempt has begun and whose ``metrics.jsonl`` is open."""
+    """Describe the run in ``directory``; its attempt has begun, its ``metrics.jsonl`` is cut."""
     path = directory.path.absolute()
     attempts = directory.status().get("attempts", [])
     in_sweep = (path.parent / "multirun.yaml").exists()
@@ -65,15 +70,16 @@ def _digest(path: Path, attempts: list[dict[str, Any]]) -> str:
 class BackgroundMirror(ABC):
     """A mirror whose slow and fragile work happens in a thread of its own.
 
-    ``log`` only puts a record in a queue. Whatever goes wrong in the thread is said once, and training
-    goes on; ``finish`` waits a limited time. A subclass sets its fields, then calls this constructor.
+    ``log`` only puts a record in a queue. Whatever goes wrong in the thread is said once, and
+    training goes on; ``finish`` waits a limited time. A subclass sets its fields, then calls this
+    constructor.
     """
 
     def __init__(self, run: MirroredRun, *, label: str, patience_seconds: float) -> None:
         self.run = run
         self._label, self._patience_seconds = label, patience_seconds
         self._queue: SimpleQueue[dict[str, Any] | int] = SimpleQueue()
-        self._failed = False
+        self._failed = self._warned = False
         self._thread = threading.Thread(target=self._work, name=f"mirror {label}", daemon=True)
         self._thread.start()
 
@@ -83,13 +89,16 @@ class BackgroundMirror(ABC):
 
     @abstractmethod
     def _write(self, index: int, record: dict[str, Any]) -> None:
-        """Take the record in line ``index`` of ``metrics.jsonl``, the kept ones included; may raise."""
+        """Take line ``index`` of ``metrics.jsonl``, kept ones included; may raise."""
 
     @abstractmethod
     def _close(self, exit_code: int) -> None:
         """Complete what was written; may block and raise."""
 
-    def _abandon(self) -> None:  # noqa: B027  (most writers have nothing to end)
+    def _drop(self) -> None:  # noqa: B027  (most writers have nothing to let go of)
+        """Called in the thread after something went wrong; may block and raise."""
+
+    def _abandon(self) -> None:  # noqa: B027
         """Called from outside the thread when it takes too long, so that the process can end."""
 
     def log(self, record: dict[str, Any]) -> None:
@@ -102,8 +111,9 @@ class BackgroundMirror(ABC):
         self._queue.put(exit_code)
         self._thread.join(self._patience_seconds)
         if self._thread.is_alive():
-            self._abandon()
             self._warn(f"no end after {self._patience_seconds:.0f} s, given up")
+            self._abandon()
+            self._thread.join(LAST_WORDS_SECONDS)
 
     def _work(self) -> None:
         try:
@@ -112,7 +122,10 @@ class BackgroundMirror(ABC):
                 self._write(index, record)
             self._mirror_to_the_end()
         except Exception as error:  # a mirror may break in any way, and training must go on
-            self._warn(f"{type(error).__name__}: {_one_line(error)}")
+            self._failed = True
+            self._warn(f"{type(error).__name__}: {one_line(error)}")
+            with suppress(Exception):
+                self._drop()
 
     def _mirror_to_the_end(self) -> None:
         index = len(self.run.kept)
@@ -122,12 +135,14 @@ class BackgroundMirror(ABC):
         self._close(item)
 
     def _warn(self, reason: str) -> None:
-        if self._failed:
+        """Say what went wrong, the first time only."""
+        if self._warned:
             return
-        self._failed = True
+        self._warned = True
         line = f"WARNING {self._label}: {reason}; {self.run.directory.name} goes on"
         self.run.say(f"{line}, metrics.jsonl is complete")
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An error's message without line breaks, of bearable length."""
     return " ".join(str(error).split())[:300]

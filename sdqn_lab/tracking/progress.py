@@ -13,8 +13,8 @@ LINE_EVERY_SECONDS = 30.0
 class RunProgress:
     """Steps, updates, return, epsilon, rate and ETA of one run.
 
-    The rate is that of this attempt, evaluations included, so the ETA is an honest one: it counts the
-    time that was really spent on the steps so far.
+    The rate is that of this attempt, evaluations included: the ETA counts the time that was really
+    spent on the steps so far.
     """
 
     def __init__(self, name: str, total_steps: int, done_steps: int, console: Console) -> None:
@@ -27,7 +27,11 @@ class RunProgress:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
-            columns = (TextColumn(self._name), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
+            columns = (
+                TextColumn(self._name),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[text]}"),
+            )
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task("", total=self._total, text="starting")
             self._bar.start()
@@ -48,7 +52,9 @@ class RunProgress:
             self._bar.update(self._task, completed=steps, text=self._text(steps, updates, epsilon))
         elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS:
             self._last_line = time.monotonic()
-            self._console.print(f"{self._name}  {self._text(steps, updates, epsilon)}", soft_wrap=True)
+            self._console.print(
+                f"{self._name}  {self._text(steps, updates, epsilon)}", soft_wrap=True
+            )
 
     def record(self, steps: int, values: dict[str, Any]) -> None:
         """Take the last return from a record, and say an evaluation's result in a line."""
@@ -57,8 +63,8 @@ class RunProgress:
             return
         mean, std = values["eval/return_mean"], values["eval/return_std"]
         episodes = len(values["eval/returns"])
-        line = f"{self._name}  step {steps:,}: evaluation {mean:.2f} (std {std:.2f}, {episodes} episodes)"
-        self._console.print(line, soft_wrap=True)
+        score = f"{mean:.2f} ± {std:.2f} ({episodes} episodes)"
+        self.say(f"{self._name}  step {steps:,}: evaluation {score}")
 
     def say(self, line: str) -> None:
         """A line of its own, above the bar."""

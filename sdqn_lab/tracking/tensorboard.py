@@ -15,8 +15,8 @@ PATIENCE_SECONDS = 30.0
 class TensorBoard(BackgroundMirror):
     """Scalars over agent steps in ``tensorboard/`` of the run directory; sentences become text.
 
-    A continued run purges what earlier files hold and writes the whole record again: a killed process
-    loses what its writer still had in memory, also of steps that the checkpoint knows.
+    A continued run purges what earlier files hold and writes the whole record again: a killed
+    process loses what its writer had in memory, also of steps that the checkpoint knows.
 
     Args:
         run: the run to mirror.

@@ -100,6 +100,7 @@ class Checkpoint:
             packed = (self.folder / entry["file"]).read_bytes()
             arrays = load_arrays(zstandard.decompress(packed))
             replay.import_rows(entry["first"], arrays)
+        replay.check_valid()
 
     def load_state(self) -> dict[str, Any]:
         """The state of the checkpoint that was read."""

@@ -4,7 +4,7 @@ A probe loss whose target differs from Q everywhere is sent through forward and 
 of a silent network on frames without reward is zero and would say nothing.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sdqn_lab.envs.base import VectorEnv
-from sdqn_lab.spiking.stats import SpikeRecorder
+from sdqn_lab.spiking.stats import LayerStats, SpikeRecorder
 from sdqn_lab.training.layers import gradient_norms
 
 WAKE_WITHIN_UPDATES = 2_000
@@ -51,7 +51,9 @@ class Health(NamedTuple):
         if self.starved and not self.dead:
             lines.append(f"starved at the start: no gradient reaches {', '.join(self.starved)}")
         if self.silent and not self.dead:
-            lines.append(f"silent at the start: {', '.join(self.silent)} (fires once learning moves it)")
+            lines.append(
+                f"silent at the start: {', '.join(self.silent)} (fires once learning moves it)"
+            )
         return lines
 
     def record(self) -> dict[str, Any]:
@@ -86,10 +88,7 @@ def probe(network: nn.Module, observations: np.ndarray, seed: int) -> Health:
     (q - q.detach() - 1.0).square().mean().backward()
     firing = recorder.layers()
     norms = {name: float(norm) for name, norm in gradient_norms(network).items()}
-    layers = {
-        name: LayerHealth(*(firing[name] if name in firing else (None, None, None)), norm)
-        for name, norm in norms.items()
-    }
+    layers = {name: _layer(firing.get(name), norm) for name, norm in norms.items()}
     return Health(
         layers,
         dead=not any(norms.values()),
@@ -98,13 +97,19 @@ def probe(network: nn.Module, observations: np.ndarray, seed: int) -> Health:
     )
 
 
+def _layer(stats: LayerStats | None, norm: float) -> LayerHealth:
+    if stats is None:
+        return LayerHealth(None, None, None, norm)
+    return LayerHealth(stats.firing_rate, stats.silent_fraction, stats.saturated_fraction, norm)
+
+
 def dead_line(cell: str, axes: str, cures: list[str]) -> str:
     """One line: what is dead, which axes make it so, and which changes were tried and help."""
     cure = f"write {' or '.join(cures)}" if cures else "none of the usual changes cures it"
     return f"{cell}: dead: no gradient reaches any parameter under {axes}; {cure}"
 
 
-def cures(candidates: dict[str, Callable[[], nn.Module]], observations: np.ndarray) -> list[str]:
+def cures(candidates: Mapping[str, Callable[[], nn.Module]], observations: np.ndarray) -> list[str]:
     """Those changes after which the probe's gradient is alive, each one really tried."""
     return [
         change for change, make in candidates.items() if not probe(make(), observations, 0).dead

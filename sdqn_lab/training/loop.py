@@ -72,7 +72,7 @@ class Recorder(Protocol):
         """Be told after every vector step where the run is."""
 
 
-class Stopped(Exception):
+class StopRequested(Exception):  # noqa: N818  (not an error)
     """The run was asked to stop and has saved what it needs to go on."""
 
 
@@ -113,7 +113,7 @@ class Trainer:
         """Train to the end of the budget.
 
         Raises:
-            Stopped: a stop was requested; the state is saved.
+            StopRequested: a stop was requested; the state is saved.
         """
         counters = self.counters
         while counters.trained or counters.steps < self.settings.steps:
@@ -211,7 +211,7 @@ class Trainer:
         )
         if played is None:
             self._save(self)
-            raise Stopped
+            raise StopRequested
         values = summary(played)
         if counters.best_return is None or values["eval/return_mean"] > counters.best_return:
             counters.best_return, counters.best_steps = values["eval/return_mean"], counters.steps
@@ -226,7 +226,7 @@ class Trainer:
         if stop or self._save_due():
             self._save(self)
         if stop:
-            raise Stopped
+            raise StopRequested
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but replay: tensors, arrays and plain containers only."""
@@ -258,4 +258,3 @@ def summary(played: Evaluation) -> dict[str, Any]:
         "eval/returns": played.returns,
         "eval/length_steps_mean": float(np.mean(played.lengths_steps)),
     }
-

@@ -1,0 +1,138 @@
+"""The command as a user meets it: real processes, real games, exit codes and what lies on disk."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sdqn_lab import run
+from sdqn_lab.tracking.run_directory import RunDirectory
+
+SMALL = ["budget=smoke", "time_window=2", "tracker=none", "threads=1"]
+
+
+def command(*words: str, rc: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "sdqn_lab.run", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == rc, done.stderr
+    return done
+
+
+def records(path: Path) -> list[dict]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("env", ["seaquest", "minatar_freeway", "acrobot"])
+def test_a_smoke_run_has_real_frames_updates_one_evaluation_and_one_checkpoint(env):
+    command(f"env={env}", *SMALL, "hydra.run.dir=here", "keep_state=true")
+    here = Path("here")
+    status = RunDirectory(here).status()
+    told = records(here)
+    assert status["state"] == "finished"
+    assert {"host", "pid", "git_sha", "versions", "cpu", "threads"} <= set(status["attempts"][0])
+    assert sum("eval/return_mean" in record for record in told) == 1
+    assert max(record.get("updates", 0) for record in told) > 0
+    assert told[-1]["frames"] == told[-1]["step"] * (4 if env == "seaquest" else 1)
+    assert (here / "checkpoint" / "manifest.json").exists()
+    assert (here / "health.json").exists()
+    config = yaml.safe_load((here / "config.yaml").read_text())
+    assert config["choices"]["env"] == env
+    assert config["time_window"] == 2
+    assert "${" not in (here / "config.yaml").read_text()
+
+
+def test_a_multirun_names_cells_by_what_they_are_and_ends_with_one_table():
+    words = ["-m", "norm=popnorm,none", "env=minatar_breakout,minatar_asterix", *SMALL]
+    done = command(*words)
+    (sweep_dir,) = Path("multirun").iterdir()
+    cells = sorted(p.name.rpartition("_")[0] for p in sweep_dir.iterdir() if p.is_dir())
+    assert cells == sorted(
+        f"{env}_lif_{norm}_atan_T2_seed0"
+        for env in ("minatar_breakout", "minatar_asterix")
+        for norm in ("popnorm", "none")
+    )
+    assert done.stdout.count("finished") == 4
+    assert "protocol: minatar" in done.stdout
+    assert (sweep_dir / "learning_curves.png").stat().st_size > 10_000
+    before = {p: p.stat().st_mtime_ns for p in sweep_dir.rglob("metrics.jsonl")}
+    again = command(*words)
+    assert again.stderr.count("finished already, not touched") == 4
+    assert before == {p: p.stat().st_mtime_ns for p in sweep_dir.rglob("metrics.jsonl")}
+
+
+def test_a_single_run_found_finished_is_answered_in_one_line():
+    words = ["env=cartpole", *SMALL]
+    command(*words)
+    (path,) = Path("outputs").iterdir()
+    before = (path / "status.json").read_bytes()
+    done = command(*words)
+    assert done.stderr.strip().endswith("finished already, nothing to do")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert (path / "status.json").read_bytes() == before
+
+
+def test_a_single_run_found_unfinished_is_refused_with_the_command_to_paste(capsys):
+    words = ["env=cartpole", *SMALL, "hydra.run.dir=here"]
+    command(*words)
+    RunDirectory("here").update(state="preempted")
+    assert run.main(words) == run.USAGE_ERROR
+    said = capsys.readouterr().err
+    assert "python -m sdqn_lab.run --resume here" in said
+
+
+def test_resume_starts_anew_in_place_where_there_is_no_checkpoint():
+    command("env=cartpole", *SMALL, "hydra.run.dir=here")
+    told = [r.get("eval/returns") for r in records(Path("here"))]
+    RunDirectory("here").update(state="failed")
+    command("--resume", "here")
+    assert [r.get("eval/returns") for r in records(Path("here"))] == told
+    assert RunDirectory("here").state == "finished"
+
+
+BROKEN = """
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Broken(CartPoleEnv):
+    def step(self, action):
+        if self.np_random.random() < 0.01:
+            raise RuntimeError("the pole snapped")
+        return super().step(action)
+
+
+gymnasium.register("Broken-v0", Broken)
+"""
+
+
+def test_one_cell_that_dies_neither_stops_the_others_nor_looks_finished():
+    """A user's own environment raises in the middle of training."""
+    Path("broken.py").write_text(BROKEN)
+    ids = "env.id='broken:Broken-v0','CartPole-v1'"
+    done = command("-m", "env=gymnasium", ids, *SMALL, "hydra.sweep.dir=here", rc=1)
+    states = {p.name[:6]: RunDirectory(p).state for p in Path("here").iterdir() if p.is_dir()}
+    assert states == {"broken": "failed", "CartPo": "finished"}
+    (victim,) = Path("here").glob("broken*")
+    assert "RuntimeError: the pole snapped" in RunDirectory(victim).status()["error"]
+    assert "failed: RuntimeError: the pole snapped" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_health_refuse_stops_a_dead_network_in_one_line():
+    words = ["experiment=pl_sdqn_lecture", "env=minatar_breakout", "health=refuse", *SMALL]
+    done = command(*words, "hydra.run.dir=here", rc=1)
+    assert "refused: here: dead: no gradient reaches any parameter" in done.stderr
+    assert "surrogate=quadratic_gate" in done.stderr
+    assert "surrogate=atan" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert RunDirectory("here").state == "failed"
+    assert not Path("here/metrics.jsonl").exists()
+
+
+def test_hydras_own_flags_still_work():
+    assert "time_window: 2" in command("time_window=2", "--cfg", "job").stdout
+    assert "neuron: if, lif, plif, relu" in command("--help").stdout

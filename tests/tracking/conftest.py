@@ -1,0 +1,27 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.tracking.wandb_server import WandbServer
+
+KEY = "0123456789" * 4
+
+
+@pytest.fixture(autouse=True)
+def no_account(tmp_path, monkeypatch) -> None:
+    """No key, no settings, nobody's home: what this machine has configured plays no part."""
+    for name in ("API_KEY", "BASE_URL", "MODE", "PROJECT", "ENTITY", "CACHE_DIR", "SERVICE"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("NETRC", raising=False)
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[WandbServer]:
+    """A W&B server that accepts any key, and a key for it."""
+    with WandbServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield server

@@ -1,0 +1,204 @@
+"""A stand-in for the W&B server: loopback only, in memory, just what the client needs for a run."""
+
+import gzip
+import json
+import re
+import threading
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+HISTORY = "wandb-history.jsonl"
+
+
+@dataclass
+class ServedRun:
+    """What the server knows of a run; history lines are stored at the offset the client names."""
+
+    id: str
+    name: str = ""
+    group: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    lines: dict[int, str] = field(default_factory=dict)
+    exit_code: int | None = None
+    preempting: bool = False
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return [json.loads(self.lines[offset]) for offset in sorted(self.lines)]
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The history without W&B's own keys."""
+        return [{k: v for k, v in row.items() if not k.startswith("_")} for row in self.history]
+
+
+class WandbServer:
+    """Context manager; ``url`` is what ``WANDB_BASE_URL`` takes."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, ServedRun] = {}
+        self.refuse_all_with: int | None = None
+        self.refuse_records_with: int | None = None
+        self.die_at_first_record = False
+        handler = partial(_Handler, self)
+        self._http = _Http(("127.0.0.1", 0), handler)
+        self.dead = False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    def __enter__(self) -> "WandbServer":
+        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.die()
+
+    def die(self) -> None:
+        """Stop listening, and cut connections that are still open at their next request."""
+        if self.dead:
+            return
+        self.dead = True
+        self._http.shutdown()
+        self._http.server_close()
+
+    def run(self) -> ServedRun:
+        """The only run there is."""
+        (run,) = self.runs.values()
+        return run
+
+    def stream(self, run_id: str, body: dict[str, Any]) -> None:
+        run = self.runs[run_id]
+        history = body.get("files", {}).get(HISTORY)
+        if history:
+            for index, line in enumerate(history["content"]):
+                run.lines[history["offset"] + index] = line
+        run.preempting |= bool(body.get("preempting"))
+        if body.get("complete"):
+            run.exit_code = body["exitcode"]
+
+    def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        if "RunResumeStatus" in query:
+            return {"model": {"name": "p", "entity": _ENTITY, "bucket": self._bucket(variables)}}
+        if "upsertBucket" in query:
+            return {"upsertBucket": self._upsert(variables)}
+        if "createRunFiles" in query:
+            return {"createRunFiles": self._files(variables)}
+        if re.search(r"\bviewer\b", query):
+            viewer = {"id": "1", "entity": "me", "username": "me", "flags": "{}"}
+            return {"viewer": {**viewer, "teams": {"edges": []}}, "serverInfo": _SERVER_INFO}
+        if "serverInfo" in query:
+            return {"serverInfo": _SERVER_INFO}
+        return {}
+
+    def _bucket(self, variables: dict[str, Any]) -> dict[str, Any] | None:
+        run = self.runs.get(variables["name"])
+        if run is None:
+            return None
+        tail = run.lines[max(run.lines)] if run.lines else "{}"
+        return {
+            "id": run.id,
+            "name": run.id,
+            "displayName": run.name,
+            "summaryMetrics": tail,
+            "logLineCount": 0,
+            "eventsLineCount": 0,
+            "historyLineCount": len(run.lines),
+            "historyTail": json.dumps([tail] if run.lines else []),
+            "eventsTail": "[]",
+            "config": json.dumps(run.config),
+            "tags": [],
+            "wandbConfig": '{"t": 1}',
+            "stopped": False,
+        }
+
+    def _upsert(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run_id = variables["name"]
+        inserted = run_id not in self.runs
+        run = self.runs.setdefault(run_id, ServedRun(run_id))
+        run.name = variables.get("displayName") or run.name
+        run.group = variables.get("groupName") or run.group
+        if variables.get("config"):
+            run.config = json.loads(variables["config"])
+        bucket = {
+            "id": run.id,
+            "name": run.id,
+            "displayName": run.name,
+            "config": json.dumps(run.config),
+            "historyLineCount": len(run.lines),
+            "project": {"id": "1", "name": "p", "entity": _ENTITY},
+        }
+        return {"bucket": bucket, "inserted": inserted}
+
+    def _files(self, variables: dict[str, Any]) -> dict[str, Any]:
+        files = [{"name": f, "uploadUrl": f"{self.url}/up/{f}"} for f in variables["files"]]
+        return {"runID": "1", "uploadHeaders": [], "files": files}
+
+
+_ENTITY = {"id": "1", "name": "me"}
+_SERVER_INFO = {
+    "cliVersionInfo": {"max_cli_version": "99.0.0", "min_cli_version": "0.0.0"},
+    "latestLocalVersionInfo": None,
+    "features": [],
+}
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that hang up are no news here."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, server: WandbServer, *args: Any) -> None:
+        self._wandb = server
+        super().__init__(*args)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._reply({})
+
+    def do_PUT(self) -> None:
+        self._body()
+        self._reply({})
+
+    def do_POST(self) -> None:
+        body = self._body()
+        if self._wandb.die_at_first_record and self.path.startswith("/files/"):
+            self._wandb.die()
+        if self._wandb.dead:
+            self.close_connection = True
+            return
+        status = self._wandb.refuse_all_with
+        if self.path.startswith("/files/"):
+            status = status or self._wandb.refuse_records_with
+        if status:
+            self._reply({"error": "refused"}, status)
+        elif self.path.startswith("/files/"):
+            self._wandb.stream(self.path.split("/")[4], json.loads(body))
+            self._reply({"limits": {}})
+        elif self.path == "/graphql":
+            asked = json.loads(body)
+            self._reply({"data": self._wandb.answer(asked["query"], asked.get("variables") or {})})
+        else:
+            self._reply({})
+
+    def _body(self) -> bytes:
+        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        return gzip.decompress(raw) if self.headers.get("Content-Encoding") == "gzip" else raw
+
+    def _reply(self, answer: dict[str, Any], status: int = 200) -> None:
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
