@@ -1,6 +1,7 @@
 """The composition root: config -> objects. The only caller of ``hydra.utils.instantiate``."""
 
 import inspect
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,8 +83,19 @@ def _instantiate(node: DictConfig, **extra: Any) -> Any:
 def build_env(cfg: DictConfig, num_envs: int) -> VectorEnv:
     """The environment of a config, ``num_envs`` copies stepped together."""
     protocol = Protocol(**OmegaConf.to_container(cfg.protocol))  # type: ignore[arg-type]
-    env: VectorEnv = get_class(cfg.env._target_)(cfg.env.id, num_envs, protocol)
+    cls = get_class(cfg.env._target_)
+    threaded = "num_threads" in inspect.signature(cls).parameters
+    extra = {"num_threads": resolve_threads(cfg.get("threads"))} if threaded else {}
+    env: VectorEnv = cls(cfg.env.id, num_envs, protocol, **extra)
     return env
+
+
+def resolve_threads(threads: int | None) -> int:
+    """CPU threads to use: as configured, else what the scheduler gave this process."""
+    if threads is not None:
+        return threads
+    allowed = len(os.sched_getaffinity(0))
+    return min(allowed, int(os.environ.get("SLURM_CPUS_PER_TASK", allowed)))
 
 
 def frame_shape(env: VectorEnv) -> tuple[int, ...]:

@@ -52,7 +52,7 @@ def run_cell(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
         0 finished, 1 failed (its traceback is in ``status.json``), 143 stopped by a signal, saved.
     """
     directory.path.mkdir(parents=True, exist_ok=True)
-    threads = cfg.threads or len(os.sched_getaffinity(0))
+    threads = build.resolve_threads(cfg.threads)
     name = directory.path.name
     directory.update(state="pending", cell=name)
     write_atomic(directory.config, OmegaConf.to_yaml(cfg).encode())
@@ -137,8 +137,11 @@ def _train(
             save_due=saver.due,
             stop_requested=stop,
         )
+        replay = trainer.replay
+        steps = replay.capacity_rows * replay.num_envs
+        progress.say(f"{directory.path.name}: replay of {steps:,} steps, {replay.nbytes / 1e9:.2f} GB")
         if facts:
-            checkpoint.load_replay(trainer.replay)
+            checkpoint.load_replay(replay)
             trainer.load_state_dict(checkpoint.load_state())
         trainer.run()
 
@@ -234,7 +237,7 @@ class _Saver:
     ) -> None:
         self._directory, self._checkpoint = directory, checkpoint
         self._metrics, self._recorder = metrics, recorder
-        self._period = 60.0 * cfg.checkpoint_every_minutes
+        self._period: float = 60.0 * cfg.checkpoint_every_minutes
         self._last = time.monotonic()
 
     def due(self) -> bool:

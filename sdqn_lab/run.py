@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,6 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from sdqn_lab import config
-from sdqn_lab.analysis.curves import draw_learning_curves
 from sdqn_lab.analysis.run import Run
 from sdqn_lab.analysis.table import print_table
 from sdqn_lab.cell import PREEMPTED_EXIT, run_cell
@@ -145,7 +145,8 @@ def _start(planned: Plan) -> int:
             return answer
     first = planned.directories[0]
     _check_writable(key, first.parent if planned.multirun else first)
-    _hydra_main(planned.words)
+    with suppress(SystemExit):
+        _hydra_main(planned.words)
     return _finish(planned)
 
 
@@ -228,6 +229,9 @@ def _finish(planned: Plan) -> int:
 
 
 def _show(directories: list[Path]) -> None:
+    # Imported here: plotting takes half a second to load, and most commands draw nothing.
+    from sdqn_lab.analysis.curves import draw_learning_curves
+
     sweep_dir = directories[0].parent
     runs = [Run(path) for path in directories]
     out = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
@@ -261,7 +265,10 @@ def _task(_: DictConfig) -> int:
         for problem in error.problems:
             console.print(f"{directory.path.name}: {problem}", soft_wrap=True)
         return 1
-    return _run_cell(cfg, directory)
+    code = _run_cell(cfg, directory)
+    if code == PREEMPTED_EXIT:
+        sys.exit(code)  # who stops a cell stops the sweep: the cells after it do not begin
+    return code
 
 
 def _run_cell(cfg: DictConfig, directory: RunDirectory) -> int:

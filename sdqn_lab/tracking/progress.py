@@ -7,7 +7,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-LINE_EVERY_SECONDS = 30.0
+BAR_SECONDS = 0.2
+LINE_SECONDS = 30.0
 
 
 class RunProgress:
@@ -20,7 +21,8 @@ class RunProgress:
     def __init__(self, name: str, total_steps: int, done_steps: int, console: Console) -> None:
         self._name, self._total, self._begin = name, total_steps, done_steps
         self._console = console
-        self._since = self._last_line = time.monotonic()
+        self._since = self._last_shown = time.monotonic()
+        self._show_every_seconds = BAR_SECONDS if console.is_terminal else LINE_SECONDS
         self._return = float("nan")
         self._bar: Progress | None = None
         self._task = TaskID(0)
@@ -47,14 +49,15 @@ class RunProgress:
             self._bar.stop()
 
     def update(self, steps: int, updates: int, epsilon: float) -> None:
-        """Called after every vector step; cheap."""
+        """Called after every vector step; shows something only now and then."""
+        if time.monotonic() - self._last_shown < self._show_every_seconds:
+            return
+        self._last_shown = time.monotonic()
+        text = self._text(steps, updates, epsilon)
         if self._bar:
-            self._bar.update(self._task, completed=steps, text=self._text(steps, updates, epsilon))
-        elif time.monotonic() - self._last_line > LINE_EVERY_SECONDS:
-            self._last_line = time.monotonic()
-            self._console.print(
-                f"{self._name}  {self._text(steps, updates, epsilon)}", soft_wrap=True
-            )
+            self._bar.update(self._task, completed=steps, text=text)
+        else:
+            self.say(f"{self._name}  {text}")
 
     def record(self, steps: int, values: dict[str, Any]) -> None:
         """Take the last return from a record, and say an evaluation's result in a line."""

@@ -67,8 +67,8 @@ class WandB(BackgroundMirror):
     def _open(self) -> None:
         if self._mode == "disabled":
             return
-        # A scheduler that announces preemption signals every process of the job. The client's service
-        # inherits this thread's mask and survives, so that the run can still say how it ended.
+        # A scheduler that announces preemption signals every process of the job. The client's
+        # service inherits this thread's mask and survives, so the run can still say how it ended.
         signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
         self._setup()
         self._client, problem = self._connect()
@@ -111,9 +111,19 @@ class WandB(BackgroundMirror):
         wandb.teardown()
         self._setup()
 
+    def _retire_segments(self) -> None:
+        """Mark older offline segments as uploaded: the next one holds their records too.
+
+        ``wandb sync`` would add the records of every segment that it is given.
+        """
+        for log in self.run.directory.glob("wandb/offline-run-*/run-*.wandb"):
+            log.with_name(f"{log.name}.synced").touch()
+
     def _start(self, mode: Literal["online", "offline"]) -> wandb.Run:
         import wandb
 
+        if mode == "offline":
+            self._retire_segments()
         facts = {"directory": str(self.run.directory), "attempt": self.run.attempt}
         settings = wandb.Settings(
             silent=True,
@@ -193,11 +203,10 @@ class _Listener:
 
 def _has_key() -> bool:
     """Whether W&B finds a key: environment, netrc file, or its settings; never asks for one."""
-    import wandb
-    from wandb.sdk.lib import wbauth
+    import wandb.sdk.lib.wbauth
 
     host = wandb.setup().settings.base_url
-    found = wbauth.authenticate_session(
+    found = wandb.sdk.lib.wbauth.authenticate_session(
         host=host, source="sdqn_lab", prompt=False, update_session=False
     )
     return found is not None

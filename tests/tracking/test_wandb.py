@@ -81,6 +81,16 @@ def test_a_continued_offline_run_opens_a_linked_segment_with_the_whole_record(tm
     assert second.records == records(14)
 
 
+def test_uploading_all_offline_segments_brings_each_record_once(tmp_path, told, server):
+    mirror(mirrored(tmp_path / "cell", told), records(10), exit_code=143, mode="offline")
+    continued = mirrored(tmp_path / "cell", told, attempt=2, kept=records(6))
+    mirror(continued, records(14, begin=6), mode="offline")
+    segments = sorted(str(path) for path in tmp_path.glob("cell/wandb/offline-run-*"))
+    subprocess.run([sys.executable, "-m", "wandb", "sync", *segments], check=True, timeout=60)
+    assert server.run().records == records(14)
+    assert server.run().exit_code == 0
+
+
 def test_all_files_lie_in_the_run_directory(tmp_path, told):
     mirror(mirrored(tmp_path / "cell", told), records(2))
     assert {path.name for path in tmp_path.iterdir()} == {"cell", "home"}
