@@ -1,0 +1,148 @@
+"""What the trainer counts, what it lets into learning, and what it keeps apart."""
+
+import numpy as np
+import pytest
+
+from sdqn_lab.envs.base import Step
+from sdqn_lab.training.evaluation import evaluate
+from tests.training.toys import chain, toy_config, toy_trainer
+
+SHORT = ["budget.steps=400", "algo.iteration_steps=200", "budget.log_every_steps=100"]
+
+
+class Scripted:
+    """Two environments that replay a script; actions are ignored."""
+
+    num_envs, stack, num_actions, frames_per_step = 2, 1, 2, 4
+    observation_shape = (3,)
+    observation_dtype = np.dtype(np.float32)
+
+    def __init__(self, rows):
+        self._rows, self.at = rows, 0
+
+    def reset(self, seed):
+        self.at = 0
+        return np.zeros((2, 3), np.float32)
+
+    def step(self, actions):
+        rewards, terminated, truncated, life_lost, started = self._rows[self.at % len(self._rows)]
+        self.at += 1
+        return Step(
+            np.full((2, 3), self.at, np.float32),
+            np.array(rewards, np.float32),
+            *(np.array(flags, bool) for flags in (terminated, truncated, life_lost, started)),
+        )
+
+    def close(self):
+        pass
+
+
+NO = (False, False)
+
+
+def scripted(rows, *overrides):
+    cfg = toy_config("algo.num_envs=2", "protocol.eval_episodes=2", *SHORT, *overrides)
+    trainer, tape = toy_trainer(cfg, lambda n, protocol: Scripted(rows))
+    trainer.collector.start(0)
+    return trainer, tape
+
+
+def test_rows_that_only_start_a_new_episode_are_no_agent_steps():
+    rows = [((1, 1), (True, False), NO, NO, NO), ((0, 1), NO, NO, NO, (True, False))]
+    trainer, _ = scripted(rows)
+    taken = [trainer.collector.step(1.0)[0] for _ in range(4)]
+    assert taken == [2, 1, 2, 1]
+    assert trainer.replay.transitions == 6
+
+
+def test_returns_are_unclipped_while_learning_sees_the_sign():
+    rows = [((7, -3), NO, NO, NO, NO), ((2, 0), (True, True), NO, NO, NO)]
+    trainer, _ = scripted(rows, "protocol.reward_clipping=true")
+    trainer.collector.step(1.0)
+    _, episodes = trainer.collector.step(1.0)
+    assert [episode.score for episode in episodes] == [9.0, -3.0]
+    assert [episode.length_steps for episode in episodes] == [2, 2]
+    assert trainer.replay.export_rows(0, 2)["rewards"].tolist() == [[1, -1], [1, 0]]
+
+
+def test_a_truncated_episode_counts_but_keeps_its_bootstrap():
+    trainer, _ = scripted([((1, 1), NO, (True, False), NO, NO)])
+    _, episodes = trainer.collector.step(1.0)
+    assert len(episodes) == 1
+    assert not trainer.replay.export_rows(0, 1)["terminal"].any()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_lost_life_ends_the_bootstrap_where_the_protocol_says_so_and_never_the_game(ends):
+    rows = [((1, 1), NO, NO, (True, False), NO)]
+    trainer, _ = scripted(rows)
+    trainer.collector._life_loss_ends_bootstrap = ends
+    _, episodes = trainer.collector.step(1.0)
+    assert episodes == []
+    assert trainer.replay.export_rows(0, 1)["terminal"].tolist() == [[ends, False]]
+
+
+def test_one_update_per_so_many_steps_after_the_start():
+    cfg = toy_config(*SHORT, "algo.learn_every_steps=3")
+    trainer, _ = toy_trainer(cfg)
+    trainer.run()
+    counters = trainer.counters
+    assert counters.updates == (counters.steps - cfg.algo.replay_start_steps) // 3
+    assert counters.updates == trainer.agent.updates
+
+
+def test_evaluation_leaves_no_trace_in_training():
+    """Twice the evaluation episodes, and every training number stays."""
+
+    def training_numbers(episodes):
+        cfg = toy_config(*SHORT, f"protocol.eval_episodes={episodes}", "norm=batchnorm")
+        trainer, tape = toy_trainer(cfg)
+        trainer.run()
+        return [record for record in tape.records if "epsilon" in record]
+
+    assert training_numbers(2) == training_numbers(5)
+
+
+def test_logging_leaves_no_trace_in_training():
+    """A statistics pass draws from replay and from the encoder; learning must not notice."""
+
+    def last_weights(period):
+        cfg = toy_config(*SHORT[:2], f"budget.log_every_steps={period}")
+        trainer, _ = toy_trainer(cfg)
+        trainer.run()
+        return {k: v.tolist() for k, v in trainer.agent.network.state_dict().items()}
+
+    assert last_weights(50) == last_weights(150)
+
+
+def test_episodes_cut_by_an_iterations_end_leave_no_return():
+    cfg = toy_config("budget.steps=80", "algo.iteration_steps=40", "budget.log_every_steps=40")
+    trainer, tape = toy_trainer(cfg)
+    trainer.run()
+    lengths = [r["train/length_steps"] for r in tape.records if "train/length_steps" in r]
+    assert trainer.counters.episodes == 0
+    assert lengths == []
+
+
+def test_every_evaluation_plays_one_episode_in_each_copy():
+    cfg = toy_config(*SHORT, "protocol.eval_episodes=3", "protocol.episode_cap_frames=30")
+    trainer, tape = toy_trainer(cfg, chain)
+    trainer.run()
+    played = [r for r in tape.records if "eval/returns" in r]
+    assert len(played) == 2
+    for record in played:
+        assert len(record["eval/returns"]) == 3
+        assert record["eval/return_mean"] == np.mean(record["eval/returns"])
+        assert record["eval/return_std"] == np.std(record["eval/returns"])
+
+
+def test_an_evaluation_repeats_itself_and_another_index_differs():
+    cfg = toy_config(*SHORT)
+    trainer, _ = toy_trainer(cfg)
+    env = trainer._eval_env
+
+    def played(index):
+        return evaluate(trainer.agent, env, seed=0, index=index, epsilon=0.5)
+
+    assert played(0) == played(0)
+    assert played(0) != played(1)
