@@ -71,6 +71,7 @@ def make_neuron(cfg: DictConfig) -> Neuron:
     wants = inspect.signature(get_class(cfg.neuron._target_)).parameters
     extra = {"surrogate": _instantiate(cfg.surrogate)} if "surrogate" in wants else {}
     neuron: Neuron = _instantiate(cfg.neuron, **extra)
+    neuron.backend = cfg.backend
     return neuron
 
 

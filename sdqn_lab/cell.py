@@ -139,7 +139,8 @@ def _train(
         )
         replay = trainer.replay
         steps = replay.capacity_rows * replay.num_envs
-        progress.say(f"{directory.path.name}: replay of {steps:,} steps, {replay.nbytes / 1e9:.2f} GB")
+        size = f"{steps:,} steps, {replay.nbytes / 1e9:.2f} GB"
+        progress.say(f"{directory.path.name}: replay of {size}")
         if facts:
             checkpoint.load_replay(replay)
             trainer.load_state_dict(checkpoint.load_state())

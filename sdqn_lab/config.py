@@ -1,7 +1,7 @@
-"""Schema of the closed settings, and the way from words on a command line to one validated config.
+"""Schema of the closed settings, and the way from a command line's words to one validated config.
 
-Compose -> resolve -> validate. Everything wrong is collected and raised as one ``ConfigError`` with a
-line for each problem (key, value, rule, what to write), before any directory exists.
+Compose -> resolve -> validate. Everything wrong is collected and raised as one ``ConfigError`` with
+a line for each problem (key, value, rule, what to write), before any directory exists.
 """
 
 import difflib
@@ -160,13 +160,16 @@ class Config:
     time_window: int = MISSING
     """T, simulation steps per decision, >= 1."""
     time_window_eval: int | None = MISSING
+    """T in evaluation and play; null: time_window."""
+    backend: str = MISSING
+    """fused or reference: two forms of the neurons' equations, equal to rounding."""
     seed: int = MISSING
     """>= 0; 0 is a seed."""
     device: str = MISSING
     threads: int | None = MISSING
     health: str = MISSING
     checkpoint_every_minutes: float = MISSING
-    """Minutes between checkpoints inside an iteration; one is made at each iteration's end anyway."""
+    """Minutes between checkpoints inside an iteration; its end makes one anyway."""
     keep_state: bool = MISSING
     """Keep replay and optimizer of a finished run, so that a larger budget.steps can extend it."""
     choices: dict[str, str | None] = field(default_factory=dict)
@@ -222,7 +225,7 @@ def compose(overrides: list[str]) -> DictConfig:
 
 
 def resolved(cfg: DictConfig) -> DictConfig:
-    """A read-only copy of a composed config: choices filled in, Hydra's own node gone, no references left.
+    """A read-only copy of a composed config: choices filled in, Hydra's node and references gone.
 
     Raises:
         ConfigError: a reference leads nowhere, or a required value is missing.

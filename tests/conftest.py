@@ -1,4 +1,4 @@
-"""Stricter than in use: one thread, deterministic algorithms, and nothing written into the source tree."""
+"""Stricter than in use: one thread, deterministic algorithms, a folder of its own."""
 
 from collections.abc import Iterator
 

@@ -36,5 +36,5 @@ def test_a_loaded_network_is_the_trained_one_not_a_fresh_one(trained):
 
 
 def test_a_directory_without_a_network_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="config.yaml: not there"):
+    with pytest.raises(FileNotFoundError, match=r"config\.yaml: not there"):
         sdqn_lab.load(tmp_path / "nothing")

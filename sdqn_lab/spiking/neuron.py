@@ -7,14 +7,17 @@ scale, and nothing but the membrane time constant is called tau.
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from sdqn_lab.spiking.kernels.sequence import Dynamics, run_sequence
 from sdqn_lab.spiking.surrogate import Atan, Surrogate
 
 _ATAN = Atan()
+Backend = Literal["fused", "reference"]
+"""fused: the kernel where a neuron has the slopes for it; reference: always the plain steps."""
 
 
 class Neuron(nn.Module, ABC):
@@ -24,9 +27,11 @@ class Neuron(nn.Module, ABC):
         temporal: whether the answer depends on time; if not, networks run it with T = 1.
         v_threshold: firing threshold; normalizations scale their output to it.
         v_reset: resting value of the membrane; normalizations centre their output on it.
+        backend: which form of the same numbers runs, where there is more than one.
     """
 
     temporal: ClassVar[bool]
+    backend: Backend = "fused"
     v_threshold: float
     v_reset: float
 
@@ -53,7 +58,8 @@ class ReLU(Neuron):
 class SpikingNeuron(Neuron):
     """Charge, fire, reset: the step that all spiking neurons share.
 
-    A new neuron is a subclass with its own `charge`. One step, x the current and v the membrane:
+    A new neuron is a subclass with its own `charge`; if that is linear with constant slopes, naming
+    them in `slopes` gives it the fused path too. One step, x the current and v the membrane:
 
         v <- charge(x, v)
         s  = 1[v > v_threshold]                         strictly above
@@ -105,6 +111,11 @@ class SpikingNeuron(Neuron):
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         """The membrane after one step of current x on membrane v, both (B, ...), before firing."""
 
+    @property
+    def slopes(self) -> tuple[float, float] | None:
+        """(d charge / d x, d charge / d v) where both are constants, else None."""
+        return None
+
     def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the class's equation: current and membrane (B, ...) to (spike, membrane)."""
         v = self.charge(x, v)
@@ -116,12 +127,30 @@ class SpikingNeuron(Neuron):
 
     def forward(self, x_seq: Tensor) -> Tensor:
         """Currents (T, B, ...) to spikes (T, B, ...), the membrane starting at v_reset."""
+        if self.backend == "fused" and self.slopes is not None:
+            return run_sequence(x_seq, self._dynamics(*self.slopes))
+        return self.reference(x_seq)
+
+    def reference(self, x_seq: Tensor) -> Tensor:
+        """`forward` as the loop over `step` that defines it."""
         v = torch.full_like(x_seq[0], self.v_reset)
         spikes = []
         for x in x_seq.unbind(0):
             spike, v = self.step(x, v)
             spikes.append(spike)
         return torch.stack(spikes)
+
+    def _dynamics(self, slope_x: float, slope_v: float) -> Dynamics:
+        return Dynamics(
+            charge=self.charge,
+            derivative=self.surrogate.derivative,
+            slope_x=slope_x,
+            slope_v=slope_v,
+            v_threshold=self.v_threshold,
+            v_reset=self.v_reset,
+            hard=self.reset == "hard",
+            detach_reset=self.detach_reset,
+        )
 
     def extra_repr(self) -> str:
         """The settings that all spiking neurons share."""
@@ -137,6 +166,11 @@ class IF(SpikingNeuron):
     Args:
         v_threshold: see `SpikingNeuron`, as all other arguments.
     """
+
+    @property
+    def slopes(self) -> tuple[float, float]:
+        """(1, 1)."""
+        return 1.0, 1.0
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         """v + x."""
@@ -183,6 +217,11 @@ class LIF(SpikingNeuron):
         if not 1 <= tau < math.inf:
             raise ValueError(f"tau must be >= 1 and finite, got {tau}")
         self.tau = tau
+
+    @property
+    def slopes(self) -> tuple[float, float]:
+        """(1 / tau, 1 - 1 / tau)."""
+        return 1 / self.tau, 1 - 1 / self.tau
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         """v + (x - v) / tau."""

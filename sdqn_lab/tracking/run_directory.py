@@ -1,7 +1,7 @@
 """A run's directory: what is in it and in which state the run is.
 
-``config.yaml`` (resolved), ``status.json``, ``metrics.jsonl``, ``checkpoint/``, networks. It is data:
-nothing in it is executed by reading it.
+``config.yaml`` (resolved), ``status.json``, ``metrics.jsonl``, ``checkpoint/``, networks. It is
+data: nothing in it is executed by reading it.
 """
 
 import json

@@ -1,9 +1,9 @@
 """Checkpoints that survive a crash at any instant and are read without executing anything.
 
-A checkpoint is a JSON manifest naming its files with size and SHA-256. Files are written first, under
-names never used before; renaming the manifest into place makes them the checkpoint; only then are the
-files of the one before removed. Tensors lie in safetensors files, replay in zstd-compressed increments:
-each checkpoint adds the rows written since the last one.
+A checkpoint is a JSON manifest naming its files with size and SHA-256. Files are written first,
+under names never used before; renaming the manifest into place makes them the checkpoint; only then
+are the files of the one before removed. Tensors lie in safetensors files, replay in zstd-compressed
+increments: each checkpoint adds the rows written since the last one.
 """
 
 import hashlib
@@ -110,7 +110,7 @@ class Checkpoint:
         return state
 
     def drop(self) -> None:
-        """Remove the checkpoint: the manifest first, so that no half of it is ever taken for whole."""
+        """Remove the checkpoint, the manifest first: no half of it is ever taken for whole."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
         self._manifest = {"segments": [], "serial": 0}
         self._sweep()
@@ -154,7 +154,7 @@ class Checkpoint:
             raise CheckpointError(f"{path}: content differs from the manifest: damaged")
 
     def _sweep(self) -> None:
-        """Remove what the manifest does not name: files of older checkpoints and of failed attempts."""
+        """Remove what the manifest does not name: older checkpoints, failed attempts."""
         if not self.folder.is_dir():
             return
         segments = [entry["file"] for entry in self._manifest["segments"]]
@@ -166,7 +166,7 @@ class Checkpoint:
 
 
 def pack(tree: Any) -> dict[str, torch.Tensor]:
-    """Plain containers with tensors and arrays as leaves -> named tensors, the rest as JSON beside them."""
+    """Containers whose leaves are tensors and arrays -> named tensors, the rest as JSON."""
     tensors: dict[str, torch.Tensor] = {}
     skeleton = json.dumps(_strip(tree, tensors)).encode()
     tensors["json"] = torch.frombuffer(bytearray(skeleton), dtype=torch.uint8)

@@ -19,8 +19,8 @@ class Episode(NamedTuple):
 class Collector:
     """Steps N environments together and writes what they show into replay.
 
-    The emulator cannot save its state, but it is deterministic: the state of the environments is the
-    seed of their last start and the actions since. ``load_state_dict`` plays them again.
+    The emulator cannot save its state, but it is deterministic: the state of the environments is
+    the seed of their last start and the actions since. ``load_state_dict`` plays them again.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Collector:
         self._channels = env.observation_shape[0] // env.stack
 
     def start(self, seed: int) -> None:
-        """Start all environments anew; everything that follows depends on this seed and the actions."""
+        """Start all environments anew; what follows depends on this seed and the actions alone."""
         self._seed = seed
         self._actions: list[np.ndarray] = []
         self._observations = self._env.reset(seed)

@@ -1,4 +1,4 @@
-"""The evaluation protocol: every episode in an environment of its own, none preferred for being short."""
+"""Evaluation: every episode in an environment of its own, none preferred for being short."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

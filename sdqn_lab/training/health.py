@@ -1,7 +1,8 @@
-"""Can this network learn at all? Asked of real first observations before the first step, and while it trains.
+"""Can this network learn at all? Asked before the first step, and while it trains.
 
-A probe loss whose target differs from Q everywhere is sent through forward and backward. (The TD error
-of a silent network on frames without reward is zero and would say nothing.)
+A probe loss whose target differs from Q everywhere is sent through forward and backward on real
+first observations. (The TD error of a silent network on frames without reward is zero and says
+nothing.)
 """
 
 from collections.abc import Callable, Mapping
@@ -46,7 +47,7 @@ class Health(NamedTuple):
     silent: list[str]
 
     def lines(self) -> list[str]:
-        """Starved and silent layers, a line each; a dead network's line names causes and is not here."""
+        """Starved and silent layers, a line each; ``dead_line`` speaks of the dead."""
         lines = []
         if self.starved and not self.dead:
             lines.append(f"starved at the start: no gradient reaches {', '.join(self.starved)}")

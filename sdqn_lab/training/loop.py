@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.agents.replay import Batch, Replay
@@ -46,8 +45,11 @@ class Settings:
 
 @dataclass
 class Counters:
-    """How far a run is. ``iteration`` counts the finished ones, ``trained`` says that the running one
-    only lacks its evaluation."""
+    """How far a run is.
+
+    ``iteration`` counts the finished ones; ``trained`` says that the running one only lacks its
+    evaluation.
+    """
 
     steps: int = 0
     updates: int = 0

@@ -150,7 +150,7 @@ def test_a_full_disk_is_named_and_the_last_good_one_kept(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "write_json", full)
-    with pytest.raises(CheckpointError, match="cannot save a checkpoint: .*No space left"):
+    with pytest.raises(CheckpointError, match=r"cannot save a checkpoint: .*No space left"):
         saved.save({"good": 2}, replay, {})
     assert restored(tmp_path)[1] == {"good": 1}
     assert len(list(tmp_path.glob("state-*"))) == 1

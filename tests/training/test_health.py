@@ -49,7 +49,7 @@ def test_the_ann_twin_is_alive_everywhere():
 
 
 def test_the_probe_leaves_the_network_as_it_is():
-    health, network, observations = examined("env=minatar_breakout", "norm=batchnorm")
+    _, network, observations = examined("env=minatar_breakout", "norm=batchnorm")
     before = {key: value.clone() for key, value in network.state_dict().items()}
     probe(network, observations, 7)
     after = network.state_dict()

@@ -1,0 +1,270 @@
+"""What the documents say is true: commands compose, snippets run, tables equal the files."""
+
+import ast
+import json
+import re
+import shlex
+import shutil
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+import sdqn_lab
+from sdqn_lab import build, config, run
+from sdqn_lab.cell import run_cell
+from sdqn_lab.spiking import neuron
+from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.training.seeding import stream_seed
+from tests.training.toys import toy_config, toy_trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/METRICS.md"),
+    *("docs/DEVIATIONS.md", "tests/golden/README.md"),
+]
+SMALL = ["time_window=2", "threads=1", "network.channels=[4]", "network.hidden=16"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every row of every table; the lines below headings are left out."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def section(heading: str) -> str:
+    return README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in blocks("sh")
+    for line in block.splitlines()
+    if line.startswith("python -m sdqn_lab.run")
+]
+SNIPPETS = [block for block in blocks("python") if not block.startswith("# sdqn_lab/")]
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory):
+    """The README's smoke run, with a network small enough for a test."""
+    folder = tmp_path_factory.mktemp("readme")
+    (words,) = [c[3:] for c in COMMANDS if "hydra.run.dir=outputs/first" in c]
+    cfg = config.compose([*(w for w in words if not w.startswith("hydra.")), *SMALL])
+    assert run_cell(cfg, RunDirectory(folder / "outputs" / "first"), Console(quiet=True)) == 0
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c[3:])[:60] or "alone")
+def test_every_command_of_the_readme_is_valid(command):
+    words = command[3:]
+    if words[:1] == ["--resume"]:
+        assert run._resume_arguments(words)[0] == Path("outputs/first")
+        return
+    run.plan(words, run._arguments(words))
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.strip().splitlines()[-1][:40])
+def test_every_snippet_of_the_readme_runs(snippet, first_run, monkeypatch):
+    monkeypatch.chdir(first_run)
+    exec(compile(snippet, "README.md", "exec"), {})
+
+
+def test_a_neuron_added_as_the_readme_says_is_an_option_like_any_other(tmp_path, monkeypatch):
+    (code,) = [block for block in blocks("python") if block.startswith("# sdqn_lab/")]
+    (option,) = blocks("yaml")
+    module, file = code.splitlines()[0][2:], option.splitlines()[0][2:]
+    assert ROOT / module == Path(neuron.__file__)
+    # As if it stood at the end of the module.
+    added = dict(vars(neuron))
+    exec(compile(code, module, "exec"), added)
+    monkeypatch.setattr(neuron, "UndividedLIF", added["UndividedLIF"], raising=False)
+    shutil.copytree(config.conf_dir(), tmp_path / "conf")
+    (tmp_path / file).write_text(option)
+    monkeypatch.setattr(config, "conf_dir", lambda: tmp_path / "conf")
+
+    words = [f"neuron={Path(file).stem}", "env=minatar_breakout", "time_window=6"]
+    network = build.build_network(config.compose(words), (4, 10, 10), 6)
+    q = network(torch.ones(2, 4, 10, 10))
+    assert q.shape == (2, 6)
+    # v: 0.6, 0.9, 1.05 and a spike; a LIF would stay below 0.6 for ever.
+    spikes = added["UndividedLIF"]()(torch.full((6, 1), 0.6)).flatten().tolist()
+    assert spikes == [0.0, 0.0, 1.0, 0.0, 0.0, 1.0]
+    with pytest.raises(config.ConfigError, match=r"neuron\.tau=0\.5: must be >= 1"):
+        config.compose([*words, "neuron.tau=0.5"])
+
+
+def axis_table() -> dict[str, set[str]]:
+    table = rows(section("The axes"))[1:]
+    return {group.strip("`"): set(re.findall(r"`([^`]+)`", options)) for group, options, _ in table}
+
+
+@pytest.mark.parametrize("group", [group for group in config.GROUPS if group != "sweep"])
+def test_the_table_of_axes_names_every_option(group):
+    named = axis_table()[group]
+    options = set(config._options(group))
+    if group == "env":
+        options -= set(config.atari_games())
+    assert options <= named
+    assert all(word in options or "=" in word for word in named)
+
+
+def test_the_table_of_protocols_equals_the_files():
+    keys = ["sticky_actions", "noop_max", "fire_reset", "life_loss_ends_bootstrap"]
+    keys += ["reward_clipping", "episode_cap_frames", "full_action_space", "epsilon_eval"]
+    keys += ["eval_episodes"]
+    words = {"yes": True, "no": False}
+    told = {
+        name.strip("`"): [
+            words[v] if v in words else float(v.replace(",", "")) for v in values[:-1]
+        ]
+        for name, *values in rows(section("Protocols"))[1:]
+    }
+    files = {
+        path.stem: [yaml.safe_load(path.read_text())[key] for key in keys]
+        for path in (ROOT / "conf" / "protocol").glob("*.yaml")
+    }
+    assert told == files
+
+
+@pytest.mark.parametrize(("column", "env"), [(1, "pong"), (2, "minatar_asterix"), (3, "acrobot")])
+def test_the_table_of_budgets_equals_the_files(column, env):
+    for row in rows(section("Budgets"))[1:]:
+        budget = row[0].strip("`")
+        steps = config.compose([f"env={env}", f"budget={budget}", "experiment=dqn"]).budget.steps
+        assert int(row[column].replace(",", "")) == steps
+
+
+def test_every_written_metric_is_documented_and_every_documented_one_is_written(first_run):
+    lines = (first_run / "outputs" / "first" / "metrics.jsonl").read_text().splitlines()
+    written = {key for line in lines for key in json.loads(line)}
+    text = (ROOT / "docs" / "METRICS.md").read_text()
+    documented = {cells[0].strip("`") for cells in rows(text) if cells[0].startswith("`")}
+    patterns = [key.replace("<layer>", "*") for key in documented]
+    assert [k for k in written if not any(fnmatchcase(k, p) for p in patterns)] == []
+    unseen = {p for p in patterns if not any(fnmatchcase(k, p) for k in written)}
+    assert unseen == {"health/event"}
+
+
+def test_the_run_directory_holds_what_the_readme_lists(first_run):
+    listed = set(
+        re.findall(r"^\| (`.*?`(?:, `.*?`)*) \|", section("What a run leaves behind"), re.M)
+    )
+    names = {name.strip("/") for cell in listed for name in re.findall(r"`(.*?)`", cell)}
+    there = {path.name for path in (first_run / "outputs" / "first").iterdir()}
+    assert there <= names
+    assert names - there == {"checkpoint", "wandb", "tensorboard"}
+
+
+def test_deviations_are_numbered_without_gaps_and_each_names_a_test():
+    table = [r for r in rows((ROOT / "docs" / "DEVIATIONS.md").read_text()) if r[0] != "#"]
+    assert [int(cells[0]) for cells in table] == list(range(1, len(table) + 1))
+    assert [cells[0] for cells in table if len(cells) != 5 or "::test_" not in cells[4]] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_named_test_exists(document):
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / document).read_text()):
+        tree = ast.parse((ROOT / file).read_text())
+        assert name in {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}, name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_and_named_file_exists(document):
+    text = (ROOT / document).read_text()
+    links = [Path(document).parent / link for link in re.findall(r"\]\(([^):#]+)\)", text)]
+    links += re.findall(r"`((?:tests|conf|sweeps|docs|sdqn_lab|\.ci)/[\w/.]*)`", text)
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_version_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == sdqn_lab.__version__
+    assert f'version = "{sdqn_lab.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"\n## {sdqn_lab.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_hooks_and_workflow_call_what_the_project_has():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in hooks] == ["local"]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    assert job["strategy"]["matrix"]["python-version"] == ["3.11", "3.12"]
+    assert job["steps"][-1] == {"run": ".ci/run"}
+    assert (ROOT / ".ci" / "run").exists()
+
+
+def test_each_iteration_starts_its_environments_from_a_seed_of_its_own():
+    trainer, _ = toy_trainer(toy_config("budget.steps=120", "algo.iteration_steps=40", "seed=5"))
+    seeds, env = [], trainer.collector._env
+    reset = env.reset
+    env.reset = lambda seed: seeds.append(seed) or reset(seed)
+    trainer.run()
+    assert seeds == [stream_seed(5, "env", iteration) for iteration in range(3)]
+
+
+def test_episodes_cut_by_an_iterations_end_leave_no_return():
+    """Four environments with episodes of 16 steps, cut after 10."""
+    cut = ["budget.steps=120", "algo.iteration_steps=40", "budget.log_every_steps=20"]
+    trainer, tape = toy_trainer(toy_config(*cut))
+    trainer.run()
+    assert trainer.counters.episodes == 0
+    assert not any("train/return" in record for record in tape.records)
+
+
+def test_evaluations_follow_each_iteration_and_nothing_ends_a_run_early():
+    """Every episode of this game has the same return, so no evaluation is better than the first."""
+    words = ["budget.steps=300", "algo.iteration_steps=100", "budget.log_every_steps=50"]
+    trainer, tape = toy_trainer(toy_config(*words))
+    trainer.run()
+    assert [r["step"] for r in tape.records if "eval/return_mean" in r] == [100, 200, 300]
+    assert "eval/return_mean" not in tape.records[0]
+
+
+def test_updates_follow_the_count_of_agent_steps():
+    words = ["budget.steps=400", "algo.iteration_steps=400", "algo.learn_every_steps=7"]
+    trainer, _ = toy_trainer(toy_config(*words, "algo.replay_start_steps=100"))
+    trainer.run()
+    assert trainer.counters.updates == (trainer.counters.steps - 100) // 7
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_fused_optimizer_differs_from_the_plain_one_by_rounding_alone(optimizer):
+    cfg = config.compose(["env=cartpole", "algo=braincog", f"algo.optimizer={optimizer}"])
+    ours, plain = (build.build_agent(cfg, (4,), 2) for _ in range(2))
+    (group,) = plain.optimizer.param_groups
+    assert group["fused"]
+    group["fused"] = False
+    start = [p.detach().clone() for p in ours.network.parameters()]
+    generator = torch.Generator().manual_seed(0)
+    pairs = list(zip(ours.network.parameters(), plain.network.parameters(), strict=True))
+    for _ in range(20):
+        for one, other in pairs:
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        ours.optimizer.step()
+        plain.optimizer.step()
+    assert not any(torch.equal(one, old) for (one, _), old in zip(pairs, start, strict=True))
+    assert all(torch.allclose(one, other, rtol=0, atol=1e-6) for one, other in pairs)
+
+
+def test_the_health_check_changes_no_number(tmp_path):
+    words = ["env=cartpole", "budget=smoke", "tracker=none", "time_window=2", "threads=1"]
+    told = []
+    for health in ("warn", "off"):
+        cfg = config.compose([*words, "network.hidden=16", f"health='{health}'"])
+        path = tmp_path / health
+        assert run_cell(cfg, RunDirectory(path), Console(quiet=True)) == 0
+        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        clocks = ("wall_seconds", "time/steps_per_second")
+        told.append([{k: v for k, v in line.items() if k not in clocks} for line in lines])
+        assert (path / "health.json").exists() == (health == "warn")
+    assert told[0] == told[1]
