@@ -245,6 +245,7 @@ class _Saver:
         return time.monotonic() - self._last > self._period
 
     def save(self, trainer: Trainer) -> None:
+        begin = time.monotonic()
         self._metrics.sync()
         facts = {
             "steps": trainer.counters.steps,
@@ -255,6 +256,7 @@ class _Saver:
         self._checkpoint.save(trainer.state_dict(), trainer.replay, facts)
         self._save_networks(trainer)
         self._last = time.monotonic()
+        self._recorder.checkpoint_seconds += self._last - begin
 
     def _save_networks(self, trainer: Trainer) -> None:
         network, folder = trainer.agent.network, self._directory.path

@@ -32,7 +32,13 @@ from sdqn_lab.training.checkpoint import Checkpoint, CheckpointError
 from sdqn_lab.validation import ConfigError, validate
 
 # Names and values are shown as they are: rich would turn device=cuda:x into an emoji.
-console = Console(stderr=True, emoji=False, markup=False, highlight=False)
+
+
+def _console(terminal: bool | None = None) -> Console:
+    return Console(stderr=True, emoji=False, markup=False, highlight=False, force_terminal=terminal)
+
+
+console = _console()
 USAGE_ERROR = 2
 ROOM_BYTES = 1 << 20
 """A directory without room for this much is full."""
@@ -273,7 +279,9 @@ def _task(_: DictConfig) -> int:
 
 def _run_cell(cfg: DictConfig, directory: RunDirectory) -> int:
     try:
-        return run_cell(cfg, directory, console)
+        # Cells that run beside each other cannot share a terminal's live bar.
+        alone = HydraConfig.get().launcher._target_.endswith("BasicLauncher")
+        return run_cell(cfg, directory, console if alone else _console(terminal=False))
     except OSError as error:
         # Not even status.json could be written; the last checkpoint is whole all the same.
         console.print(f"{directory.path}: cannot be written: {error}", soft_wrap=True)
@@ -419,5 +427,7 @@ def _extended(directory: RunDirectory, cfg: DictConfig) -> bool:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
-    sys.exit(main())
+    # A launcher's workers import the task from its module; from here it would be `__main__`'s.
+    from sdqn_lab.run import main as importable_main
+
+    sys.exit(importable_main())

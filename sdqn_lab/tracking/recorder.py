@@ -47,6 +47,7 @@ class RunRecorder:
         self._metrics, self._progress, self._mirrors = metrics, progress, mirrors
         self._begin = time.monotonic() - wall_seconds
         self._last = (steps, wall_seconds)
+        self.checkpoint_seconds = 0.0
 
     @property
     def wall_seconds(self) -> float:
@@ -61,6 +62,9 @@ class RunRecorder:
             rate = (steps - self._last[0]) / (wall - self._last[1])
             record["time/steps_per_second"] = round(rate, 2)
             self._last = (steps, wall)
+        if self.checkpoint_seconds:
+            record["time/checkpoint_seconds"] = round(self.checkpoint_seconds, 4)
+            self.checkpoint_seconds = 0.0
         self._metrics.write(record)
         self._progress.record(steps, values)
         for mirror in self._mirrors:

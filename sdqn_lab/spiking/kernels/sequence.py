@@ -64,7 +64,7 @@ class _Sequence(torch.autograd.Function):
         return spikes
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         charged, spikes = ctx.saved_tensors
         dynamics: Dynamics = ctx.dynamics
