@@ -8,11 +8,13 @@ READY := $(VENV)/.ready
 quickstart: $(READY)
 	$(VENV)/bin/python -m sdqn_lab.run sweep=quickstart
 
+test slow: export OMP_NUM_THREADS = 1
+
 test: $(READY)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto -m "not slow"
+	$(VENV)/bin/python -m pytest -n auto -m "not slow"
 
 slow: $(READY)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto -m slow
+	$(VENV)/bin/python -m pytest -n auto -m slow
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -1,5 +1,6 @@
 """One cell from its config to its finished run directory, begun or continued."""
 
+import json
 import os
 import platform
 import shutil
@@ -19,7 +20,7 @@ import psutil
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from sdqn_lab import build
@@ -52,14 +53,18 @@ def run_cell(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
         0 finished, 1 failed (its traceback is in ``status.json``), 143 stopped by a signal, saved.
     """
     directory.path.mkdir(parents=True, exist_ok=True)
-    threads = build.resolve_threads(cfg.threads)
     name = directory.path.name
+    checkpoint = Checkpoint(directory.checkpoint)
     directory.update(state="pending", cell=name)
     write_atomic(directory.config, OmegaConf.to_yaml(cfg).encode())
-    directory.begin_attempt(threads=threads, **_provenance())
     try:
+        facts = checkpoint.read() if checkpoint.exists else {}
+        # Sums depend on the number of threads: a run keeps the one it began with.
+        threads = facts.get("threads", build.resolve_threads(cfg.threads))
+        directory.begin_attempt(threads=threads, **_provenance())
+        torch.set_num_threads(threads)
         with _stop_flag() as stop:
-            _train(cfg, directory, console, threads, stop)
+            _train(cfg, directory, console, checkpoint, facts, stop)
     except StopRequested:
         directory.end_attempt("preempted")
         console.print(f"{name}: stopped, state saved; continue with")
@@ -76,7 +81,7 @@ def run_cell(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
         return 1
     directory.end_attempt("finished")
     if not cfg.keep_state:
-        Checkpoint(directory.checkpoint).drop()
+        checkpoint.drop()
     return 0
 
 
@@ -107,11 +112,13 @@ def _stop_flag() -> Iterator[StopFlag]:
 
 
 def _train(
-    cfg: DictConfig, directory: RunDirectory, console: Console, threads: int, stop: StopFlag
+    cfg: DictConfig,
+    directory: RunDirectory,
+    console: Console,
+    checkpoint: Checkpoint,
+    facts: dict[str, Any],
+    stop: StopFlag,
 ) -> None:
-    checkpoint = Checkpoint(directory.checkpoint)
-    facts = checkpoint.read() if checkpoint.exists else {}
-    torch.set_num_threads(facts.get("threads", threads))
     with ExitStack() as stack:
         train_env = build.build_env(cfg, cfg.algo.num_envs)
         stack.callback(train_env.close)
@@ -126,7 +133,8 @@ def _train(
         stack.enter_context(progress)
         mirrors = stack.enter_context(_mirrors(cfg, directory, progress))
         recorder = RunRecorder(metrics, progress, mirrors, wall_seconds=wall, steps=done)
-        saver = _Saver(cfg, directory, checkpoint, metrics, recorder)
+        shapes = network_facts(train_env.observation_shape, train_env.num_actions)
+        saver = _Saver(cfg, directory, checkpoint, metrics, recorder, shapes)
         trainer = build.build_trainer(
             cfg,
             agent,
@@ -235,9 +243,10 @@ class _Saver:
         checkpoint: Checkpoint,
         metrics: MetricsFile,
         recorder: RunRecorder,
+        shapes: dict[str, str],
     ) -> None:
         self._directory, self._checkpoint = directory, checkpoint
-        self._metrics, self._recorder = metrics, recorder
+        self._metrics, self._recorder, self._shapes = metrics, recorder, shapes
         self._period: float = 60.0 * cfg.checkpoint_every_minutes
         self._last = time.monotonic()
 
@@ -260,16 +269,20 @@ class _Saver:
 
     def _save_networks(self, trainer: Trainer) -> None:
         network, folder = trainer.agent.network, self._directory.path
-        save_network(network, folder / "network_last.safetensors")
+        save_network(network, folder / "network_last.safetensors", self._shapes)
         if trainer.counters.best_steps == trainer.counters.steps:
-            save_network(network, folder / "network_best.safetensors")
+            save_network(network, folder / "network_best.safetensors", self._shapes)
 
 
-def save_network(network: nn.Module, path: Path) -> None:
+def network_facts(observation_shape: tuple[int, ...], num_actions: int) -> dict[str, str]:
+    """What a network's file says of its ends, so that it can be built without an environment."""
+    return {"observation_shape": json.dumps(observation_shape), "num_actions": str(num_actions)}
+
+
+def save_network(network: nn.Module, path: Path, facts: dict[str, str]) -> None:
     """Weights as safetensors, atomically; they load without pickle."""
-    beside = path.with_name(f".{path.name}")
-    save_file({key: value.cpu() for key, value in network.state_dict().items()}, beside)
-    beside.replace(path)
+    tensors = {key: value.cpu() for key, value in network.state_dict().items()}
+    write_atomic(path, save(tensors, metadata=facts))
 
 
 def _provenance() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A trained agent out of a run directory."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -7,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors.torch import load_file
+from safetensors import safe_open
 
 from sdqn_lab import build
 from sdqn_lab.networks.value import ValueNetwork
 from sdqn_lab.training.seeding import stream_seed
-from sdqn_lab.validation import env_shape
+from sdqn_lab.validation import check_plugins
 
 
 class Player:
@@ -51,6 +52,7 @@ def load(run_dir: Path | str, which: Literal["last", "best"] = "last") -> Player
 
     Raises:
         FileNotFoundError: no run is there, or no network was saved yet.
+        ConfigError: the config names a class that is no part of a network.
     """
     path = Path(run_dir)
     weights = path / f"network_{which}.safetensors"
@@ -59,6 +61,11 @@ def load(run_dir: Path | str, which: Literal["last", "best"] = "last") -> Player
             raise FileNotFoundError(f"{file}: not there, so {path} holds no trained network")
     cfg = OmegaConf.load(path / "config.yaml")
     assert isinstance(cfg, DictConfig)
-    network = build.build_network(cfg, *env_shape(cfg))
-    network.load_state_dict(load_file(weights))
+    check_plugins(cfg)
+    with safe_open(weights, framework="pt") as file:
+        facts = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    shape = tuple(json.loads(facts["observation_shape"]))
+    network = build.build_network(cfg, shape, int(facts["num_actions"]))
+    network.load_state_dict(tensors)
     return Player(cfg, network)

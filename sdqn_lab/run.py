@@ -5,10 +5,7 @@ behind.
 """
 
 import argparse
-import errno
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +14,6 @@ from typing import NamedTuple
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,8 +23,9 @@ from sdqn_lab import config
 from sdqn_lab.analysis.run import Run
 from sdqn_lab.analysis.table import print_table
 from sdqn_lab.cell import PREEMPTED_EXIT, run_cell
+from sdqn_lab.directories import begun, check_writable
+from sdqn_lab.resume import resumed
 from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.training.checkpoint import Checkpoint, CheckpointError
 from sdqn_lab.validation import ConfigError, validate
 
 # Names and values are shown as they are: rich would turn device=cuda:x into an emoji.
@@ -40,8 +37,6 @@ def _console(terminal: bool | None = None) -> Console:
 
 console = _console()
 USAGE_ERROR = 2
-ROOM_BYTES = 1 << 20
-"""A directory without room for this much is full."""
 PLAIN_WIDTH = 160
 """Columns of a table that goes into a file or a pipe."""
 
@@ -59,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if any(word.partition("=")[0] == "--resume" for word in words):
-            return resume(words)
+            return _resume(words)
         args = _arguments(words)
         if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
             _hydra_main(words)
@@ -144,36 +139,16 @@ def _needs_multirun(override: str) -> str:
 
 def _start(planned: Plan) -> int:
     key = "hydra.sweep.dir" if planned.multirun else "hydra.run.dir"
-    states = [_begun(key, RunDirectory(path)) for path in planned.directories]
+    states = [begun(key, RunDirectory(path)) for path in planned.directories]
     if not planned.multirun:
         answer = _answer_found(RunDirectory(planned.directories[0]), states[0])
         if answer is not None:
             return answer
     first = planned.directories[0]
-    _check_writable(key, first.parent if planned.multirun else first)
+    check_writable(key, first.parent if planned.multirun else first)
     with suppress(SystemExit):
         _hydra_main(planned.words)
     return _finish(planned)
-
-
-def _begun(key: str, directory: RunDirectory) -> str | None:
-    """The state of the run that a directory holds, None if it holds none.
-
-    Raises:
-        ConfigError: files are there that a run would write, and they are no run's.
-    """
-    state = _state(directory)
-    if state == "pending" and not directory.config.exists():
-        return None
-    written = (directory.config, directory.metrics, directory.checkpoint)
-    if state is None and (foreign := [path.name for path in written if _exists(path)]):
-        raise ConfigError(
-            [
-                f"{key}: {directory.path} holds {', '.join(foreign)} of something else; "
-                f"write {key}=DIR with another directory"
-            ]
-        )
-    return state
 
 
 def _answer_found(directory: RunDirectory, state: str | None) -> int | None:
@@ -187,41 +162,6 @@ def _answer_found(directory: RunDirectory, state: str | None) -> int | None:
     raise ConfigError(
         [f"{directory.path}: holds a run that is {state}; continue it with {command}"]
     )
-
-
-def _state(directory: RunDirectory) -> str | None:
-    try:
-        return directory.state
-    except (ValueError, OSError) as error:
-        line = f"{error}; mend the file, or delete {directory.path} to run anew"
-        raise ConfigError([line]) from error
-
-
-def _exists(path: Path) -> bool:
-    """Like ``Path.exists``, which raises where a name is too long to exist."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
-def _check_writable(key: str, path: Path) -> None:
-    """Try on the nearest directory that exists, and leave nothing there.
-
-    Raises:
-        ConfigError: it is no directory, or read-only, or full.
-    """
-    absolute = path.absolute()
-    home = next(folder for folder in (absolute, *absolute.parents) if _exists(folder))
-    try:
-        longest = max(len(os.fsencode(part)) for part in absolute.parts)
-        if longest > os.pathconf(home, "PC_NAME_MAX"):
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        with tempfile.TemporaryFile(dir=home) as probe:
-            probe.write(bytes(ROOM_BYTES))
-    except OSError as error:
-        line = f"{key}={path}: cannot be written, {home}: {error.strerror}"
-        raise ConfigError([f"{line}; write {key}=DIR with a directory that has room"]) from error
 
 
 def _finish(planned: Plan) -> int:
@@ -271,159 +211,29 @@ def _task(_: DictConfig) -> int:
         for problem in error.problems:
             console.print(f"{directory.path.name}: {problem}", soft_wrap=True)
         return 1
-    code = _run_cell(cfg, directory)
+    # Cells that run beside each other cannot share a terminal's live bar.
+    alone = hydra_cfg.launcher._target_.endswith("BasicLauncher")
+    code = _run_cell(cfg, directory, console if alone else _console(terminal=False))
     if code == PREEMPTED_EXIT:
         sys.exit(code)  # who stops a cell stops the sweep: the cells after it do not begin
     return code
 
 
-def _run_cell(cfg: DictConfig, directory: RunDirectory) -> int:
+def _run_cell(cfg: DictConfig, directory: RunDirectory, out: Console) -> int:
     try:
-        # Cells that run beside each other cannot share a terminal's live bar.
-        alone = HydraConfig.get().launcher._target_.endswith("BasicLauncher")
-        return run_cell(cfg, directory, console if alone else _console(terminal=False))
+        return run_cell(cfg, directory, out)
     except OSError as error:
         # Not even status.json could be written; the last checkpoint is whole all the same.
-        console.print(f"{directory.path}: cannot be written: {error}", soft_wrap=True)
+        out.print(f"{directory.path}: cannot be written: {error}", soft_wrap=True)
         return 1
 
 
-def resume(words: list[str]) -> int:
-    """Continue the run in a directory, or extend a finished one that kept its state.
-
-    Raises:
-        ConfigError: nothing to resume, or an override would change a number.
-    """
-    path, overrides = _resume_arguments(words)
-    directory = RunDirectory(path)
-    state = _state(directory)
-    if state is None or not directory.config.exists():
-        missing = "holds no run" if _exists(path) else "no such directory"
-        raise ConfigError([f"--resume {path}: {missing}; write --resume RUN_DIR"])
-    if directory.owner_alive():
-        raise ConfigError([f"--resume {path}: a living process works on it; wait for its end"])
-    cfg = _resumed_config(directory, overrides)
-    if state == "finished" and not _extended(directory, cfg):
-        console.print(f"{path}: finished already, nothing to do", soft_wrap=True)
+def _resume(words: list[str]) -> int:
+    directory, cfg = resumed(words)
+    if cfg is None:
+        console.print(f"{directory.path}: finished already, nothing to do", soft_wrap=True)
         return 0
-    validate(cfg)
-    _check_checkpoint(directory)
-    return _run_cell(cfg, directory)
-
-
-def _check_checkpoint(directory: RunDirectory) -> None:
-    checkpoint = Checkpoint(directory.checkpoint)
-    if not checkpoint.exists:
-        return
-    try:
-        checkpoint.read()
-    except (CheckpointError, KeyError, TypeError) as error:
-        reason = (
-            str(error) if isinstance(error, CheckpointError) else f"{checkpoint.folder}: damaged"
-        )
-        line = f"{reason}; put the file back, or delete {checkpoint.folder} to run anew"
-        raise ConfigError([line]) from error
-
-
-def _resume_arguments(words: list[str]) -> tuple[Path, list[str]]:
-    parser = argparse.ArgumentParser(prog="python -m sdqn_lab.run", add_help=False)
-    parser.add_argument("--resume", metavar="RUN_DIR", type=Path, nargs="?")
-    parser.add_argument("overrides", nargs="*")
-    args, unknown = parser.parse_known_intermixed_args(words)
-    problems = [f"{word}: no flag that goes with --resume; write overrides" for word in unknown]
-    if args.resume is None:
-        problems.append("--resume: which run? write --resume RUN_DIR")
-    if problems:
-        raise ConfigError(problems)
-    return args.resume, args.overrides
-
-
-def _resumed_config(directory: RunDirectory, overrides: list[str]) -> DictConfig:
-    stored = _stored_config(directory)
-    changed, problems = stored.copy(), []
-    for override in config.parse(overrides):
-        try:
-            _change(changed, override)
-        except ConfigError as error:
-            problems += error.problems
-    problems += _changed_numbers(stored, changed)
-    if problems:
-        raise ConfigError(problems)
-    return changed
-
-
-def _stored_config(directory: RunDirectory) -> DictConfig:
-    """The run's own config, typed again by the schema."""
-    try:
-        stored = OmegaConf.merge(
-            OmegaConf.structured(config.Config), OmegaConf.load(directory.config)
-        )
-        assert isinstance(stored, DictConfig)
-        config.identity(stored)
-    except Exception as error:  # whatever a damaged or foreign file may cause
-        reason = str(error).splitlines()[0]
-        line = f"{directory.config}: not the config of a run ({reason}); put the file back"
-        raise ConfigError([line]) from error
-    return stored
-
-
-def _change(cfg: DictConfig, override: Override) -> None:
-    """Apply one override to a stored config.
-
-    Raises:
-        ConfigError: it is not one value for a key that is there.
-    """
-    key, line = override.key_or_group, override.input_line
-    if override.is_sweep_override():
-        raise ConfigError([f"{line}: a resumed run is one run; write one value"])
-    if key == "tracker":
-        chosen = config.resolved(config.compose_raw([line or ""]))
-        cfg.tracker, cfg.choices.tracker = chosen.tracker, chosen.choices.tracker
-        return
-    if key in config.GROUPS:
-        own = f"{key}={cfg.choices.get(key)}"
-        raise ConfigError(
-            [f"{line}: a resumed run keeps {own}; write a command for a run of its own"]
-        )
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(cfg, parent) if parent else cfg
-    if not isinstance(node, DictConfig) or name not in node:
-        keys = ", ".join(map(str, node)) if isinstance(node, DictConfig) else "none"
-        raise ConfigError([f"{line}: no key {name}; keys: {keys}"])
-    try:
-        OmegaConf.update(cfg, key, override.value())
-    except OmegaConfBaseException as error:
-        raise ConfigError([config.explain_value(override, error)]) from error
-
-
-def _changed_numbers(stored: DictConfig, changed: DictConfig) -> list[str]:
-    before, after = config.flat_identity(stored), config.flat_identity(changed)
-    problems = [
-        f"{key}={after[key]}: would change the run's numbers (it began with {before[key]}); "
-        "write a command for a run of its own"
-        for key in before
-        if before[key] != after[key] and key != "budget.steps"
-    ]
-    if changed.budget.steps < stored.budget.steps:
-        problems.append(
-            f"budget.steps={changed.budget.steps}: a run cannot get shorter than it was; "
-            f"write budget.steps={stored.budget.steps} or more"
-        )
-    return problems
-
-
-def _extended(directory: RunDirectory, cfg: DictConfig) -> bool:
-    stored = OmegaConf.load(directory.config)
-    if cfg.budget.steps == stored.budget.steps:
-        return False
-    if not Checkpoint(directory.checkpoint).exists:
-        raise ConfigError(
-            [
-                f"budget.steps={cfg.budget.steps}: {directory.path} dropped its state when it "
-                "finished; runs started with keep_state=true can be extended"
-            ]
-        )
-    return True
+    return _run_cell(cfg, directory, console)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pydantic import ValidationError as TypeMismatch
 
 from sdqn_lab import build
 from sdqn_lab.agents.replay import Replay
+from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.networks.blocks import Torso
 from sdqn_lab.spiking.encoder import Encoder
 from sdqn_lab.spiking.neuron import Neuron
@@ -204,11 +205,21 @@ def _relation_problems(cfg: DictConfig) -> list[str]:
     ]
 
 
+def check_plugins(cfg: DictConfig) -> None:
+    """Let a config name only classes of the kinds that its groups stand for.
+
+    Raises:
+        ConfigError: with a line for every class or argument that is wrong.
+    """
+    if problems := list(_plugin_problems(cfg)):
+        raise ConfigError(problems)
+
+
 def _plugin_problems(cfg: DictConfig) -> Iterator[str]:
     for group, base in OPEN_GROUPS.items():
         problems = [*_class_problems(cfg, group, base)]
         yield from problems or _argument_problems(cfg, group)
-    yield from _class_problems(cfg, "env", object)
+    yield from _class_problems(cfg, "env", VectorEnv)
 
 
 def _class_problems(cfg: DictConfig, group: str, base: type) -> Iterator[str]:
@@ -220,11 +231,17 @@ def _class_problems(cfg: DictConfig, group: str, base: type) -> Iterator[str]:
     found = _located(str(node._target_))
     if isinstance(found, str):
         yield f"{group}._target_={node._target_}: {found}; write {group}._target_=MODULE.CLASS"
-    elif not issubclass(found, base):
+    elif not _is_kind(found, base):
         yield (
             f"{group}._target_={node._target_}: {found.__name__} is no {base.__name__}; "
             f"write a class derived from {base.__module__}.{base.__name__}"
         )
+
+
+def _is_kind(found: type, base: type) -> bool:
+    if base is VectorEnv:  # a protocol with data members, which issubclass cannot ask for
+        return all(hasattr(found, method) for method in ("reset", "step", "close"))
+    return issubclass(found, base)
 
 
 @cache

@@ -3,6 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
+
+import sdqn_lab  # noqa: F401  (before torch: it chooses how torch's threads wait)
+
+# isort: split
 import torch
 
 

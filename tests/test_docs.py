@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 
 import sdqn_lab
-from sdqn_lab import build, config, run
+from sdqn_lab import build, config, resume, run
 from sdqn_lab.cell import run_cell
 from sdqn_lab.spiking import neuron
 from sdqn_lab.tracking.run_directory import RunDirectory
@@ -68,7 +68,7 @@ def first_run(tmp_path_factory):
 def test_every_command_of_the_readme_is_valid(command):
     words = command[3:]
     if words[:1] == ["--resume"]:
-        assert run._resume_arguments(words)[0] == Path("outputs/first")
+        assert resume._arguments(words)[0] == Path("outputs/first")
         return
     run.plan(words, run._arguments(words))
 

@@ -7,7 +7,8 @@ from sdqn_lab import build, config
 from sdqn_lab.cell import run_cell
 from sdqn_lab.tracking.run_directory import RunDirectory
 
-WORDS = ["env=minatar_breakout", "budget=smoke", "time_window=2", "tracker=none", "norm=batchnorm"]
+WORDS = ["env=minatar_breakout", "budget=smoke", "time_window=2", "tracker=none", "threads=1"]
+WORDS += ["norm=batchnorm"]
 
 
 @pytest.fixture
@@ -38,3 +39,11 @@ def test_a_loaded_network_is_the_trained_one_not_a_fresh_one(trained):
 def test_a_directory_without_a_network_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.yaml: not there"):
         sdqn_lab.load(tmp_path / "nothing")
+
+
+def test_a_config_that_names_a_foreign_class_is_refused_not_called(trained):
+    config_file = trained / "config.yaml"
+    text = config_file.read_text()
+    config_file.write_text(text.replace("sdqn_lab.spiking.neuron.LIF", "subprocess.Popen"))
+    with pytest.raises(config.ConfigError, match="Popen is no Neuron"):
+        sdqn_lab.load(trained)

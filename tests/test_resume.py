@@ -184,6 +184,21 @@ def test_a_stop_request_in_an_evaluation_is_heard_and_the_evaluation_repeated(
     assert numbers(stopped) == numbers(tmp_path / "whole")
 
 
+def test_a_stop_at_the_very_last_step_still_leaves_its_evaluation_to_come(tmp_path, monkeypatch):
+    assert run(MINATAR, tmp_path / "whole") == 0
+    act, stopped = loop.Trainer._act, tmp_path / "stopped"
+
+    def act_and_interrupt(trainer):
+        act(trainer)
+        if trainer.counters.steps >= trainer.settings.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Trainer, "_act", act_and_interrupt)
+    assert run(MINATAR, stopped) == PREEMPTED_EXIT
+    assert run(MINATAR, stopped) == 0
+    assert numbers(stopped) == numbers(tmp_path / "whole")
+
+
 def test_a_finished_run_keeps_networks_and_drops_its_state(tmp_path):
     assert run(MINATAR, tmp_path) == 0
     assert (tmp_path / "network_last.safetensors").exists()

@@ -70,10 +70,10 @@ class RunRecorder:
         for mirror in self._mirrors:
             mirror.log(record)
 
-    def event(self, counters: Counters, line: str) -> None:
+    def event(self, counters: Counters, frames: int, line: str) -> None:
         """Record a sentence under ``health/event`` and show it."""
-        wall = round(self.wall_seconds, 3)
-        record = {"step": counters.steps, "health/event": line, "wall_seconds": wall}
+        record: dict[str, Any] = {"step": counters.steps, "frames": frames}
+        record |= {"wall_seconds": round(self.wall_seconds, 3), "health/event": line}
         self._metrics.write(record)
         self._progress.say(f"step {counters.steps:,}: {line}")
         for mirror in self._mirrors:

@@ -67,7 +67,7 @@ class Recorder(Protocol):
     def metrics(self, counters: Counters, frames: int, values: dict[str, Any]) -> None:
         """Take one record of metrics."""
 
-    def event(self, counters: Counters, line: str) -> None:
+    def event(self, counters: Counters, frames: int, line: str) -> None:
         """Take a line that a person should read when it happens."""
 
     def progress(self, counters: Counters, values: dict[str, float]) -> None:
@@ -118,7 +118,7 @@ class Trainer:
             StopRequested: a stop was requested; the state is saved.
         """
         counters = self.counters
-        while counters.trained or counters.steps < self.settings.steps:
+        while self._unfinished:
             if not counters.trained:
                 self._train_iteration()
                 counters.trained = True
@@ -127,6 +127,12 @@ class Trainer:
             counters.iteration += 1
             counters.trained = False
             self._save(self)
+
+    @property
+    def _unfinished(self) -> bool:
+        """Steps, the end of an iteration or its evaluation are still to come."""
+        begun = self.collector.running or self.counters.trained
+        return begun or self.counters.steps < self.settings.steps
 
     @property
     def epsilon(self) -> float:
@@ -181,7 +187,7 @@ class Trainer:
         values = {"epsilon": self.epsilon, **counts, **self.window.flush(), **self._spiking()}
         self._record(values)
         for line in self.monitor.observe(values, counters.updates):
-            self._recorder.event(counters, line)
+            self._recorder.event(counters, self._frames, line)
 
     def _spiking(self) -> dict[str, float]:
         """Firing of every layer on a batch of replay, drawn apart from learning's batches."""
@@ -220,8 +226,11 @@ class Trainer:
         self._record({"iteration": counters.iteration + 1, **values})
 
     def _record(self, values: dict[str, Any]) -> None:
-        frames = self.counters.steps * self._frames_per_step
-        self._recorder.metrics(self.counters, frames, values)
+        self._recorder.metrics(self.counters, self._frames, values)
+
+    @property
+    def _frames(self) -> int:
+        return self.counters.steps * self._frames_per_step
 
     def _save_if_due(self) -> None:
         stop = self._stop_requested()

@@ -68,6 +68,21 @@ def test_a_neuron_without_constant_slopes_takes_the_reference():
     assert layer.w.grad is not None
 
 
+def test_a_subclass_that_changes_the_charge_alone_takes_the_reference():
+    class Undivided(LIF):
+        def charge(self, x, v):
+            return v - v / self.tau + x
+
+    layer = Undivided()
+    assert layer.slopes is None
+    x_seq = torch.full((2, 1, 1), 0.4, requires_grad=True)
+    layer(x_seq).sum().backward()
+    own = x_seq.grad.clone()
+    x_seq.grad = None
+    layer.reference(x_seq).sum().backward()
+    assert torch.equal(own, x_seq.grad)
+
+
 def test_without_gradient_nothing_is_kept():
     spikes = LIF()(torch.ones(4, 1, 2))
     assert spikes.grad_fn is None

@@ -28,7 +28,7 @@ class Tape:
     def metrics(self, counters, frames, values):
         self.records.append({"step": counters.steps, "frames": frames, **values})
 
-    def event(self, counters, line):
+    def event(self, counters, frames, line):
         self.events.append(line)
 
     def progress(self, counters, values):

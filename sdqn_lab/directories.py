@@ -1,0 +1,72 @@
+"""What a command finds in the directories that it wants to write to."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.validation import ConfigError
+
+ROOM_BYTES = 1 << 20
+"""A directory without room for this much is full."""
+
+
+def begun(key: str, directory: RunDirectory) -> str | None:
+    """The state of the run that a directory holds, None if it holds none.
+
+    Raises:
+        ConfigError: files are there that a run would write, and they are no run's.
+    """
+    state = state_of(directory)
+    if state == "pending" and not directory.config.exists():
+        return None
+    written = (directory.config, directory.metrics, directory.checkpoint)
+    if state is None and (foreign := [path.name for path in written if exists(path)]):
+        raise ConfigError(
+            [
+                f"{key}: {directory.path} holds {', '.join(foreign)} of something else; "
+                f"write {key}=DIR with another directory"
+            ]
+        )
+    return state
+
+
+def state_of(directory: RunDirectory) -> str | None:
+    """The state of a run, None where none has begun.
+
+    Raises:
+        ConfigError: ``status.json`` is damaged.
+    """
+    try:
+        return directory.state
+    except (ValueError, OSError) as error:
+        line = f"{error}; mend the file, or delete {directory.path} to run anew"
+        raise ConfigError([line]) from error
+
+
+def exists(path: Path) -> bool:
+    """Like ``Path.exists``, which raises where a name is too long to exist."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def check_writable(key: str, path: Path) -> None:
+    """Try on the nearest directory that exists, and leave nothing there.
+
+    Raises:
+        ConfigError: it is no directory, or read-only, or full.
+    """
+    absolute = path.absolute()
+    home = next(folder for folder in (absolute, *absolute.parents) if exists(folder))
+    try:
+        longest = max(len(os.fsencode(part)) for part in absolute.parts)
+        if longest > os.pathconf(home, "PC_NAME_MAX"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        with tempfile.TemporaryFile(dir=home) as probe:
+            probe.write(bytes(ROOM_BYTES))
+    except OSError as error:
+        line = f"{key}={path}: cannot be written, {home}: {error.strerror}"
+        raise ConfigError([f"{line}; write {key}=DIR with a directory that has room"]) from error

@@ -1,0 +1,156 @@
+"""``--resume RUN_DIR``: which run goes on, and with which config."""
+
+import argparse
+from pathlib import Path
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sdqn_lab import config
+from sdqn_lab.directories import exists, state_of
+from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.training.checkpoint import Checkpoint, CheckpointError
+from sdqn_lab.validation import ConfigError, validate
+
+
+def resumed(words: list[str]) -> tuple[RunDirectory, DictConfig | None]:
+    """What ``--resume RUN_DIR [overrides]`` asks for.
+
+    Returns:
+        The run's directory and the config to go on with, None where it is finished already.
+
+    Raises:
+        ConfigError: nothing to resume, or an override would change a number.
+    """
+    path, overrides = _arguments(words)
+    directory = RunDirectory(path)
+    state = state_of(directory)
+    if state is None or not directory.config.exists():
+        missing = "holds no run" if exists(path) else "no such directory"
+        raise ConfigError([f"--resume {path}: {missing}; write --resume RUN_DIR"])
+    if directory.owner_alive():
+        raise ConfigError([f"--resume {path}: a living process works on it; wait for its end"])
+    cfg = _config(directory, overrides)
+    if state == "finished" and not _extended(directory, cfg):
+        return directory, None
+    validate(cfg)
+    _check_checkpoint(directory)
+    return directory, cfg
+
+
+def _check_checkpoint(directory: RunDirectory) -> None:
+    checkpoint = Checkpoint(directory.checkpoint)
+    if not checkpoint.exists:
+        return
+    try:
+        checkpoint.read()
+    except (CheckpointError, KeyError, TypeError) as error:
+        reason = (
+            str(error) if isinstance(error, CheckpointError) else f"{checkpoint.folder}: damaged"
+        )
+        line = f"{reason}; put the file back, or delete {checkpoint.folder} to run anew"
+        raise ConfigError([line]) from error
+
+
+def _arguments(words: list[str]) -> tuple[Path, list[str]]:
+    parser = argparse.ArgumentParser(prog="python -m sdqn_lab.run", add_help=False)
+    parser.add_argument("--resume", metavar="RUN_DIR", type=Path, nargs="?")
+    parser.add_argument("overrides", nargs="*")
+    args, unknown = parser.parse_known_intermixed_args(words)
+    problems = [f"{word}: no flag that goes with --resume; write overrides" for word in unknown]
+    if args.resume is None:
+        problems.append("--resume: which run? write --resume RUN_DIR")
+    if problems:
+        raise ConfigError(problems)
+    return args.resume, args.overrides
+
+
+def _config(directory: RunDirectory, overrides: list[str]) -> DictConfig:
+    stored = _stored_config(directory)
+    changed, problems = stored.copy(), []
+    for override in config.parse(overrides):
+        try:
+            _change(changed, override)
+        except ConfigError as error:
+            problems += error.problems
+    problems += _changed_numbers(stored, changed)
+    if problems:
+        raise ConfigError(problems)
+    return changed
+
+
+def _stored_config(directory: RunDirectory) -> DictConfig:
+    """The run's own config, typed again by the schema."""
+    try:
+        stored = OmegaConf.merge(
+            OmegaConf.structured(config.Config), OmegaConf.load(directory.config)
+        )
+        assert isinstance(stored, DictConfig)
+        if missing := sorted(OmegaConf.missing_keys(stored)):
+            raise ValueError(f"no value for {', '.join(missing)}")
+        config.identity(stored)
+    except Exception as error:  # whatever a damaged or foreign file may cause
+        reason = str(error).splitlines()[0]
+        line = f"{directory.config}: not the config of a run ({reason}); put the file back"
+        raise ConfigError([line]) from error
+    return stored
+
+
+def _change(cfg: DictConfig, override: Override) -> None:
+    """Apply one override to a stored config.
+
+    Raises:
+        ConfigError: it is not one value for a key that is there.
+    """
+    key, line = override.key_or_group, override.input_line
+    if override.is_sweep_override():
+        raise ConfigError([f"{line}: a resumed run is one run; write one value"])
+    if key == "tracker":
+        chosen = config.resolved(config.compose_raw([line or ""]))
+        cfg.tracker, cfg.choices.tracker = chosen.tracker, chosen.choices.tracker
+        return
+    if key in config.GROUPS:
+        own = f"{key}={cfg.choices.get(key)}"
+        raise ConfigError(
+            [f"{line}: a resumed run keeps {own}; write a command for a run of its own"]
+        )
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    if not isinstance(node, DictConfig) or name not in node:
+        keys = ", ".join(map(str, node)) if isinstance(node, DictConfig) else "none"
+        raise ConfigError([f"{line}: no key {name}; keys: {keys}"])
+    try:
+        OmegaConf.update(cfg, key, override.value())
+    except OmegaConfBaseException as error:
+        raise ConfigError([config.explain_value(override, error)]) from error
+
+
+def _changed_numbers(stored: DictConfig, changed: DictConfig) -> list[str]:
+    before, after = config.flat_identity(stored), config.flat_identity(changed)
+    problems = [
+        f"{key}={after[key]}: would change the run's numbers (it began with {before[key]}); "
+        "write a command for a run of its own"
+        for key in before
+        if before[key] != after[key] and key != "budget.steps"
+    ]
+    if changed.budget.steps < stored.budget.steps:
+        problems.append(
+            f"budget.steps={changed.budget.steps}: a run cannot get shorter than it was; "
+            f"write budget.steps={stored.budget.steps} or more"
+        )
+    return problems
+
+
+def _extended(directory: RunDirectory, cfg: DictConfig) -> bool:
+    stored = OmegaConf.load(directory.config)
+    if cfg.budget.steps == stored.budget.steps:
+        return False
+    if not Checkpoint(directory.checkpoint).exists:
+        raise ConfigError(
+            [
+                f"budget.steps={cfg.budget.steps}: {directory.path} dropped its state when it "
+                "finished; runs started with keep_state=true can be extended"
+            ]
+        )
+    return True
