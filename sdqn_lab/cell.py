@@ -50,11 +50,20 @@ def run_cell(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
         console: where progress is shown.
 
     Returns:
-        0 finished, 1 failed (its traceback is in ``status.json``), 143 stopped by a signal, saved.
+        0 finished, 1 failed (its traceback is in ``status.json``), 143 stopped by a signal: saved,
+        or finished just before.
+
+    Raises:
+        BusyError: another process works on the run.
     """
     directory.path.mkdir(parents=True, exist_ok=True)
+    with directory.lock():
+        return _run_locked(cfg, directory, console)
+
+
+def _run_locked(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
     name = directory.path.name
-    checkpoint = Checkpoint(directory.checkpoint)
+    checkpoint, stop = Checkpoint(directory.checkpoint), StopFlag()
     directory.update(state="pending", cell=name)
     write_atomic(directory.config, OmegaConf.to_yaml(cfg).encode())
     try:
@@ -63,7 +72,7 @@ def run_cell(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
         threads = facts.get("threads", build.resolve_threads(cfg.threads))
         directory.begin_attempt(threads=threads, **_provenance())
         torch.set_num_threads(threads)
-        with _stop_flag() as stop:
+        with stop.listening():
             _train(cfg, directory, console, checkpoint, facts, stop)
     except StopRequested:
         directory.end_attempt("preempted")
@@ -82,7 +91,8 @@ def run_cell(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
     directory.end_attempt("finished")
     if not cfg.keep_state:
         checkpoint.drop()
-    return 0
+    # A signal that came too late for this run still means whoever runs several.
+    return PREEMPTED_EXIT if stop.requested else 0
 
 
 class StopFlag:
@@ -95,20 +105,18 @@ class StopFlag:
         """Whether a stop was requested."""
         return self.requested
 
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Let the signals set this flag; who listened before listens again afterwards."""
+        before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-
-
-@contextmanager
-def _stop_flag() -> Iterator[StopFlag]:
-    flag = StopFlag()
-    before = {number: signal.signal(number, flag.handle) for number in STOP_SIGNALS}
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _train(
@@ -262,8 +270,9 @@ class _Saver:
             "wall_seconds": self._recorder.wall_seconds,
             "threads": torch.get_num_threads(),
         }
-        self._checkpoint.save(trainer.state_dict(), trainer.replay, facts)
+        # Networks first: a crash in between repeats the evaluation and writes them again.
         self._save_networks(trainer)
+        self._checkpoint.save(trainer.state_dict(), trainer.replay, facts)
         self._last = time.monotonic()
         self._recorder.checkpoint_seconds += self._last - begin
 
@@ -275,8 +284,12 @@ class _Saver:
 
 
 def network_facts(observation_shape: tuple[int, ...], num_actions: int) -> dict[str, str]:
-    """What a network's file says of its ends, so that it can be built without an environment."""
-    return {"observation_shape": json.dumps(observation_shape), "num_actions": str(num_actions)}
+    """What a network's file says of its ends, so that it can be built without an environment.
+
+    One entry: the order of several would differ from file to file.
+    """
+    ends = {"observation_shape": observation_shape, "num_actions": num_actions}
+    return {"ends": json.dumps(ends)}
 
 
 def save_network(network: nn.Module, path: Path, facts: dict[str, str]) -> None:
@@ -288,10 +301,8 @@ def save_network(network: nn.Module, path: Path, facts: dict[str, str]) -> None:
 def _provenance() -> dict[str, Any]:
     """What a number was made with: code, libraries, hardware."""
     packages = ("torch", "numpy", "gymnasium", "ale-py", "hydra-core")
-    root = Path(__file__).resolve().parent
     facts: dict[str, Any] = {
-        "git_sha": _git(root, "rev-parse", "HEAD"),
-        "git_dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no")),
+        **_source(Path(__file__).resolve().parents[1]),
         "versions": {"sdqn_lab": version("sdqn_lab"), "python": platform.python_version()},
         "cpu": _cpu(),
         "cpus": len(os.sched_getaffinity(0)),
@@ -300,6 +311,15 @@ def _provenance() -> dict[str, Any]:
     }
     facts["versions"] |= {package: version(package) for package in packages}
     return facts
+
+
+def _source(root: Path) -> dict[str, Any]:
+    """The commit of the source tree and whether it was changed; nothing of another repository."""
+    own = _git(root, "rev-parse", "--show-toplevel") == str(root)
+    if not own:
+        return {"git_sha": None, "git_dirty": None}
+    changes = _git(root, "status", "--porcelain", "--", "sdqn_lab", "conf", "sweeps")
+    return {"git_sha": _git(root, "rev-parse", "HEAD"), "git_dirty": changes != ""}
 
 
 def _git(root: Path, *words: str) -> str | None:

@@ -72,7 +72,7 @@ class Protocol:
     sticky_actions: float = MISSING
     """Probability in [0, 1) that the emulator repeats the previous action."""
     noop_max: int = MISSING
-    """An episode starts with 1 to so many no-ops (raw frames); 0: none."""
+    """An episode starts with up to so many no-ops (raw frames); 0: none."""
     fire_reset: bool = MISSING
     """Press FIRE once at the start of a game that needs it."""
     life_loss_ends_bootstrap: bool = MISSING
@@ -405,13 +405,37 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(plain, dict)
     for key in ("sizes", "dqn"):
         plain["env"].pop(key)
-    for group in (plain["env"], plain["budget"]):
-        group.pop("log_every_steps")
+    plain["env"].pop("log_every_steps")
     plain["algo"].pop("replay_device")
+    if plain["time_window_eval"] == plain["time_window"]:
+        plain["time_window_eval"] = None
     if not _temporal(plain["neuron"]["_target_"]):
-        for key in ("time_window", "time_window_eval", "surrogate"):
+        for key in ("time_window", "time_window_eval", "surrogate", "backend"):
             plain.pop(key)
-    return {str(key): value for key, value in plain.items()}
+    return {str(key): _canonical(value) for key, value in plain.items()}
+
+
+def _canonical(value: Any) -> Any:
+    """One form for one number: tau=2 and tau=2.0 are the same cell."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def difference(stored: DictConfig, asked: DictConfig) -> str | None:
+    """The first key in which two configs are not the same cell, with both values; None if they are.
+
+    A config that lacks keys, or has others, counts as different.
+    """
+    before, after = flat_identity(stored), flat_identity(asked)
+    for key in (*after, *before):
+        if before.get(key, MISSING) != after.get(key, MISSING):
+            return f"{key}={before.get(key, MISSING)}, not {after.get(key, MISSING)}"
+    return None
 
 
 @lru_cache

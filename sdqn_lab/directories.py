@@ -5,6 +5,9 @@ import os
 import tempfile
 from pathlib import Path
 
+from omegaconf import DictConfig, OmegaConf
+
+from sdqn_lab.config import difference
 from sdqn_lab.tracking.run_directory import RunDirectory
 from sdqn_lab.validation import ConfigError
 
@@ -12,11 +15,16 @@ ROOM_BYTES = 1 << 20
 """A directory without room for this much is full."""
 
 
-def begun(key: str, directory: RunDirectory) -> str | None:
+def begun(key: str, directory: RunDirectory, cfg: DictConfig) -> str | None:
     """The state of the run that a directory holds, None if it holds none.
 
+    Args:
+        key: the setting that names the directory, for messages.
+        directory: where a run is to be.
+        cfg: that run's config.
+
     Raises:
-        ConfigError: files are there that a run would write, and they are no run's.
+        ConfigError: files are there that a run would write and they are no run's, or another run's.
     """
     state = state_of(directory)
     if state == "pending" and not directory.config.exists():
@@ -29,7 +37,26 @@ def begun(key: str, directory: RunDirectory) -> str | None:
                 f"write {key}=DIR with another directory"
             ]
         )
+    if state is not None and (other := _other_run(directory, cfg)):
+        raise ConfigError(
+            [
+                f"{key}: {directory.path} holds another run ({other}); "
+                f"write {key}=DIR with another directory"
+            ]
+        )
     return state
+
+
+def _other_run(directory: RunDirectory, cfg: DictConfig) -> str | None:
+    """How the stored run differs from the one asked for, None where it is the same."""
+    if not directory.config.exists():
+        return None
+    try:
+        stored = OmegaConf.load(directory.config)
+        assert isinstance(stored, DictConfig)
+        return difference(stored, cfg)
+    except Exception as error:  # whatever a damaged file may cause
+        return f"its config.yaml cannot be read: {str(error).splitlines()[0]}"
 
 
 def state_of(directory: RunDirectory) -> str | None:

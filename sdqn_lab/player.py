@@ -65,7 +65,7 @@ def load(run_dir: Path | str, which: Literal["last", "best"] = "last") -> Player
     with safe_open(weights, framework="pt") as file:
         facts = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    shape = tuple(json.loads(facts["observation_shape"]))
-    network = build.build_network(cfg, shape, int(facts["num_actions"]))
+    ends = json.loads(facts["ends"])
+    network = build.build_network(cfg, tuple(ends["observation_shape"]), ends["num_actions"])
     network.load_state_dict(tensors)
     return Player(cfg, network)

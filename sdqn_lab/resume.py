@@ -29,8 +29,6 @@ def resumed(words: list[str]) -> tuple[RunDirectory, DictConfig | None]:
     if state is None or not directory.config.exists():
         missing = "holds no run" if exists(path) else "no such directory"
         raise ConfigError([f"--resume {path}: {missing}; write --resume RUN_DIR"])
-    if directory.owner_alive():
-        raise ConfigError([f"--resume {path}: a living process works on it; wait for its end"])
     cfg = _config(directory, overrides)
     if state == "finished" and not _extended(directory, cfg):
         return directory, None
@@ -134,6 +132,11 @@ def _changed_numbers(stored: DictConfig, changed: DictConfig) -> list[str]:
         for key in before
         if before[key] != after[key] and key != "budget.steps"
     ]
+    if changed.threads not in (None, stored.threads):
+        problems.append(
+            f"threads={changed.threads}: sums depend on it, so a resumed run keeps its own; "
+            "leave it out"
+        )
     if changed.budget.steps < stored.budget.steps:
         problems.append(
             f"budget.steps={changed.budget.steps}: a run cannot get shorter than it was; "

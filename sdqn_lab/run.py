@@ -5,9 +5,9 @@ behind.
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from sdqn_lab.analysis.table import print_table
 from sdqn_lab.cell import PREEMPTED_EXIT, run_cell
 from sdqn_lab.directories import begun, check_writable
 from sdqn_lab.resume import resumed
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.tracking.run_directory import BusyError, RunDirectory
 from sdqn_lab.validation import ConfigError, validate
 
 # Names and values are shown as they are: rich would turn device=cuda:x into an emoji.
@@ -45,13 +45,16 @@ class Plan(NamedTuple):
     """The cells that a command asks for, validated."""
 
     multirun: bool
-    directories: list[Path]
+    cells: dict[Path, DictConfig]
     words: list[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a table has signs that not every encoding knows
+            stream.reconfigure(errors="replace")
     try:
         if any(word.partition("=")[0] == "--resume" for word in words):
             return _resume(words)
@@ -97,32 +100,38 @@ def plan(words: list[str], args: argparse.Namespace) -> Plan:
     if not (args.multirun or common.hydra.mode == RunMode.MULTIRUN):
         if sweeps:
             raise ConfigError([_needs_multirun(o.input_line or "") for o in sweeps])
-        validate(config.resolved(common))
-        return Plan(False, [_directory(common.hydra.run, "dir", "hydra.run.dir")], words)
+        cfg = config.resolved(common)
+        validate(cfg)
+        return Plan(False, {_directory(common.hydra.run, "dir", "hydra.run.dir"): cfg}, words)
     # Cells would each resolve the sweep's directory from their own overrides alone.
     fixed = f"hydra.sweep.dir={_directory(common.hydra.sweep, 'dir', 'hydra.sweep.dir')}"
     given = any(o.key_or_group == "hydra.sweep.dir" for o in config.parse(args.overrides))
-    directories = _plan_cells(args.overrides, common)
-    return Plan(True, directories, words if given else [*words, fixed])
+    cells = _plan_cells(args.overrides, common)
+    return Plan(True, cells, words if given else [*words, fixed])
 
 
-def _plan_cells(overrides: list[str], common: DictConfig) -> list[Path]:
+def _plan_cells(overrides: list[str], common: DictConfig) -> dict[Path, DictConfig]:
     params = OmegaConf.to_container(common.hydra.sweeper.params or OmegaConf.create({}))
     assert isinstance(params, dict)
     given = {o.key_or_group for o in config.parse(overrides)}
     extra = [f"{key!s}={value}" for key, value in params.items() if key not in given]
     sweep_dir = Path(common.hydra.sweep.dir)
-    directories, problems = [], []
+    cells: dict[Path, DictConfig] = {}
+    problems: list[str] = []
     for cell in config.expand([*overrides, *extra]):
         try:
             raw = config.compose_raw(cell)
-            validate(config.resolved(raw))
-            directories.append(sweep_dir / raw.hydra.sweep.subdir)
+            cfg = config.resolved(raw)
+            validate(cfg)
+            path = sweep_dir / _directory(raw.hydra.sweep, "subdir", "hydra.sweep.subdir")
+            if path in cells and (other := config.difference(cells[path], cfg)):
+                raise ConfigError([f"hydra.sweep.subdir: two cells would share {path} ({other})"])
+            cells[path] = cfg
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise ConfigError(problems)
-    return list(dict.fromkeys(directories))
+    return cells
 
 
 def _directory(node: DictConfig, key: str, name: str) -> Path:
@@ -139,15 +148,17 @@ def _needs_multirun(override: str) -> str:
 
 def _start(planned: Plan) -> int:
     key = "hydra.sweep.dir" if planned.multirun else "hydra.run.dir"
-    states = [begun(key, RunDirectory(path)) for path in planned.directories]
+    states = [begun(key, RunDirectory(path), cfg) for path, cfg in planned.cells.items()]
+    first = next(iter(planned.cells))
     if not planned.multirun:
-        answer = _answer_found(RunDirectory(planned.directories[0]), states[0])
+        answer = _answer_found(RunDirectory(first), states[0])
         if answer is not None:
             return answer
-    first = planned.directories[0]
     check_writable(key, first.parent if planned.multirun else first)
-    with suppress(SystemExit):
+    try:
         _hydra_main(planned.words)
+    except SystemExit as stopped:
+        return _finish(planned, stopped.code == PREEMPTED_EXIT)
     return _finish(planned)
 
 
@@ -164,14 +175,17 @@ def _answer_found(directory: RunDirectory, state: str | None) -> int | None:
     )
 
 
-def _finish(planned: Plan) -> int:
+def _finish(planned: Plan, stopped: bool = False) -> int:
     """The exit code that the run directories tell, after a table and curves over them."""
+    directories = list(planned.cells)
     if planned.multirun:
-        _show(planned.directories)
-    states = [RunDirectory(path).state for path in planned.directories]
-    if "failed" in states or None in states:
+        _show(directories)
+    states = {RunDirectory(path).state for path in directories}
+    if "failed" in states:
         return 1
-    return PREEMPTED_EXIT if "preempted" in states else int(set(states) != {"finished"})
+    if states == {"finished"}:
+        return 0
+    return PREEMPTED_EXIT if stopped or "preempted" in states else 1
 
 
 def _show(directories: list[Path]) -> None:
@@ -202,9 +216,6 @@ def _task(_: DictConfig) -> int:
     if state == "finished":
         console.print(f"{directory.path.name}: finished already, not touched", soft_wrap=True)
         return 0
-    if directory.owner_alive():
-        console.print(f"{directory.path.name}: another process works on it, not touched")
-        return 1
     try:
         cfg = config.compose(list(hydra_cfg.overrides.task))
     except ConfigError as error:
@@ -222,6 +233,9 @@ def _task(_: DictConfig) -> int:
 def _run_cell(cfg: DictConfig, directory: RunDirectory, out: Console) -> int:
     try:
         return run_cell(cfg, directory, out)
+    except BusyError as error:
+        out.print(str(error), soft_wrap=True)
+        return 1
     except OSError as error:
         # Not even status.json could be written; the last checkpoint is whole all the same.
         out.print(f"{directory.path}: cannot be written: {error}", soft_wrap=True)

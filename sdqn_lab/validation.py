@@ -49,6 +49,7 @@ TRIALS: Mapping[str, Mapping[str, Any]] = {
     "readout": {"in_features": 1, "num_actions": 1},
 }
 """Parts that are made once on trial, with what the network would hand them."""
+MOST_ACTIONS = 256
 LEAVE_FREE = 0.9
 """Share of the available memory that replay may take."""
 TYPE_NAMES = {
@@ -387,11 +388,17 @@ def _shape_problems(cfg: DictConfig) -> list[str]:
         shape, num_actions = env_shape(cfg)
     except Exception as error:  # a user's environment may fail in any way while it is made
         return [_refusal(cfg, "env", error)]
-    bounded = cfg.env.observation_scale > 1 or len(shape) > 1
-    if not get_class(cfg.encoder._target_).constant and not bounded:  # type: ignore[attr-defined]
+    if num_actions > MOST_ACTIONS:
+        return [
+            f"env.id={cfg.env.id}: {num_actions} actions, and replay keeps one in a byte; "
+            f"write env.id=ID of an environment with at most {MOST_ACTIONS}"
+        ]
+    encoder = get_class(cfg.encoder._target_)
+    if not encoder.constant and (fault := _no_probabilities(cfg)):  # type: ignore[attr-defined]
         return [
             f"encoder={cfg.choices.get('encoder')}: firing probabilities need observations "
-            f"in [0, 1], and env={cfg.choices.get('env')} has none such; write encoder=direct"
+            f"in [0, 1], and env={cfg.choices.get('env')} shows {fault}; write encoder=direct, "
+            "or env.observation_scale=255 for images"
         ]
     groups = (*TRIALS, "network", "env")
     numbers = {"batch_size": cfg.algo.batch_size, "time_window": min(cfg.time_window, 2)}
@@ -406,6 +413,16 @@ def _shape_problems(cfg: DictConfig) -> list[str]:
             ]
         return [_refusal(cfg, "network", error)]
     return []
+
+
+def _no_probabilities(cfg: DictConfig) -> str | None:
+    """The range of first observations, where it is no range of probabilities after scaling."""
+    env = build.build_env(cfg, num_envs=1)
+    first = env.reset(seed=0) / cfg.env.observation_scale
+    env.close()
+    low, high = float(first.min()), float(first.max())
+    vector = first.ndim == 2
+    return f"{low:.3g} to {high:.3g}" if vector or low < 0 or high > 1 else None
 
 
 @cache

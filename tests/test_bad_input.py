@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sdqn_lab import config, run
+from sdqn_lab import config, directories, run
 from sdqn_lab.tracking.run_directory import RunDirectory
 
 TINY = ["env=cartpole", "tracker=none", "network.hidden=8", "time_window=1", "budget.steps=200"]
@@ -391,7 +391,7 @@ def test_an_unwritable_output_directory_is_refused(command, tmp_path_factory, ke
 
 def test_a_full_output_directory_is_refused(command):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (run.ROOM_BYTES // 2, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (directories.ROOM_BYTES // 2, hard))
     try:
         answer = command(*TINY)
     finally:

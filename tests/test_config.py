@@ -143,7 +143,14 @@ def test_any_key_that_changes_a_number_changes_the_name(override):
 
 @pytest.mark.parametrize(
     "override",
-    ["device=cpu", "health=refuse", "threads=1", "keep_state=true", "budget.log_every_steps=77"],
+    [
+        "device=cpu",
+        "health=refuse",
+        "threads=1",
+        "keep_state=true",
+        "neuron.tau=2",
+        "time_window_eval=16",
+    ],
 )
 def test_keys_that_change_no_number_leave_the_name(override):
     assert name(override) == name()

@@ -18,7 +18,7 @@ from sdqn_lab import config
 from sdqn_lab.cell import PREEMPTED_EXIT, run_cell
 from sdqn_lab.tracking.atomic import write_atomic
 from sdqn_lab.tracking.metrics import MetricsFile
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.tracking.run_directory import BusyError, RunDirectory
 from sdqn_lab.training import checkpoint, evaluation, loop
 
 fork = multiprocessing.get_context("fork")
@@ -229,3 +229,48 @@ def test_a_record_shorter_than_the_checkpoint_knows_is_refused(tmp_path):
     write_atomic(path, b"{}\n")
     with pytest.raises(ValueError, match="3 bytes, the checkpoint knows 7: lines are lost"):
         MetricsFile(path, 7)
+
+
+def test_a_crash_between_networks_and_checkpoint_loses_neither(tmp_path, monkeypatch):
+    """The last save dies half way; the resumed run still ends with its networks."""
+    crashed, save = tmp_path / "crashed", checkpoint.Checkpoint.save
+    assert run(MINATAR, tmp_path / "whole") == 0
+
+    def child() -> None:
+        def dying(self, state, replay, facts):
+            if facts["steps"] >= 3000:
+                os._exit(9)
+            save(self, state, replay, facts)
+
+        monkeypatch.setattr(checkpoint.Checkpoint, "save", dying)
+        os._exit(run(MINATAR, crashed))
+
+    process = fork.Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert run(MINATAR, crashed) == 0
+    for name in ("network_last.safetensors", "network_best.safetensors"):
+        assert (crashed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_two_processes_never_work_on_one_run(tmp_path):
+    directory = RunDirectory(tmp_path)
+    with directory.lock(), pytest.raises(BusyError, match="another process works on it"):
+        run(MINATAR, tmp_path)
+    assert directory.status() == {}
+    assert run(MINATAR, tmp_path) == 0
+
+
+def test_a_signal_that_comes_too_late_still_stops_whoever_runs_several(tmp_path, monkeypatch):
+    evaluate = loop.Trainer._evaluate
+
+    def last_evaluation(trainer):
+        evaluate(trainer)
+        if trainer.counters.steps >= trainer.settings.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Trainer, "_evaluate", last_evaluation)
+    assert run(MINATAR, tmp_path) == PREEMPTED_EXIT
+    assert RunDirectory(tmp_path).state == "finished"
+    assert not (tmp_path / "checkpoint").exists()

@@ -1,8 +1,10 @@
 """The command as a user meets it: real processes, real games, exit codes and what lies on disk."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,37 @@ def test_a_single_run_found_unfinished_is_refused_with_the_command_to_paste(caps
     assert run.main(words) == run.USAGE_ERROR
     said = capsys.readouterr().err
     assert "python -m sdqn_lab.run --resume here" in said
+
+
+def test_a_directory_that_holds_another_run_is_refused_by_the_key_that_differs(capsys):
+    command("env=cartpole", *SMALL, "hydra.run.dir=here")
+    assert run.main(["env=cartpole", *SMALL, "seed=1", "hydra.run.dir=here"]) == run.USAGE_ERROR
+    assert "here holds another run (seed=0, not 1)" in capsys.readouterr().err
+
+
+def test_two_cells_that_would_share_a_directory_are_refused(capsys):
+    words = ["-m", "env=cartpole", "seed=0,1", *SMALL, "hydra.sweep.subdir=same"]
+    assert run.main(words) == run.USAGE_ERROR
+    assert "two cells would share" in capsys.readouterr().err
+    assert not Path("multirun").exists()
+
+
+def test_a_stop_ends_the_whole_sweep_and_the_same_command_goes_on():
+    words = ["-m", "env=cartpole", "seed=0,1", *SMALL, "budget.steps=60000", "hydra.sweep.dir=here"]
+    process = subprocess.Popen([sys.executable, "-m", "sdqn_lab.run", *words])
+    while not list(Path("here").glob("*/metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    states = [RunDirectory(p).state for p in Path("here").iterdir() if p.is_dir()]
+    assert states == ["preempted"]
+
+
+def test_a_table_is_printed_whatever_the_encoding(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = command("-m", "env=cartpole", "seed=0", *SMALL)
+    assert "finished" in done.stdout
 
 
 def test_resume_starts_anew_in_place_where_there_is_no_checkpoint():

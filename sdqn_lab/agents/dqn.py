@@ -165,12 +165,18 @@ class DQN:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state made by `state_dict` of an agent built alike."""
+        """Take over a state made by `state_dict` of an agent built alike.
+
+        Generators of different kinds of device have different states: moved to another kind, the
+        encoder draws from the stream that this agent was built with.
+        """
         self.network.load_state_dict(state["network"])
         self.target_network.load_state_dict(state["target_network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = state["updates"]
-        if self.generator is not None:
+        if self.generator is None:
+            return
+        if self.generator.get_state().shape == state["generator"].shape:
             self.generator.set_state(state["generator"].cpu())
 
     def _values(self, network: nn.Module, inputs: Tensor, time_window: int | None = None) -> Tensor:

@@ -82,9 +82,9 @@ class SpikingNeuron(Neuron):
     temporal = True
 
     def __init_subclass__(cls) -> None:
-        """Who changes the charge loses the slopes of the class above, unless it names its own."""
+        """Who changes charge or step loses inherited slopes, unless it names its own."""
         super().__init_subclass__()
-        if "charge" in vars(cls) and "slopes" not in vars(cls):
+        if {"charge", "step"} & vars(cls).keys() and "slopes" not in vars(cls):
             cls.slopes = SpikingNeuron.slopes  # type: ignore[method-assign]
 
     def __init__(

@@ -1,6 +1,7 @@
 """``metrics.jsonl``: one JSON object a line, the record that everything else reads or mirrors."""
 
 import json
+import math
 import os
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +29,16 @@ class MetricsFile:
         return os.fstat(self._file.fileno()).st_size
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record; it reaches the operating system before this returns."""
+        """Append one record; it reaches the operating system before this returns.
+
+        Raises:
+            ValueError: a number is not finite: training has diverged, or a reward was none.
+        """
+        for key, value in record.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(
+                    f"{key} is {value} at step {record['step']:,}: not a finite number"
+                )
         self._file.write((json.dumps(record, allow_nan=False) + "\n").encode())
         self._file.flush()
 

@@ -4,10 +4,13 @@
 data: nothing in it is executed by reading it.
 """
 
+import fcntl
 import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,10 @@ import psutil
 from sdqn_lab.tracking.atomic import write_json
 
 STATES = ("pending", "running", "preempted", "finished", "failed")
+
+
+class BusyError(Exception):
+    """Two processes want one run."""
 
 
 class RunDirectory:
@@ -27,6 +34,20 @@ class RunDirectory:
         self.status_file = self.path / "status.json"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoint = self.path / "checkpoint"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Own the run for as long as this lasts; the system lets go of it when a process dies.
+
+        Raises:
+            BusyError: another process owns it.
+        """
+        with (self.path / ".lock").open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BusyError(f"{self.path}: another process works on it") from error
+            yield
 
     def status(self) -> dict[str, Any]:
         """The content of ``status.json``; empty where there is none.
@@ -72,19 +93,6 @@ class RunDirectory:
         if attempts:
             attempts[-1] |= {"ended": timestamp(), "state": state}
         self.update(state=state, attempts=attempts, error=error, **facts)
-
-    def owner_alive(self) -> bool:
-        """Whether the process that last began an attempt still lives, on this host."""
-        attempts = self.status().get("attempts") or []
-        if not attempts or self.state != "running":
-            return False
-        last = attempts[-1]
-        if last["host"] != socket.gethostname():
-            return False
-        try:
-            return bool(psutil.Process(last["pid"]).create_time() == last["process_start"])
-        except psutil.NoSuchProcess:
-            return False
 
 
 def timestamp() -> str:

@@ -83,6 +83,15 @@ def test_a_subclass_that_changes_the_charge_alone_takes_the_reference():
     assert torch.equal(own, x_seq.grad)
 
 
+def test_a_subclass_that_changes_the_step_takes_the_reference():
+    class Twice(LIF):
+        def step(self, x, v):
+            spike, v = super().step(x, v)
+            return 2 * spike, v
+
+    assert Twice()(torch.full((3, 1, 1), 5.0)).unique().tolist() == [2.0]
+
+
 def test_without_gradient_nothing_is_kept():
     spikes = LIF()(torch.ones(4, 1, 2))
     assert spikes.grad_fn is None
