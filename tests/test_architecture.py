@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "tracking": {"tracking", "training"},
     "analysis": {"analysis", "tracking"},
 }
-KNOWS_HYDRA = {"config", "validation", "build", "cell", "player", "resume", "run"}
+KNOWS_HYDRA = {"config", "validation", "build", "cell", "directories", "player", "resume", "run"}
 
 
 def imports(module: Path) -> set[str]:
