@@ -23,17 +23,14 @@ class RunProgress:
         self._console = console
         self._since = self._last_shown = time.monotonic()
         self._show_every_seconds = BAR_SECONDS if console.is_terminal else LINE_SECONDS
-        self._return = float("nan")
+        self._return: float | None = None
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
     def __enter__(self) -> Self:
+        self.say(f"{self._name}: {self._total:,} steps")
         if self._console.is_terminal:
-            columns = (
-                TextColumn(self._name),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[text]}"),
-            )
+            columns = (BarColumn(bar_width=10), TextColumn("{task.fields[text]}"))
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task("", total=self._total, text="starting")
             self._bar.start()
@@ -74,12 +71,14 @@ class RunProgress:
         self._console.print(line, soft_wrap=True, markup=False)
 
     def _text(self, steps: int, updates: int, epsilon: float) -> str:
+        """What matters most comes first: a narrow terminal cuts the end."""
         elapsed = time.monotonic() - self._since
         rate = (steps - self._begin) / elapsed if elapsed else 0.0
         left = clock((self._total - steps) / rate) if rate else "?"
+        score = "-" if self._return is None else f"{self._return:.2f}"
         return (
-            f"{steps:,}/{self._total:,} steps  {updates:,} updates  return {self._return:.2f}  "
-            f"epsilon {epsilon:.3f}  {rate:,.0f} steps/s  ETA {left}"
+            f"ETA {left}  {rate:,.0f} steps/s  step {steps:,}  updates {updates:,}  "
+            f"return {score}  epsilon {epsilon:.3f}"
         )
 
 
