@@ -218,13 +218,14 @@ def _check_health(
             if _differs(cfg, delta)
         }
         found["cures"] = cures(candidates, observations)
-        axes = " ".join(f"{axis}={cfg.choices[axis]}" for axis in ("neuron", "surrogate", "norm"))
-        line = dead_line(directory.path.name, axes, found["cures"])
-        write_json(directory.path / "health.json", found)
-        if cfg.health == "refuse":
-            raise RefusedError(line)
-        console.print(f"WARNING {line}", style="bold red", soft_wrap=True, markup=False)
     write_json(directory.path / "health.json", found)
+    if not health.dead:
+        return
+    axes = " ".join(f"{axis}={cfg.choices[axis]}" for axis in ("neuron", "surrogate", "norm"))
+    line = dead_line(directory.path.name, axes, found["cures"])
+    if cfg.health == "refuse":
+        raise RefusedError(line)
+    console.print(f"WARNING {line}", style="bold red", soft_wrap=True, markup=False)
 
 
 def _changed_network(cfg: DictConfig, env: VectorEnv, delta: dict[str, Any]) -> nn.Module:

@@ -29,8 +29,9 @@ def resumed(words: list[str]) -> tuple[RunDirectory, DictConfig | None]:
     if state is None or not directory.config.exists():
         missing = "holds no run" if exists(path) else "no such directory"
         raise ConfigError([f"--resume {path}: {missing}; write --resume RUN_DIR"])
-    cfg = _config(directory, overrides)
-    if state == "finished" and not _extended(directory, cfg):
+    stored = _stored_config(directory)
+    cfg = _changed(stored, overrides)
+    if state == "finished" and not _extended(directory, stored, cfg):
         return directory, None
     validate(cfg)
     _check_checkpoint(directory)
@@ -43,11 +44,8 @@ def _check_checkpoint(directory: RunDirectory) -> None:
         return
     try:
         checkpoint.read()
-    except (CheckpointError, KeyError, TypeError) as error:
-        reason = (
-            str(error) if isinstance(error, CheckpointError) else f"{checkpoint.folder}: damaged"
-        )
-        line = f"{reason}; put the file back, or delete {checkpoint.folder} to run anew"
+    except CheckpointError as error:
+        line = f"{error}; put the file back, or delete {checkpoint.folder} to run anew"
         raise ConfigError([line]) from error
 
 
@@ -64,8 +62,8 @@ def _arguments(words: list[str]) -> tuple[Path, list[str]]:
     return args.resume, args.overrides
 
 
-def _config(directory: RunDirectory, overrides: list[str]) -> DictConfig:
-    stored = _stored_config(directory)
+def _changed(stored: DictConfig, overrides: list[str]) -> DictConfig:
+    """The stored config with overrides that leave the run's numbers as they are."""
     changed, problems = stored.copy(), []
     for override in config.parse(overrides):
         try:
@@ -145,8 +143,7 @@ def _changed_numbers(stored: DictConfig, changed: DictConfig) -> list[str]:
     return problems
 
 
-def _extended(directory: RunDirectory, cfg: DictConfig) -> bool:
-    stored = OmegaConf.load(directory.config)
+def _extended(directory: RunDirectory, stored: DictConfig, cfg: DictConfig) -> bool:
     if cfg.budget.steps == stored.budget.steps:
         return False
     if not Checkpoint(directory.checkpoint).exists:

@@ -28,10 +28,9 @@ from sdqn_lab.resume import resumed
 from sdqn_lab.tracking.run_directory import BusyError, RunDirectory
 from sdqn_lab.validation import ConfigError, validate
 
-# Names and values are shown as they are: rich would turn device=cuda:x into an emoji.
-
 
 def _console(terminal: bool | None = None) -> Console:
+    # Names and values are shown as they are: rich would turn device=cuda:x into an emoji.
     return Console(stderr=True, emoji=False, markup=False, highlight=False, force_terminal=terminal)
 
 

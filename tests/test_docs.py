@@ -19,8 +19,6 @@ from sdqn_lab import build, config, resume, run
 from sdqn_lab.cell import run_cell
 from sdqn_lab.spiking import neuron
 from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.training.seeding import stream_seed
-from tests.training.toys import toy_config, toy_trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -214,40 +212,6 @@ def test_hooks_and_workflow_call_what_the_project_has():
     assert job["strategy"]["matrix"]["python-version"] == ["3.11", "3.12"]
     assert job["steps"][-1] == {"run": ".ci/run"}
     assert (ROOT / ".ci" / "run").exists()
-
-
-def test_each_iteration_starts_its_environments_from_a_seed_of_its_own():
-    trainer, _ = toy_trainer(toy_config("budget.steps=120", "algo.iteration_steps=40", "seed=5"))
-    seeds, env = [], trainer.collector._env
-    reset = env.reset
-    env.reset = lambda seed: seeds.append(seed) or reset(seed)
-    trainer.run()
-    assert seeds == [stream_seed(5, "env", iteration) for iteration in range(3)]
-
-
-def test_episodes_cut_by_an_iterations_end_leave_no_return():
-    """Four environments with episodes of 16 steps, cut after 10."""
-    cut = ["budget.steps=120", "algo.iteration_steps=40", "budget.log_every_steps=20"]
-    trainer, tape = toy_trainer(toy_config(*cut))
-    trainer.run()
-    assert trainer.counters.episodes == 0
-    assert not any("train/return" in record for record in tape.records)
-
-
-def test_evaluations_follow_each_iteration_and_nothing_ends_a_run_early():
-    """Every episode of this game has the same return, so no evaluation is better than the first."""
-    words = ["budget.steps=300", "algo.iteration_steps=100", "budget.log_every_steps=50"]
-    trainer, tape = toy_trainer(toy_config(*words))
-    trainer.run()
-    assert [r["step"] for r in tape.records if "eval/return_mean" in r] == [100, 200, 300]
-    assert "eval/return_mean" not in tape.records[0]
-
-
-def test_updates_follow_the_count_of_agent_steps():
-    words = ["budget.steps=400", "algo.iteration_steps=400", "algo.learn_every_steps=7"]
-    trainer, _ = toy_trainer(toy_config(*words, "algo.replay_start_steps=100"))
-    trainer.run()
-    assert trainer.counters.updates == (trainer.counters.steps - 100) // 7
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])

@@ -94,6 +94,18 @@ class Phase:
         return False
 
 
+def terminate_after_the_last(monkeypatch, method: str) -> None:
+    """Send SIGTERM behind the trainer's method once the budget's steps are taken."""
+    inner = getattr(loop.Trainer, method)
+
+    def outer(trainer):
+        inner(trainer)
+        if trainer.counters.steps >= trainer.settings.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Trainer, method, outer)
+
+
 def begin(words: list[str], path: Path, phase: Phase):
     def child() -> None:
         phase.watch()
@@ -186,14 +198,8 @@ def test_a_stop_request_in_an_evaluation_is_heard_and_the_evaluation_repeated(
 
 def test_a_stop_at_the_very_last_step_still_leaves_its_evaluation_to_come(tmp_path, monkeypatch):
     assert run(MINATAR, tmp_path / "whole") == 0
-    act, stopped = loop.Trainer._act, tmp_path / "stopped"
-
-    def act_and_interrupt(trainer):
-        act(trainer)
-        if trainer.counters.steps >= trainer.settings.steps:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop.Trainer, "_act", act_and_interrupt)
+    stopped = tmp_path / "stopped"
+    terminate_after_the_last(monkeypatch, "_act")
     assert run(MINATAR, stopped) == PREEMPTED_EXIT
     assert run(MINATAR, stopped) == 0
     assert numbers(stopped) == numbers(tmp_path / "whole")
@@ -263,14 +269,7 @@ def test_two_processes_never_work_on_one_run(tmp_path):
 
 
 def test_a_signal_that_comes_too_late_still_stops_whoever_runs_several(tmp_path, monkeypatch):
-    evaluate = loop.Trainer._evaluate
-
-    def last_evaluation(trainer):
-        evaluate(trainer)
-        if trainer.counters.steps >= trainer.settings.steps:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(loop.Trainer, "_evaluate", last_evaluation)
+    terminate_after_the_last(monkeypatch, "_evaluate")
     assert run(MINATAR, tmp_path) == PREEMPTED_EXIT
     assert RunDirectory(tmp_path).state == "finished"
     assert not (tmp_path / "checkpoint").exists()

@@ -65,17 +65,18 @@ class RunRecorder:
         if self.checkpoint_seconds:
             record["time/checkpoint_seconds"] = round(self.checkpoint_seconds, 4)
             self.checkpoint_seconds = 0.0
-        self._metrics.write(record)
+        self._keep(record)
         self._progress.record(steps, values)
-        for mirror in self._mirrors:
-            mirror.log(record)
 
     def event(self, counters: Counters, frames: int, line: str) -> None:
         """Record a sentence under ``health/event`` and show it."""
         record: dict[str, Any] = {"step": counters.steps, "frames": frames}
         record |= {"wall_seconds": round(self.wall_seconds, 3), "health/event": line}
-        self._metrics.write(record)
+        self._keep(record)
         self._progress.say(f"step {counters.steps:,}: {line}")
+
+    def _keep(self, record: dict[str, Any]) -> None:
+        self._metrics.write(record)
         for mirror in self._mirrors:
             mirror.log(record)
 

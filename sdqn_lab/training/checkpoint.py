@@ -88,10 +88,13 @@ class Checkpoint:
             raise CheckpointError(f"{path}: not a checkpoint manifest ({error})") from error
         if version != VERSION:
             raise CheckpointError(f"{path}: version {version}, this program reads {VERSION}")
-        for entry in (manifest["state"], *manifest["segments"]):
-            self._verify(entry)
+        try:
+            for entry in (manifest["state"], *manifest["segments"]):
+                self._verify(entry)
+            facts: dict[str, Any] = manifest["facts"]
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.folder}: damaged") from error
         self._manifest = manifest
-        facts: dict[str, Any] = manifest["facts"]
         return facts
 
     def load_replay(self, replay: Replay) -> None:

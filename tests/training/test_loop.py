@@ -5,6 +5,7 @@ import pytest
 
 from sdqn_lab.envs.base import Step
 from sdqn_lab.training.evaluation import evaluate
+from sdqn_lab.training.seeding import stream_seed
 from tests.training.toys import chain, toy_config, toy_trainer
 
 SHORT = ["budget.steps=400", "algo.iteration_steps=200", "budget.log_every_steps=100"]
@@ -82,12 +83,13 @@ def test_a_lost_life_ends_the_bootstrap_where_the_protocol_says_so_and_never_the
     assert trainer.replay.export_rows(0, 1)["terminal"].tolist() == [[ends, False]]
 
 
-def test_one_update_per_so_many_steps_after_the_start():
-    cfg = toy_config(*SHORT, "algo.learn_every_steps=3")
-    trainer, _ = toy_trainer(cfg)
+@pytest.mark.parametrize(("period", "start"), [(3, 64), (7, 100)])
+def test_updates_follow_the_count_of_agent_steps(period, start):
+    words = [f"algo.learn_every_steps={period}", f"algo.replay_start_steps={start}"]
+    trainer, _ = toy_trainer(toy_config(*SHORT, *words))
     trainer.run()
     counters = trainer.counters
-    assert counters.updates == (counters.steps - cfg.algo.replay_start_steps) // 3
+    assert counters.updates == (counters.steps - start) // period
     assert counters.updates == trainer.agent.updates
 
 
@@ -115,13 +117,15 @@ def test_logging_leaves_no_trace_in_training():
     assert last_weights(50) == last_weights(150)
 
 
-def test_episodes_cut_by_an_iterations_end_leave_no_return():
-    cfg = toy_config("budget.steps=80", "algo.iteration_steps=40", "budget.log_every_steps=40")
-    trainer, tape = toy_trainer(cfg)
+@pytest.mark.parametrize(("steps", "log_every_steps"), [(80, 40), (120, 20)])
+def test_episodes_cut_by_an_iterations_end_leave_no_return(steps, log_every_steps):
+    """Four environments with episodes of 16 steps, cut after 10."""
+    words = [f"budget.steps={steps}", f"budget.log_every_steps={log_every_steps}"]
+    trainer, tape = toy_trainer(toy_config(*words, "algo.iteration_steps=40"))
     trainer.run()
-    lengths = [r["train/length_steps"] for r in tape.records if "train/length_steps" in r]
     assert trainer.counters.episodes == 0
-    assert lengths == []
+    assert not any("train/return" in record for record in tape.records)
+    assert not any("train/length_steps" in record for record in tape.records)
 
 
 def test_every_evaluation_plays_one_episode_in_each_copy():
@@ -146,3 +150,21 @@ def test_an_evaluation_repeats_itself_and_another_index_differs():
 
     assert played(0) == played(0)
     assert played(0) != played(1)
+
+
+def test_each_iteration_starts_its_environments_from_a_seed_of_its_own():
+    trainer, _ = toy_trainer(toy_config("budget.steps=120", "algo.iteration_steps=40", "seed=5"))
+    seeds, env = [], trainer.collector._env
+    reset = env.reset
+    env.reset = lambda seed: seeds.append(seed) or reset(seed)
+    trainer.run()
+    assert seeds == [stream_seed(5, "env", iteration) for iteration in range(3)]
+
+
+def test_evaluations_follow_each_iteration_and_nothing_ends_a_run_early():
+    """Every episode of this game has the same return, so no evaluation is better than the first."""
+    words = ["budget.steps=300", "algo.iteration_steps=100", "budget.log_every_steps=50"]
+    trainer, tape = toy_trainer(toy_config(*words))
+    trainer.run()
+    assert [r["step"] for r in tape.records if "eval/return_mean" in r] == [100, 200, 300]
+    assert "eval/return_mean" not in tape.records[0]
