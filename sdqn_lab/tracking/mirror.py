@@ -16,6 +16,8 @@ from sdqn_lab.tracking.run_directory import RunDirectory
 
 LAST_WORDS_SECONDS = 2.0
 """What a thread gets to clean up after what it hung on was ended."""
+SWEEP_FILES = ("ledger.json", "multirun.yaml")
+"""What the launchers leave in a sweep's folder before a cell begins: ours, and Hydra's own."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def mirrored_run(
     """Describe the run in ``directory``; its attempt has begun, its ``metrics.jsonl`` is cut."""
     path = directory.path.absolute()
     attempts = directory.status().get("attempts", [])
-    in_sweep = (path.parent / "multirun.yaml").exists()
+    in_sweep = any((path.parent / file).exists() for file in SWEEP_FILES)
     return MirroredRun(
         directory=path,
         id=f"{_slug(path.name)}-{_digest(path, attempts)}",

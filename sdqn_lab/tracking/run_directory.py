@@ -90,7 +90,7 @@ class RunDirectory:
     def end_attempt(self, state: str, error: str | None = None, **facts: Any) -> None:
         """Note how this process left the run."""
         attempts = self.status().get("attempts", [])
-        if attempts:
+        if attempts and "ended" not in attempts[-1]:
             attempts[-1] |= {"ended": timestamp(), "state": state}
         self.update(state=state, attempts=attempts, error=error, **facts)
 

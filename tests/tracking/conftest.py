@@ -10,7 +10,8 @@ KEY = "0123456789" * 4
 @pytest.fixture(autouse=True)
 def no_account(tmp_path, monkeypatch) -> None:
     """No key, no settings, nobody's home: what this machine has configured plays no part."""
-    for name in ("API_KEY", "BASE_URL", "MODE", "PROJECT", "ENTITY", "CACHE_DIR", "SERVICE"):
+    names = ["API_KEY", "BASE_URL", "MODE", "PROJECT", "ENTITY", "CACHE_DIR", "SERVICE", "DIR"]
+    for name in [*names, "RUN_ID", "SWEEP_ID", "SWEEP_PARAM_PATH"]:
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     home = tmp_path / "home"
     home.mkdir()

@@ -1,9 +1,13 @@
 """Runs to mirror, without the training."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from sdqn_lab.tracking.mirror import MirroredRun
+from sdqn_lab.tracking.run_directory import RunDirectory
 
 CONFIG = {"norm": {"eps": 1e-5}, "seed": 0, "choices": {"norm": "popnorm", "experiment": None}}
 
@@ -44,3 +48,17 @@ def mirrored(directory: Path, told: Told, **changes: Any) -> MirroredRun:
     }
     directory.mkdir(exist_ok=True)
     return MirroredRun(**{**facts, **changes})
+
+
+def begin(directory: RunDirectory, **tracker: Any) -> None:
+    """A run's next attempt begins in a directory; ``tracker``: keys of its W&B node."""
+    directory.path.mkdir(parents=True, exist_ok=True)
+    directory.update(state="pending")
+    node = {"_target_": "sdqn_lab.tracking.wandb.WandB", **tracker}
+    directory.config.write_text(yaml.safe_dump({**CONFIG, "tracker": node}))
+    directory.begin_attempt()
+
+
+def write_records(directory: RunDirectory, count: int) -> None:
+    """``metrics.jsonl`` with this many lines."""
+    directory.metrics.write_text("".join(f"{json.dumps(line)}\n" for line in records(count)))

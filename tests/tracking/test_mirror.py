@@ -134,8 +134,9 @@ def test_an_id_takes_only_letters_that_w_and_b_takes(tmp_path):
     assert run.name == "a cell: #1?"
 
 
-def test_the_group_is_the_sweeps_directory_and_a_single_run_has_none(tmp_path):
+@pytest.mark.parametrize("file", ["ledger.json", "multirun.yaml"])
+def test_the_group_is_the_sweeps_directory_and_a_single_run_has_none(tmp_path, file):
     assert told_of(begun(tmp_path / "outputs" / "cell")).group is None
     directory = begun(tmp_path / "norms" / "cell")
-    (tmp_path / "norms" / "multirun.yaml").touch()
+    (tmp_path / "norms" / file).touch()
     assert told_of(directory).group == "norms"

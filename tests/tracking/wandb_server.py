@@ -19,8 +19,14 @@ class ServedRun:
     id: str
     name: str = ""
     group: str | None = None
+    project: str | None = None
+    entity: str | None = None
+    sweep: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     lines: dict[int, str] = field(default_factory=dict)
+    received: int = 0
+    """Lines that came, those that came again included."""
+    files: set[str] = field(default_factory=set)
     exit_code: int | None = None
     preempting: bool = False
 
@@ -42,6 +48,8 @@ class WandbServer:
         self.refuse_all_with: int | None = None
         self.refuse_records_with: int | None = None
         self.die_at_first_record = False
+        self.mute_after_records: int | None = None
+        self.mute = False
         handler = partial(_Handler, self)
         self._http = _Http(("127.0.0.1", 0), handler)
         self.dead = False
@@ -71,18 +79,26 @@ class WandbServer:
         return run
 
     def stream(self, run_id: str, body: dict[str, Any]) -> None:
+        """Store what a client sends; where told to, its first lines only, and answer no more."""
         run = self.runs[run_id]
         history = body.get("files", {}).get(HISTORY)
         if history:
-            for index, line in enumerate(history["content"]):
+            taken = history["content"]
+            if self.mute_after_records is not None:
+                taken = taken[: self.mute_after_records]
+                self.mute = True
+            run.received += len(taken)
+            for index, line in enumerate(taken):
                 run.lines[history["offset"] + index] = line
+        if self.mute:
+            return
         run.preempting |= bool(body.get("preempting"))
         if body.get("complete"):
             run.exit_code = body["exitcode"]
 
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         if "RunResumeStatus" in query:
-            return {"model": {"name": "p", "entity": _ENTITY, "bucket": self._bucket(variables)}}
+            return {"model": {**_project(variables), "bucket": self._bucket(variables)}}
         if "upsertBucket" in query:
             return {"upsertBucket": self._upsert(variables)}
         if "createRunFiles" in query:
@@ -121,6 +137,9 @@ class WandbServer:
         run = self.runs.setdefault(run_id, ServedRun(run_id))
         run.name = variables.get("displayName") or run.name
         run.group = variables.get("groupName") or run.group
+        run.project = variables.get("project") or run.project
+        run.entity = variables.get("entity") or run.entity
+        run.sweep = variables.get("sweep") or run.sweep
         if variables.get("config"):
             run.config = json.loads(variables["config"])
         bucket = {
@@ -129,16 +148,22 @@ class WandbServer:
             "displayName": run.name,
             "config": json.dumps(run.config),
             "historyLineCount": len(run.lines),
-            "project": {"id": "1", "name": "p", "entity": _ENTITY},
+            "project": {"id": "1", **_project(variables)},
         }
         return {"bucket": bucket, "inserted": inserted}
 
     def _files(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.runs[variables["run"]].files |= set(variables["files"])
         files = [{"name": f, "uploadUrl": f"{self.url}/up/{f}"} for f in variables["files"]]
         return {"runID": "1", "uploadHeaders": [], "files": files}
 
 
-_ENTITY = {"id": "1", "name": "me"}
+def _project(variables: dict[str, Any]) -> dict[str, Any]:
+    """As asked for; an entity that is not named is the key's own."""
+    entity = {"id": "1", "name": variables.get("entity") or "me"}
+    return {"name": variables.get("project") or "uncategorized", "entity": entity}
+
+
 _SERVER_INFO = {
     "cliVersionInfo": {"max_cli_version": "99.0.0", "min_cli_version": "0.0.0"},
     "latestLocalVersionInfo": None,
@@ -174,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         if self._wandb.die_at_first_record and self.path.startswith("/files/"):
             self._wandb.die()
-        if self._wandb.dead:
+        if self._wandb.dead or self._wandb.mute:
             self.close_connection = True
             return
         status = self._wandb.refuse_all_with
@@ -184,6 +209,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply({"error": "refused"}, status)
         elif self.path.startswith("/files/"):
             self._wandb.stream(self.path.split("/")[4], json.loads(body))
+            if self._wandb.mute:
+                self.close_connection = True
+                return
             self._reply({"limits": {}})
         elif self.path == "/graphql":
             asked = json.loads(body)

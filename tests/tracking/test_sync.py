@@ -1,0 +1,354 @@
+"""Runs brought to the server from their own records, after whatever happened to their attempts."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+
+from sdqn_lab.tracking import sync
+from sdqn_lab.tracking.mirror import mirrored_run
+from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.tracking.wandb import NoConnectionError, SyncError, WandB
+from tests.tracking.runs import CONFIG, Told, begin, records, write_records
+from tests.tracking.wandb_file import OfflineRun
+
+sync_run = partial(sync.sync_run, init_timeout_seconds=5.0, finish_timeout_seconds=5.0)
+
+
+@pytest.fixture
+def told():
+    return Told()
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return RunDirectory(tmp_path / "norms" / "pong_seed0")
+
+
+def attempt(directory, told, begin_at, end_at, state, mode="offline"):
+    """Train from one line to another; what an earlier attempt wrote beyond is written again."""
+    begin(directory, mode=mode)
+    write_records(directory, begin_at)
+    tracker = WandB(mirrored_run(directory, CONFIG, told.append), mode=mode)
+    write_records(directory, end_at)
+    for line in records(end_at, begin=begin_at):
+        tracker.log(line)
+    tracker.finish({"finished": 0, "failed": 1}.get(state, 143))
+    directory.end_attempt(state)
+
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from sdqn_lab.tracking.mirror import mirrored_run
+from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.tracking.wandb import WandB
+from tests.tracking.runs import CONFIG, begin, records, write_records
+
+directory, mode = RunDirectory(sys.argv[1]), sys.argv[2]
+begin_at, end_at, sent = map(int, sys.argv[3:])
+begin(directory, mode=mode)
+write_records(directory, begin_at)
+tracker = WandB(mirrored_run(directory, CONFIG, print), mode=mode)
+write_records(directory, end_at)
+for line in records(sent, begin=begin_at):
+    tracker.log(line)
+while not tracker._queue.empty():
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(directory, mode, begin_at, end_at, sent, root):
+    """An attempt that dies by kill -9, its mirror some lines behind the record."""
+    words = [str(directory.path), mode, str(begin_at), str(end_at), str(sent)]
+    command = [sys.executable, "-c", KILLED, *words]
+    done = subprocess.run(command, cwd=root, capture_output=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def wandb_sync(directory, *words):
+    """The client's own upload, of all segments there are."""
+    segments = sorted(str(path) for path in directory.path.glob("wandb/offline-run-*"))
+    command = [sys.executable, "-m", "wandb", "sync", *segments, *words]
+    subprocess.run(command, check=True, timeout=60, capture_output=True)
+
+
+def arrived(server, lines):
+    """The server has these lines, and each of them came once."""
+    run = server.run()
+    assert run.records == lines
+    assert run.received == len(lines)
+    return run
+
+
+def test_a_run_that_trained_offline_arrives_as_a_whole(directory, told, server):
+    attempt(directory, told, 0, 10, "finished")
+    assert server.runs == {}
+    assert sync_run(directory, told.append) == (10, 0)
+    run = arrived(server, records(10))
+    assert (run.name, run.exit_code, run.preempting) == ("pong_seed0", 0, False)
+    assert run.config["choices"]["value"] == CONFIG["choices"]
+    assert told == ["pong_seed0: 10 records uploaded, 0 were there"]
+
+
+def test_a_second_sync_sends_nothing_and_a_longer_run_what_is_new(directory, told, server):
+    attempt(directory, told, 0, 10, "preempted")
+    sync_run(directory, told.append)
+    assert sync_run(directory, told.append) == (0, 10)
+    attempt(directory, told, 6, 16, "finished")
+    assert sync_run(directory, told.append) == (6, 10)
+    arrived(server, records(16))
+
+
+def test_the_client_has_nothing_to_upload_after_a_sync(directory, told, server):
+    attempt(directory, told, 0, 8, "preempted")
+    attempt(directory, told, 6, 10, "finished")
+    sync_run(directory, told.append)
+    wandb_sync(directory)
+    arrived(server, records(10))
+
+
+def test_a_sync_after_the_clients_own_sends_nothing(directory, told, server):
+    attempt(directory, told, 0, 10, "finished")
+    wandb_sync(directory)
+    assert sync_run(directory, told.append) == (0, 10)
+    arrived(server, records(10))
+
+
+@pytest.mark.parametrize("first", ["online", "offline"])
+@pytest.mark.parametrize("second", ["online", "offline"])
+def test_after_a_killed_attempt_and_another_every_line_is_there(
+    directory, told, server, pytestconfig, first, second
+):
+    killed(directory, first, 0, 10, 7, pytestconfig.rootpath)
+    attempt(directory, told, 6, 16, "finished", second)
+    sync_run(directory, told.append)
+    assert arrived(server, records(16)).exit_code == 0
+
+
+def test_a_killed_run_that_nobody_continued_is_uploaded_as_unfinished(
+    directory, told, server, pytestconfig
+):
+    killed(directory, "offline", 0, 10, 4, pytestconfig.rootpath)
+    assert directory.state == "running"
+    assert sync_run(directory, told.append) == (10, 0)
+    run = arrived(server, records(10))
+    assert (run.exit_code, run.preempting) == (143, True)
+
+
+def test_the_segment_after_a_kill_holds_the_whole_record_and_replaces_the_torn_one(
+    directory, told, server, pytestconfig
+):
+    killed(directory, "offline", 0, 10, 7, pytestconfig.rootpath)
+    attempt(directory, told, 6, 16, "finished")
+    first, second = sorted(directory.path.glob("wandb/offline-run-*"))
+    assert OfflineRun(second).records == records(16)
+    assert [len(list(path.glob("*.synced"))) for path in (first, second)] == [1, 0]
+    wandb_sync(directory)
+    arrived(server, records(16))
+
+
+@pytest.mark.parametrize("arrived_before", [0, 7, 20])
+def test_an_interrupted_sync_is_completed_by_the_next(directory, told, server, arrived_before):
+    attempt(directory, told, 0, 20, "finished")
+    server.mute_after_records = arrived_before
+    with pytest.raises(SyncError, match="pong_seed0"):
+        sync_run(directory, told.append, finish_timeout_seconds=1.0)
+    assert len(server.run().lines) == arrived_before
+    assert not list(directory.path.glob("wandb/*/*.synced"))
+    server.mute_after_records, server.mute = None, False
+    assert sync_run(directory, told.append) == (20 - arrived_before, arrived_before)
+    arrived(server, records(20))
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "preempting"),
+    [("finished", 0, False), ("failed", 1, False), ("preempted", 143, True)],
+)
+def test_w_and_b_shows_the_state_that_the_run_is_in(
+    directory, told, server, state, code, preempting
+):
+    attempt(directory, told, 0, 4, state)
+    sync_run(directory, told.append)
+    assert (server.run().exit_code, server.run().preempting) == (code, preempting)
+
+
+def test_a_continued_run_that_failed_first_ends_as_finished(directory, told, server):
+    attempt(directory, told, 0, 4, "failed")
+    sync_run(directory, told.append)
+    attempt(directory, told, 4, 8, "finished")
+    sync_run(directory, told.append)
+    assert server.run().exit_code == 0
+
+
+def test_a_run_seen_under_another_path_is_the_same_run(directory, told, server, tmp_path):
+    attempt(directory, told, 0, 6, "preempted", "online")
+    directory.path.parent.rename(tmp_path / "mounted elsewhere")
+    moved = RunDirectory(tmp_path / "mounted elsewhere" / "pong_seed0")
+    write_records(moved, 9)
+    assert sync_run(moved, told.append) == (3, 6)
+    arrived(server, records(9))
+
+
+def test_a_copy_that_goes_on_training_is_a_run_of_its_own(directory, told, server, tmp_path):
+    attempt(directory, told, 0, 6, "preempted", "online")
+    shutil.copytree(directory.path, tmp_path / "copy" / "pong_seed0")
+    attempt(RunDirectory(tmp_path / "copy" / "pong_seed0"), told, 6, 9, "finished", "online")
+    assert sorted(len(run.lines) for run in server.runs.values()) == [6, 9]
+
+
+def test_project_entity_and_tags_are_those_of_the_runs_own_tracker(directory, told, server):
+    begin(directory, project="mine", entity="we", tags=["a"])
+    write_records(directory, 3)
+    directory.end_attempt("finished")
+    sync_run(directory, told.append)
+    assert (server.run().project, server.run().entity) == ("mine", "we")
+
+
+def test_the_project_that_an_attempt_found_in_its_environment_is_kept(
+    directory, told, server, monkeypatch
+):
+    monkeypatch.setenv("WANDB_PROJECT", "of the job")
+    attempt(directory, told, 0, 4, "finished")
+    monkeypatch.delenv("WANDB_PROJECT")
+    sync_run(directory, told.append)
+    assert server.run().project == "of the job"
+
+
+@pytest.mark.parametrize("target", ["recorder.NoMirror", "tensorboard.TensorBoard"])
+def test_a_run_with_another_tracker_is_uploaded_with_defaults(directory, told, server, target):
+    begin(directory, _target_=f"sdqn_lab.tracking.{target}", project="not W&B's")
+    write_records(directory, 5)
+    directory.end_attempt("finished")
+    assert sync_run(directory, told.append) == (5, 0)
+    assert arrived(server, records(5)).project == "sdqn_lab"
+    assert sync_run(directory, told.append) == (0, 5)
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_a_mode_in_the_environment_does_not_keep_a_sync_from_the_server(
+    directory, told, server, monkeypatch, mode
+):
+    attempt(directory, told, 0, 4, "finished")
+    monkeypatch.setenv("WANDB_MODE", mode)
+    assert sync_run(directory, told.append) == (4, 0)
+    arrived(server, records(4))
+
+
+def test_a_run_that_a_process_works_on_is_left_alone_with_a_line(directory, told, server):
+    begin(directory)
+    write_records(directory, 3)
+    with directory.lock():
+        assert sync_run(directory, told.append) is None
+    assert told == ["pong_seed0: a process works on it, skipped"]
+    assert server.runs == {}
+
+
+def test_a_sync_does_not_keep_the_next_attempt_from_beginning(directory, told, server, monkeypatch):
+    begin(directory)
+    write_records(directory, 3)
+
+    def upload(*_, **__):
+        with directory.lock():
+            return 3
+
+    monkeypatch.setattr(sync, "upload", upload)
+    assert sync_run(directory, told.append) == (3, 0)
+
+
+def test_a_directory_without_a_run_is_left_alone_with_a_line(directory, told, server):
+    directory.path.mkdir(parents=True)
+    assert sync_run(directory, told.append) is None
+    assert told == ["pong_seed0: has not begun, skipped"]
+
+
+def offline_segments(directory):
+    return {path.name: path.stat().st_mtime_ns for path in directory.path.glob("wandb/*/*")}
+
+
+@pytest.mark.parametrize("fault", ["no key", "short key", "wrong key", "no server"])
+def test_no_connection_is_one_line_and_changes_nothing(
+    directory, told, server, monkeypatch, capfd, fault
+):
+    attempt(directory, told, 0, 4, "finished")
+    before = offline_segments(directory)
+    if fault == "no key":
+        monkeypatch.delenv("WANDB_API_KEY")
+    if fault == "short key":
+        monkeypatch.setenv("WANDB_API_KEY", "short")
+    if fault == "wrong key":
+        server.refuse_all_with = 401
+    if fault == "no server":
+        server.die()
+    with pytest.raises(NoConnectionError) as caught:
+        sync_run(directory, told.append, init_timeout_seconds=1.0)
+    assert str(caught.value).startswith(f"{directory.path}: ")
+    assert "\n" not in str(caught.value)
+    assert offline_segments(directory) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_refused_records_are_an_error_and_nothing_is_marked(directory, told, server):
+    attempt(directory, told, 0, 4, "finished")
+    server.refuse_records_with = 403
+    with pytest.raises(SyncError, match="Fatal error while uploading"):
+        sync_run(directory, told.append)
+    assert not list(directory.path.glob("wandb/*/*.synced"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("status.json", "{"),
+        ("config.yaml", "a: [b"),
+        ("config.yaml", "word"),
+        ("metrics.jsonl", "{\n"),
+        ("wandb/run.json", "{}"),
+    ],
+)
+def test_a_damaged_file_is_one_line(directory, told, server, file, content):
+    attempt(directory, told, 0, 4, "finished")
+    (directory.path / file).write_text(content)
+    with pytest.raises(SyncError) as caught:
+        sync_run(directory, told.append)
+    assert str(directory.path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_machine_that_uploads_tells_nothing_of_itself(directory, told, server):
+    attempt(directory, told, 0, 4, "finished")
+    sync_run(directory, told.append)
+    assert server.run().files == {"config.yaml", "wandb-summary.json"}
+
+
+def test_a_sync_leaves_no_files_of_the_client(directory, told, server, tmp_path):
+    begin(directory)
+    write_records(directory, 3)
+    directory.end_attempt("finished")
+    sync_run(directory, told.append)
+    assert [path.name for path in directory.path.glob("wandb/*")] == ["run.json"]
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+BARE = """
+import sys
+sys.modules |= dict.fromkeys(("torch", "hydra", "omegaconf", "gymnasium"))  # importing them fails
+from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.tracking.sync import sync_run
+print(*sync_run(RunDirectory(sys.argv[1]), print))
+"""
+
+
+def test_a_login_node_needs_neither_torch_nor_hydra(directory, told, server, pytestconfig):
+    attempt(directory, told, 0, 4, "finished")
+    command = [sys.executable, "-c", BARE, str(directory.path)]
+    done = subprocess.run(
+        command, cwd=pytestconfig.rootpath, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == ["pong_seed0: 4 records uploaded, 0 were there", "4 0"]
+    assert (done.returncode, done.stderr) == (0, "")
+    arrived(server, records(4))
