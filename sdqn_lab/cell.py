@@ -1,31 +1,24 @@
 """One cell from its config to its finished run directory, begun or continued."""
 
 import json
-import os
-import platform
-import shutil
-import signal
-import subprocess
 import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import psutil
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from safetensors.torch import save
 from torch import nn
 
-from sdqn_lab import build
+from sdqn_lab import build, provenance
 from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.envs.base import VectorEnv
+from sdqn_lab.stopping import PREEMPTED_EXIT, StopFlag
 from sdqn_lab.tracking.atomic import write_atomic, write_json
 from sdqn_lab.tracking.metrics import MetricsFile
 from sdqn_lab.tracking.mirror import mirrored_run
@@ -36,9 +29,6 @@ from sdqn_lab.training.checkpoint import Checkpoint
 from sdqn_lab.training.health import cures, dead_line, first_observations, probe
 from sdqn_lab.training.loop import StopRequested, Trainer
 from sdqn_lab.training.seeding import stream_seed
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-PREEMPTED_EXIT = 143
 
 
 def run_cell(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
@@ -70,7 +60,7 @@ def _run_locked(cfg: DictConfig, directory: RunDirectory, console: Console) -> i
         facts = checkpoint.read() if checkpoint.exists else {}
         # Sums depend on the number of threads: a run keeps the one it began with.
         threads = facts.get("threads", build.resolve_threads(cfg.threads))
-        directory.begin_attempt(threads=threads, **_provenance())
+        directory.begin_attempt(threads=threads, **_provenance(directory))
         torch.set_num_threads(threads)
         with stop.listening():
             _train(cfg, directory, console, checkpoint, facts, stop)
@@ -95,28 +85,13 @@ def _run_locked(cfg: DictConfig, directory: RunDirectory, console: Console) -> i
     return PREEMPTED_EXIT if stop.requested else 0
 
 
-class StopFlag:
-    """Set by a signal, read by the loop at its next step: nothing is saved inside a handler."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __call__(self) -> bool:
-        """Whether a stop was requested."""
-        return self.requested
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Let the signals set this flag; who listened before listens again afterwards."""
-        before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+def _provenance(directory: RunDirectory) -> dict[str, Any]:
+    """Code, libraries and hardware of this attempt; changes to the code are kept beside it."""
+    changes = directory.path / "code.diff"
+    changes.unlink(missing_ok=True)
+    if text := provenance.diff():
+        write_atomic(changes, f"{text}\n".encode())
+    return {**provenance.code(), **provenance.machine(), **provenance.scheduler()}
 
 
 def _train(
@@ -297,42 +272,3 @@ def save_network(network: nn.Module, path: Path, facts: dict[str, str]) -> None:
     """Weights as safetensors, atomically; they load without pickle."""
     tensors = {key: value.cpu() for key, value in network.state_dict().items()}
     write_atomic(path, save(tensors, metadata=facts))
-
-
-def _provenance() -> dict[str, Any]:
-    """What a number was made with: code, libraries, hardware."""
-    packages = ("torch", "numpy", "gymnasium", "ale-py", "hydra-core")
-    facts: dict[str, Any] = {
-        **_source(Path(__file__).resolve().parents[1]),
-        "versions": {"sdqn_lab": version("sdqn_lab"), "python": platform.python_version()},
-        "cpu": _cpu(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-    }
-    facts["versions"] |= {package: version(package) for package in packages}
-    return facts
-
-
-def _source(root: Path) -> dict[str, Any]:
-    """The commit of the source tree and whether it was changed; nothing of another repository."""
-    own = _git(root, "rev-parse", "--show-toplevel") == str(root)
-    if not own:
-        return {"git_sha": None, "git_dirty": None}
-    changes = _git(root, "status", "--porcelain", "--", "sdqn_lab", "conf", "sweeps")
-    return {"git_sha": _git(root, "rev-parse", "HEAD"), "git_dirty": changes != ""}
-
-
-def _git(root: Path, *words: str) -> str | None:
-    """Git's answer, or None where this is no checkout."""
-    if shutil.which("git") is None:
-        return None
-    done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,41 @@
+"""How a process is asked to stop, and the exit codes that tell how it left."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+PREEMPTED_EXIT = 143
+"""Stopped by a signal, state saved."""
+BUSY_EXIT = 75
+"""Another process works on the run; try again later."""
+
+
+class StopFlag:
+    """Set by a signal, read by a loop at its next step: nothing is saved inside a handler."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    @property
+    def requested(self) -> bool:
+        """Whether a stop was requested."""
+        return self.signal is not None
+
+    def __call__(self) -> bool:
+        """Whether a stop was requested."""
+        return self.requested
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Let the signals set this flag; who listened before listens again afterwards."""
+        before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
