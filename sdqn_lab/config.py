@@ -4,6 +4,7 @@ Compose -> resolve -> validate. Everything wrong is collected and raised as one 
 a line for each problem (key, value, rule, what to write), before any directory exists.
 """
 
+import copy
 import difflib
 import hashlib
 import json
@@ -18,6 +19,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
@@ -289,6 +291,49 @@ def _dangling(node: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _dangling(node[key], f"{prefix}{key}.")
 
 
+class Composer:
+    """Composes many cells: what a set of chosen options gives by itself is composed only once.
+
+    Hydra reads every file anew for each cell. Here the options' config is kept, and the plain
+    values are set on a copy by Hydra's own function, so that both ways give equal configs.
+    """
+
+    def __init__(self) -> None:
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+
+    def compose_raw(self, overrides: list[str]) -> DictConfig:
+        """Like the function of that name, for one cell."""
+        parsed = parse(overrides)
+        choosing = [o for o in parsed if _chooses(o)]
+        options = tuple(_lines(choosing))
+        try:
+            if options not in self._bases:
+                self._bases[options] = compose_raw(list(options))
+            cfg = copy.deepcopy(self._bases[options])
+            values = [o for o in parsed if o not in choosing]
+            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+        except (ConfigError, HydraException, OmegaConfBaseException):
+            return compose_raw(overrides)  # which knows what to say
+        _note_overrides(cfg, parsed)
+        return cfg
+
+
+def _chooses(override: Override) -> bool:
+    key = override.key_or_group
+    return key in GROUPS or "/" in key or "@" in key or key == "hydra.searchpath"
+
+
+def _note_overrides(cfg: DictConfig, parsed: list[Override]) -> None:
+    """Hydra's own record of what was written, which names of directories may refer to."""
+    task = [o for o in parsed if not o.is_hydra_override()]
+    cfg.hydra.overrides.task = _lines(task)
+    cfg.hydra.overrides.hydra = _lines(o for o in parsed if o.is_hydra_override())
+    form = cfg.hydra.job.config.override_dirname
+    cfg.hydra.job.override_dirname = get_overrides_dirname(
+        task, kv_sep=form.kv_sep, item_sep=form.item_sep, exclude_keys=form.exclude_keys
+    )
+
+
 def compose_raw(overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
     """Compose with Hydra's own node, unresolved; Hydra's errors become a ``ConfigError``.
 
@@ -334,10 +379,9 @@ def parse(overrides: list[str]) -> list[Override]:
         ConfigError: not an override, or not one option for one group.
     """
     parsed, problems = [], []
-    parser = OverridesParser.create()
     for line in overrides:
         try:
-            (override,) = parser.parse_overrides([line])
+            override = _parsed(line)
         except (OverrideParseException, HydraException):
             problems.append(f"{line}: not an override; write key=value")
             continue
@@ -347,6 +391,12 @@ def parse(overrides: list[str]) -> list[Override]:
     if problems:
         raise ConfigError(problems)
     return parsed
+
+
+@lru_cache(maxsize=4096)
+def _parsed(line: str) -> Override:
+    (override,) = OverridesParser.create().parse_overrides([line])
+    return override
 
 
 def _override_problem(override: Override) -> str | None:

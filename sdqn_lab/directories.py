@@ -52,6 +52,8 @@ def _other_run(directory: RunDirectory, cfg: DictConfig) -> str | None:
     if not directory.config.exists():
         return None
     try:
+        if directory.config.read_text() == OmegaConf.to_yaml(cfg):  # reading YAML takes its time
+            return None
         stored = OmegaConf.load(directory.config)
         assert isinstance(stored, DictConfig)
         return difference(stored, cfg)

@@ -9,24 +9,28 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 from rich.console import Console
 
 from sdqn_lab import config
 from sdqn_lab.analysis.run import Run
 from sdqn_lab.analysis.table import print_table
-from sdqn_lab.cell import PREEMPTED_EXIT, run_cell
+from sdqn_lab.cell import run_cell
 from sdqn_lab.directories import begun, check_writable
+from sdqn_lab.launching.ledger import FILE as LEDGER
+from sdqn_lab.launching.local import LaunchError
+from sdqn_lab.launching.observe import Observation, observe
+from sdqn_lab.launching.table import notes
+from sdqn_lab.planning import Plan, plan
 from sdqn_lab.resume import resumed
+from sdqn_lab.stopping import BUSY_EXIT, PREEMPTED_EXIT
 from sdqn_lab.tracking.run_directory import BusyError, RunDirectory
-from sdqn_lab.validation import ConfigError, validate
+from sdqn_lab.validation import ConfigError
 
 
 def _console(terminal: bool | None = None) -> Console:
@@ -38,14 +42,6 @@ console = _console()
 USAGE_ERROR = 2
 PLAIN_WIDTH = 160
 """Columns of a table that goes into a file or a pipe."""
-
-
-class Plan(NamedTuple):
-    """The cells that a command asks for, validated."""
-
-    multirun: bool
-    cells: dict[Path, DictConfig]
-    words: list[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,66 +84,11 @@ def _unknown_word(word: str) -> str:
     return f"{word}: stands behind a flag; write flags such as -m before all overrides"
 
 
-def plan(words: list[str], args: argparse.Namespace) -> Plan:
-    """Compose and validate every cell that the command line asks for.
-
-    Raises:
-        ConfigError: everything wrong with any of them.
-    """
-    sweeps = [o for o in config.parse(args.overrides) if o.is_sweep_override()]
-    common = config.compose_raw(args.overrides, RunMode.MULTIRUN if sweeps else RunMode.RUN)
-    if not (args.multirun or common.hydra.mode == RunMode.MULTIRUN):
-        if sweeps:
-            raise ConfigError([_needs_multirun(o.input_line or "") for o in sweeps])
-        cfg = config.resolved(common)
-        validate(cfg)
-        return Plan(False, {_directory(common.hydra.run, "dir", "hydra.run.dir"): cfg}, words)
-    # Cells would each resolve the sweep's directory from their own overrides alone.
-    fixed = f"hydra.sweep.dir={_directory(common.hydra.sweep, 'dir', 'hydra.sweep.dir')}"
-    given = any(o.key_or_group == "hydra.sweep.dir" for o in config.parse(args.overrides))
-    cells = _plan_cells(args.overrides, common)
-    return Plan(True, cells, words if given else [*words, fixed])
-
-
-def _plan_cells(overrides: list[str], common: DictConfig) -> dict[Path, DictConfig]:
-    params = OmegaConf.to_container(common.hydra.sweeper.params or OmegaConf.create({}))
-    assert isinstance(params, dict)
-    given = {o.key_or_group for o in config.parse(overrides)}
-    extra = [f"{key!s}={value}" for key, value in params.items() if key not in given]
-    sweep_dir = Path(common.hydra.sweep.dir)
-    cells: dict[Path, DictConfig] = {}
-    problems: list[str] = []
-    for cell in config.expand([*overrides, *extra]):
-        try:
-            raw = config.compose_raw(cell)
-            cfg = config.resolved(raw)
-            validate(cfg)
-            path = sweep_dir / _directory(raw.hydra.sweep, "subdir", "hydra.sweep.subdir")
-            if path in cells and (other := config.difference(cells[path], cfg)):
-                raise ConfigError([f"hydra.sweep.subdir: two cells would share {path} ({other})"])
-            cells[path] = cfg
-        except ConfigError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
-    if problems:
-        raise ConfigError(problems)
-    return cells
-
-
-def _directory(node: DictConfig, key: str, name: str) -> Path:
-    try:
-        return Path(str(node[key]))
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError([f"{name}: {reason}; write {name}=DIR"]) from error
-
-
-def _needs_multirun(override: str) -> str:
-    return f"{override}: several values need a multirun; write -m before the overrides"
-
-
 def _start(planned: Plan) -> int:
+    if planned.launcher.get("dry_run"):
+        return _dry_run(planned)
     key = "hydra.sweep.dir" if planned.multirun else "hydra.run.dir"
-    states = [begun(key, RunDirectory(path), cfg) for path, cfg in planned.cells.items()]
+    states = [begun(key, RunDirectory(cell.path), cell.cfg) for cell in planned.cells.values()]
     first = next(iter(planned.cells))
     if not planned.multirun:
         answer = _answer_found(RunDirectory(first), states[0])
@@ -156,9 +97,22 @@ def _start(planned: Plan) -> int:
     check_writable(key, first.parent if planned.multirun else first)
     try:
         _hydra_main(planned.words)
+    except LaunchError as error:
+        console.print(f"error: {error}", soft_wrap=True)
+        return 1
     except SystemExit as stopped:
         return _finish(planned, stopped.code == PREEMPTED_EXIT)
+    if planned.multirun and planned.launcher.get("wait") is False:
+        return 0
     return _finish(planned)
+
+
+def _dry_run(planned: Plan) -> int:
+    from sdqn_lab.launching.estimate import describe
+
+    for line in describe(planned):
+        print(line)
+    return 0
 
 
 def _answer_found(directory: RunDirectory, state: str | None) -> int | None:
@@ -192,9 +146,14 @@ def _show(directories: list[Path]) -> None:
     from sdqn_lab.analysis.curves import draw_learning_curves
 
     sweep_dir = directories[0].parent
-    runs = [Run(path) for path in directories]
+    # A launcher's ledger knows more than the cells: who was lost could not say so.
+    seen = observe(sweep_dir) if (sweep_dir / LEDGER).exists() else Observation(sweep_dir, [])
+    states = {report.name: report.state for report in seen.reports}
+    runs = [Run(path, states.get(path.name)) for path in directories]
     out = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
     print_table(runs, out, f"{len(runs)} cells in {sweep_dir}")
+    for line in notes(seen):
+        console.print(line, soft_wrap=True)
     figure = sweep_dir / "learning_curves.png"
     if draw_learning_curves(runs, figure):
         out.print(f"learning curves: {figure}", soft_wrap=True)
@@ -222,7 +181,7 @@ def _task(_: DictConfig) -> int:
             console.print(f"{directory.path.name}: {problem}", soft_wrap=True)
         return 1
     # Cells that run beside each other cannot share a terminal's live bar.
-    alone = hydra_cfg.launcher._target_.endswith("BasicLauncher")
+    alone = hydra_cfg.mode == RunMode.RUN or hydra_cfg.launcher._target_.endswith("BasicLauncher")
     code = _run_cell(cfg, directory, console if alone else _console(terminal=False))
     if code == PREEMPTED_EXIT:
         sys.exit(code)  # who stops a cell stops the sweep: the cells after it do not begin
@@ -234,7 +193,7 @@ def _run_cell(cfg: DictConfig, directory: RunDirectory, out: Console) -> int:
         return run_cell(cfg, directory, out)
     except BusyError as error:
         out.print(str(error), soft_wrap=True)
-        return 1
+        return BUSY_EXIT
     except OSError as error:
         # Not even status.json could be written; the last checkpoint is whole all the same.
         out.print(f"{directory.path}: cannot be written: {error}", soft_wrap=True)

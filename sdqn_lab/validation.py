@@ -258,19 +258,49 @@ def _located(target: str) -> type | str:
 
 def _argument_problems(cfg: DictConfig, group: str) -> list[str]:
     """Every key is an argument of the class, of its type, and the class accepts the values."""
-    node = cfg[group]
+    problems = _signature_problems(cfg[group], group)
+    return problems or _trial_problems(cfg, group, _arguments(cfg[group]))
+
+
+def _arguments(node: DictConfig) -> dict[str, Any]:
+    return {key: value for key, value in _plain(node).items() if key != "_target_"}
+
+
+def _signature_problems(node: DictConfig, group: str) -> list[str]:
     cls = get_class(node._target_)
     hints, parameters = _signature(cls)
-    arguments = {str(key): value for key, value in _plain(node).items() if key != "_target_"}
     problems = []
-    for key, value in arguments.items():
+    for key, value in _arguments(node).items():
         if key not in parameters:
             known = ", ".join(name for name in parameters if name in node) or "none"
             fault = f"{cls.__name__} has no argument {key}; keys: {known}"
             problems.append(f"{group}.{key}={value}: {fault}")
         elif fault := _type_fault(value, hints.get(key, Any)):
-            problems.append(f"{group}.{key}={value}: {fault}{_default(cfg, group, key)}")
-    return problems or _trial_problems(cfg, group, arguments)
+            problems.append(f"{group}.{key}={value}: {fault}{_default(node, group, key)}")
+    return problems
+
+
+def check_launcher(node: DictConfig, option: str | None) -> None:
+    """Check a launcher of this house; Hydra's own, and others', answer for themselves.
+
+    Args:
+        node: ``hydra.launcher``.
+        option: the name of its file.
+
+    Raises:
+        ConfigError: with a line for every argument that is wrong.
+    """
+    if not str(node._target_).startswith("hydra_plugins.sdqn_lab."):
+        return
+    node = DictConfig(OmegaConf.to_container(node, resolve=True))
+    if problems := _signature_problems(node, "hydra.launcher"):
+        raise ConfigError(problems)
+    try:
+        get_class(node._target_)(**_arguments(node))
+    except ValueError as error:
+        choices = {"hydra.launcher": option}
+        cfg = OmegaConf.create({"choices": choices, "hydra.launcher": node})
+        raise ConfigError([_refusal(cfg, "hydra.launcher", error)]) from error
 
 
 def _signature(cls: type) -> tuple[dict[str, Any], Mapping[str, inspect.Parameter]]:
@@ -300,9 +330,9 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
     return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
 
 
-def _default(cfg: DictConfig, group: str, key: str) -> str:
+def _default(node: DictConfig, group: str, key: str) -> str:
     """The value that an argument has by itself, as what to write."""
-    parameter = inspect.signature(get_class(cfg[group]._target_)).parameters.get(key)
+    parameter = inspect.signature(get_class(node._target_)).parameters.get(key)
     if parameter is None or parameter.default is parameter.empty:
         return ""
     value = parameter.default
@@ -337,7 +367,9 @@ def _refusal(cfg: DictConfig, group: str, error: Exception) -> str:
     if "." not in key:
         key = f"{group}.{'id' if key == 'game' else key}"
     instead = f"; write {found['instead']}" if found["instead"] else ""
-    instead = instead or _default(cfg, *key.rsplit(".", 1)) if key.count(".") == 1 else instead
+    home, _, name = key.rpartition(".")
+    if not instead and home in cfg and "_target_" in cfg[home]:
+        instead = _default(cfg[home], home, name)
     reason = f" ({found['reason']})" if found["reason"] else ""
     return f"{key}={found['value']}: {found['rule']}{reason}{instead}"
 

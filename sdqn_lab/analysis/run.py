@@ -15,9 +15,15 @@ SILENT_LAYER = 0.999
 
 
 class Run:
-    """What a table or a figure says of one run directory."""
+    """What a table or a figure says of one run directory.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the directory.
+        state: what is known of it from elsewhere; None: what its own ``status.json`` says.
+    """
+
+    def __init__(self, path: Path, state: str | None = None) -> None:
+        self._state = state
         self.directory = RunDirectory(path)
         self._records = read_metrics(self.directory.metrics)
         config = self.directory.config
@@ -60,7 +66,7 @@ class Run:
             self.game,
             self.arm,
             self.seed,
-            self.directory.state or "missing",
+            self._state or self.directory.state or "missing",
             f"{last.get('step', 0):,}",
             self._score(),
             "  ".join(f"{name} {rate:.3f}" for name, rate in rates.items()) or "-",

@@ -1,0 +1,1 @@
+"""Plug-ins for Hydra, which looks for them in this namespace."""

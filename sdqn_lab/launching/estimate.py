@@ -1,0 +1,133 @@
+"""What a sweep would cost, said before anything is started."""
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from sdqn_lab import build
+from sdqn_lab.agents.replay import Batch
+from sdqn_lab.config import identity
+from sdqn_lab.directories import begun
+from sdqn_lab.launching.queue import SlurmError, most_tasks
+from sdqn_lab.planning import Cell, Plan
+from sdqn_lab.tracking.progress import clock
+from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.validation import replay_bytes
+
+REPETITIONS = 3
+
+
+def describe(planned: Plan) -> list[str]:
+    """Cells, collapsed duplicates, sizes, and the time that they would take on this machine.
+
+    Nothing is written. Times come from a few decisions, updates and environment steps of each arm,
+    measured here and now; evaluations are not in them.
+
+    Raises:
+        ConfigError: a directory holds something else.
+    """
+    cells = list(planned.cells.values())
+    key = "hydra.sweep.dir" if planned.multirun else "hydra.run.dir"
+    open_ = [c for c in cells if begun(key, RunDirectory(c.path), c.cfg) != "finished"]
+    steps = sum(cell.cfg.budget.steps for cell in open_)
+    lines = [
+        f"{len(cells)} cells in {planned.sweep_dir}",
+        f"  asked for: {planned.asked} combinations, {planned.asked - len(cells)} of them "
+        "duplicates that collapse (what means nothing to a neuron does not make a cell)",
+        f"  to run: {len(open_)}, finished already: {len(cells) - len(open_)}",
+        f"  {steps:,} agent steps, {sum(map(_updates, open_)):,} updates",
+    ]
+    if open_:
+        memory = max(replay_bytes(cell.cfg) for cell in open_)
+        lines.append(f"  replay: up to {memory / 1e9:.2f} GB a cell")
+        lines += _times(open_)
+    return [*lines, *_jobs(planned, len(open_)), "nothing was started"]
+
+
+def _updates(cell: Cell) -> int:
+    algo, steps = cell.cfg.algo, cell.cfg.budget.steps
+    return int(max(0, steps - algo.replay_start_steps) // algo.learn_every_steps)
+
+
+def _jobs(planned: Plan, count: int) -> list[str]:
+    """How the launcher would start them."""
+    launcher = planned.launcher
+    if "cells_per_task" not in launcher or not count:
+        return []
+    jobs = math.ceil(count / launcher.cells_per_task)
+    line = f"  SLURM: {jobs} jobs of {launcher.cells_per_task} cells, at most "
+    line += f"{launcher.array_parallelism} at once, time limit {launcher.timeout_min} min"
+    try:
+        arrays = math.ceil(jobs / most_tasks())
+    except SlurmError as error:
+        return [line, f"  WARNING SLURM cannot be asked from here ({error})"]
+    return [f"{line}, in {arrays} {'array' if arrays == 1 else 'arrays'}"]
+
+
+def _times(cells: list[Cell]) -> list[str]:
+    """One line an arm, and the sum."""
+    arms: dict[str, list[Cell]] = {}
+    for cell in cells:
+        arms.setdefault(_arm(cell.cfg), []).append(cell)
+    lines, total = list[str](), 0.0
+    for arm, members in arms.items():
+        rate = 1.0 / seconds_per_step(members[0].cfg)
+        seconds = sum(member.cfg.budget.steps for member in members) / rate
+        total += seconds
+        lines.append(f"  {arm}: {len(members)} cells, {rate:,.0f} steps/s, {clock(seconds)}")
+    device = build.resolve_device(cells[0].cfg.device).type
+    threads = build.resolve_threads(cells[0].cfg.threads)
+    where = f"measured here on {device}, {threads} CPU threads, one cell after the other"
+    return [*lines, f"  together {clock(total)} ({where}, without evaluations)"]
+
+
+def _arm(cfg: DictConfig) -> str:
+    """The choices that set the speed: everything but game and seed, in words."""
+    choices = cfg.choices
+    words = [choices["network"], choices["neuron"], choices["norm"]]
+    if "time_window" in identity(cfg):
+        words += [choices["surrogate"], f"T={cfg.time_window}"]
+    return " ".join(map(str, words))
+
+
+def seconds_per_step(cfg: DictConfig) -> float:
+    """Time of an agent step with its share of an update, measured on this machine."""
+    torch.set_num_threads(build.resolve_threads(cfg.threads))
+    algo = cfg.algo
+    env = build.build_env(cfg, algo.num_envs)
+    try:
+        observations = env.reset(seed=0)
+        agent = build.build_agent(cfg, env.observation_shape, env.num_actions)
+        actions, rng = np.zeros(algo.num_envs, np.int64), np.random.default_rng(0)
+        acting = _median(lambda: agent.act(observations, 0.0, rng))
+        stepping = _median(lambda: env.step(actions))
+        batch = _batch(observations, algo.batch_size)
+        learning = _median(lambda: agent.update(batch))
+    finally:
+        env.close()
+    deciding: float = (acting + stepping) / algo.num_envs
+    updating: float = learning / algo.learn_every_steps
+    return deciding + updating
+
+
+def _batch(observations: np.ndarray, size: int) -> Batch:
+    """A batch of the right shape; what is in it does not matter to the clock."""
+    rows = torch.from_numpy(np.resize(observations, (size, *observations.shape[1:])))
+    zeros = torch.zeros(size)
+    return Batch(rows, torch.zeros(size, dtype=torch.int64), zeros, zeros, rows)
+
+
+def _median(work: Callable[[], object]) -> float:
+    work()
+    times = []
+    for _ in range(REPETITIONS):
+        begin = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return sorted(times)[REPETITIONS // 2]

@@ -1,0 +1,165 @@
+"""``ledger.json``: the cells of a sweep, and what was started for them, when, with which code.
+
+Written by the commands that start cells, never by the cells, whose own words are in their
+``status.json``. What became of a cell is told by the two together and by the scheduler.
+"""
+
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import psutil
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sdqn_lab import provenance
+from sdqn_lab.tracking.atomic import write_atomic
+from sdqn_lab.tracking.run_directory import BusyError, timestamp
+
+FILE = "ledger.json"
+
+
+class LedgerError(Exception):
+    """No ledger where one is needed, or one that cannot be read."""
+
+
+class Entry(BaseModel):
+    """What must be known of a cell without opening its directory."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    overrides: list[str]
+    game: str
+    seed: int
+    steps: int
+    """Agent steps that the cell asks for."""
+
+
+class Submission(BaseModel):
+    """One start of cells: who started them, with which code, and under which jobs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    launcher: Literal["local", "slurm"]
+    settings: dict[str, Any]
+    command: list[str]
+    time: str
+    host: str
+    pid: int
+    process_start: float
+    code: dict[str, Any]
+    job_name: str | None = None
+    """SLURM: the name of its jobs, another one for every submission."""
+    jobs: dict[str, list[str]] = Field(default_factory=dict)
+    """SLURM's job id -> names of the cells that it works on."""
+    cells: list[str] = Field(default_factory=list)
+    ended: str | None = None
+    """Local: when its launcher had started what it was going to start."""
+    cancelled: str | None = None
+    """When its jobs were cancelled by command."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process that made it is still at it on this machine."""
+        return self.ended is None and process_lives(self.host, self.pid, self.process_start)
+
+
+class Ledger(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Literal[1] = 1
+    cells: dict[str, Entry] = Field(default_factory=dict)
+    submissions: list[Submission] = Field(default_factory=list)
+
+    @classmethod
+    def read(cls, sweep_dir: Path) -> Self:
+        """The ledger of a sweep.
+
+        Raises:
+            LedgerError: there is none, or it is damaged.
+        """
+        file = sweep_dir / FILE
+        if not file.exists():
+            missing = f"holds no {FILE}" if sweep_dir.is_dir() else "no such directory"
+            raise LedgerError(f"{sweep_dir}: {missing}; write the directory of a sweep")
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise LedgerError(f"{file}: {where}: {first['msg']}; put the file back") from error
+
+    @classmethod
+    def open(cls, sweep_dir: Path) -> Self:
+        """The ledger of a sweep, a new one where there is none."""
+        return cls.read(sweep_dir) if (sweep_dir / FILE).exists() else cls()
+
+    def write(self, sweep_dir: Path) -> None:
+        """Replace the file, atomically."""
+        write_atomic(sweep_dir / FILE, f"{self.model_dump_json(indent=1)}\n".encode())
+
+    def submit(
+        self,
+        launcher: Literal["local", "slurm"],
+        settings: dict[str, Any],
+        cells: list[str],
+        sweep_dir: Path,
+    ) -> Submission:
+        """Note a new start of cells; changes to the code against its commit are kept beside it."""
+        number = len(self.submissions)
+        process = psutil.Process()
+        submission = Submission(
+            launcher=launcher,
+            settings=settings,
+            command=sys.argv,
+            time=timestamp(),
+            host=socket.gethostname(),
+            pid=process.pid,
+            process_start=process.create_time(),
+            code=provenance.code(),
+            cells=cells,
+        )
+        if text := provenance.diff():
+            write_atomic(sweep_dir / f"code-{number}.diff", f"{text}\n".encode())
+        self.submissions.append(submission)
+        return submission
+
+    def submission_of(self, cell: str) -> Submission | None:
+        """The last start of a cell."""
+        return next((s for s in reversed(self.submissions) if cell in s.cells), None)
+
+
+@contextmanager
+def locked(sweep_dir: Path) -> Iterator[None]:
+    """Be the only one who starts cells of a sweep; the system lets go when a process dies.
+
+    Raises:
+        BusyError: another command is starting cells.
+    """
+    with (sweep_dir / ".lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(
+                f"{sweep_dir}: another command works on this sweep; wait for it, or write "
+                f"python -m sdqn_lab.sweep status {sweep_dir}"
+            ) from error
+        yield
+
+
+def process_lives(host: str, pid: int, start: float) -> bool:
+    """Whether that very process lives on this machine."""
+    if host != socket.gethostname() or pid == os.getpid():
+        return host == socket.gethostname()
+    try:
+        process = psutil.Process(pid)
+        zombie = process.status() == psutil.STATUS_ZOMBIE  # nobody has asked how it ended
+        return abs(process.create_time() - start) < 1.0 and not zombie
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,157 @@
+"""The cells of a sweep on this machine, each in a process of its own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from sdqn_lab.launching.ledger import Ledger, LedgerError, locked
+from sdqn_lab.launching.observe import observe, unfinished
+from sdqn_lab.launching.processes import Slot, run_cells, slots, visible_gpus
+from sdqn_lab.launching.queue import SlurmError
+from sdqn_lab.launching.table import watching
+from sdqn_lab.stopping import PREEMPTED_EXIT, StopFlag
+from sdqn_lab.tracking.run_directory import BusyError, RunDirectory, timestamp
+
+
+class LaunchError(SystemExit):
+    """Cells could not be started; of any exception but SystemExit Hydra prints a traceback."""
+
+
+class CellLauncher(Launcher):
+    """What launchers of cells have in common: Hydra's combinations become a sweep with a ledger."""
+
+    config: DictConfig
+    settings: dict[str, Any]
+    """The arguments, as the ledger keeps them."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Take the config that all cells have in common."""
+        del hydra_context, task_function
+        self.config = config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Enroll the cells and start those that are not finished.
+
+        Whatever becomes of a cell is told by its own directory, so Hydra hears of no failure.
+        """
+        # Imported here: Hydra loads every plug-in in any program that it serves; these are slow.
+        from sdqn_lab.launching.sweep import enroll
+        from sdqn_lab.planning import plan_cells
+        from sdqn_lab.validation import ConfigError
+
+        del initial_job_idx
+        sweep_dir = Path(self.config.hydra.sweep.dir)
+        own = list(self.config.hydra.overrides.hydra)
+        cells = plan_cells(sweep_dir, [[*own, *overrides] for overrides in job_overrides])
+        unique = list({cell.path: cell for cell in cells}.values())
+        sweep_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(sweep_dir):
+                enroll(sweep_dir, unique)
+                self.start(sweep_dir, [cell.path.name for cell in unique])
+            self.attend(sweep_dir)
+        except (BusyError, ConfigError, LedgerError, SlurmError) as error:
+            raise LaunchError(str(error)) from error
+        return [
+            JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=None)
+            for overrides in job_overrides
+        ]
+
+    def start(self, sweep_dir: Path, names: list[str]) -> None:
+        """Start those of the cells that are not finished; the sweep is locked meanwhile.
+
+        Args:
+            sweep_dir: the sweep, its ledger written.
+            names: names of cells.
+        """
+        raise NotImplementedError
+
+    def attend(self, sweep_dir: Path) -> None:
+        """Stay while the cells work, where that is wanted."""
+
+
+class LocalLauncher(CellLauncher):
+    """Cells on this machine, some at once; one that dies hard takes nobody along.
+
+    Args:
+        processes: cells at once, >= 1. None: one a GPU; without a GPU as many as there are CPUs for
+            ``threads`` each, or one if ``threads`` is None.
+        gpus: how many GPUs cells are spread over, >= 0; with more processes than GPUs several share
+            one. None: all that are visible, or none where ``device`` is the CPU or
+            names one of them.
+        dry_run: only say what would run; read by the command before anything starts.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self, processes: int | None = None, gpus: int | None = None, dry_run: bool = False
+    ) -> None:
+        del dry_run
+        if processes is not None and processes < 1:
+            raise ValueError(f"processes must be >= 1, got {processes}: write 1 or more")
+        if gpus is not None and gpus < 0:
+            raise ValueError(f"gpus must be >= 0, got {gpus}: write 0 for the CPU")
+        self.settings = {"processes": processes, "gpus": gpus}
+
+    def start(self, sweep_dir: Path, names: list[str]) -> None:
+        """Work through the cells until all have ended, or a signal asks to stop.
+
+        Raises:
+            SystemExit: with code 143, if stopped by a signal.
+        """
+        console = Console(stderr=True, emoji=False, markup=False, highlight=False)
+        todo = unfinished(sweep_dir, names)
+        for name in [name for name in names if name not in todo]:
+            console.print(f"{name}: finished already, not touched", soft_wrap=True)
+        if not todo:
+            return
+        ledger = Ledger.read(sweep_dir)
+        ledger.submit("local", self.settings, todo, sweep_dir)
+        ledger.write(sweep_dir)
+        for name in todo:
+            _forget_failure(RunDirectory(sweep_dir / name))
+        stop = StopFlag()
+        with stop.listening(), watching(console) as watch:
+            run_cells(
+                [sweep_dir / name for name in todo],
+                self._slots(sweep_dir / todo[0]),
+                stop,
+                started=lambda path: watch.show(observe(sweep_dir)),
+                ended=lambda path: watch.show(observe(sweep_dir)),
+                tick=lambda: watch.show(observe(sweep_dir)) if watch.due() else None,
+            )
+        ledger = Ledger.read(sweep_dir)
+        ledger.submissions[-1].ended = timestamp()
+        ledger.write(sweep_dir)
+        if stop.requested:
+            raise SystemExit(PREEMPTED_EXIT)
+
+    def _slots(self, first: Path) -> list[Slot]:
+        """Shares of this machine; cells of a sweep have devices and threads in common."""
+        cfg = OmegaConf.load(first / "config.yaml")
+        any_gpu = cfg.device in ("auto", "cuda") and self.settings["gpus"] != 0
+        gpus = visible_gpus() if any_gpu else []
+        gpus = gpus[: self.settings["gpus"]]
+        return slots(self.settings["processes"], gpus, cfg.threads)
+
+
+def _forget_failure(directory: RunDirectory) -> None:
+    """What ended an earlier start is no news of this one."""
+    try:
+        with directory.lock():
+            if directory.state == "failed":
+                directory.update(state="pending", error=None)
+    except BusyError:
+        return

@@ -1,0 +1,178 @@
+"""Cells as processes of their own: one that dies hard takes nobody along.
+
+Each is ``python -m sdqn_lab.run --resume CELL``, the command that a person would write, and its
+output goes to ``log.txt`` in the cell's directory.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from sdqn_lab.stopping import BUSY_EXIT, StopFlag
+from sdqn_lab.tracking.run_directory import BusyError, RunDirectory
+
+LOG = "log.txt"
+POLL_SECONDS = 0.2
+PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+class Slot(NamedTuple):
+    """A share of this machine, for one cell at a time."""
+
+    environment: Mapping[str, str]
+    cpus: frozenset[int] | None = None
+    """The CPUs that the cell may use; None: those of this process."""
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return named.split(",")[:count] if named else [str(i) for i in range(count)]
+
+
+def slots(processes: int | None, gpus: list[str], threads: int | None) -> list[Slot]:
+    """Divide this machine.
+
+    Args:
+        processes: cells at once; None chooses as many as GPUs, or as CPUs for ``threads`` each.
+        gpus: what CUDA_VISIBLE_DEVICES may take, one by one; empty for the CPU.
+        threads: CPU threads of a cell; None shares the CPUs out, each cell those of its own.
+    """
+    cpus = sorted(os.sched_getaffinity(0))
+    if processes is None:
+        processes = len(gpus) or (max(1, len(cpus) // threads) if threads else 1)
+    return [
+        Slot(
+            {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {},
+            _share(cpus, i, processes) if threads is None and processes > 1 else None,
+        )
+        for i in range(processes)
+    ]
+
+
+def _share(cpus: list[int], index: int, parts: int) -> frozenset[int]:
+    """CPUs number index, index + parts, ...; where there are more parts than CPUs, one of them."""
+    return frozenset(cpus[index % len(cpus) :: parts] or cpus[:1])
+
+
+class CellProcess:
+    """A cell at work in a process of its own."""
+
+    def __init__(self, path: Path, slot: Slot) -> None:
+        self.path, self.slot = path, slot
+        with (path / LOG).open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "sdqn_lab.run", "--resume", str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **slot.environment},
+                start_new_session=True,  # Ctrl-C reaches the launcher, which passes it on
+                preexec_fn=partial(_prepare, slot.cpus, os.getpid()),  # noqa: PLW1509  (no threads)
+            )
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
+    def stop(self) -> None:
+        """Ask it to save and leave."""
+        if not self.ended:
+            self._process.send_signal(signal.SIGTERM)
+
+    def settle(self, stopped: bool) -> None:
+        """Write into ``status.json`` what a process that died could not write itself.
+
+        Args:
+            stopped: it had been asked to stop.
+        """
+        code = self._process.wait()
+        directory = RunDirectory(self.path)
+        try:
+            with directory.lock():
+                _settle(directory, code, stopped)
+        except BusyError:
+            return
+
+
+def _settle(directory: RunDirectory, code: int, stopped: bool) -> None:
+    if code == BUSY_EXIT or directory.state in ("finished", "failed"):
+        return
+    # A stop signal that came before the cell could listen is no fault of the cell's.
+    if stopped or code in (-signal.SIGTERM, -signal.SIGINT):
+        directory.end_attempt("preempted")
+    elif directory.state != "preempted":
+        directory.end_attempt("failed", error=_cause(directory.path, code))
+
+
+def _cause(path: Path, code: int) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+        return f"its process was ended by {name} from outside{hint}"
+    lines = (path / LOG).read_text(errors="replace").strip().splitlines()
+    return f"its process ended with code {code}: {lines[-1] if lines else 'it said nothing'}"
+
+
+def _prepare(cpus: frozenset[int] | None, parent: int) -> None:
+    """In the child: its share of the CPUs, and a stop signal should the launcher die.
+
+    SLURM sends USR2 to every process of a job; when to save and leave is the launcher's to say.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+    if cpus is not None:
+        os.sched_setaffinity(0, cpus)
+
+
+def run_cells(
+    paths: Iterable[Path],
+    slots: Iterable[Slot],
+    stop: StopFlag,
+    *,
+    started: Callable[[Path], None] = lambda _: None,
+    ended: Callable[[Path], None] = lambda _: None,
+    tick: Callable[[], None] = lambda: None,
+) -> None:
+    """Work through cells, one a slot at a time, until all have ended or a stop is requested.
+
+    Args:
+        paths: their directories, each with its ``config.yaml``.
+        slots: shares of this machine.
+        stop: once set, cells at work are asked to save and leave, and no more are started.
+        started: called with each cell that begins.
+        ended: called with each cell whose process is gone and whose ``status.json`` is settled.
+        tick: called a few times a second.
+    """
+    waiting, free, working = deque(paths), deque(slots), list[CellProcess]()
+    asked = False
+    while working or (waiting and not stop.requested):
+        while waiting and free and not stop.requested:
+            working.append(CellProcess(waiting.popleft(), free.popleft()))
+            started(working[-1].path)
+        if stop.requested and not asked:
+            asked = True
+            for process in working:
+                process.stop()
+        for process in [p for p in working if p.ended]:
+            process.settle(asked)
+            working.remove(process)
+            free.append(process.slot)
+            ended(process.path)
+        tick()
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,103 @@
+"""Start again those cells of a sweep that nobody works on and that are not finished."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from sdqn_lab import config
+from sdqn_lab.directories import state_of
+from sdqn_lab.launching import queue
+from sdqn_lab.launching.ledger import Ledger, locked
+from sdqn_lab.launching.local import CellLauncher
+from sdqn_lab.launching.observe import STARTABLE, observe
+from sdqn_lab.launching.sweep import enroll
+from sdqn_lab.launching.table import out, summary
+from sdqn_lab.planning import plan_cells
+from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.validation import ConfigError, check_launcher
+
+
+def relaunch(sweep_dir: Path, overrides: list[str]) -> int:
+    """Start what is missing, failed, stopped or lost.
+
+    Args:
+        sweep_dir: the sweep.
+        overrides: ``hydra/launcher=NAME`` and ``hydra.launcher.KEY=VALUE``; what is not named stays
+            as it was at the last start.
+
+    Returns:
+        The exit code: 0 if nothing is wrong in the end.
+
+    Raises:
+        ConfigError: an override is no launcher's, a cell's ``status.json`` is damaged, or a cell
+            whose directory is gone cannot be composed again.
+        LedgerError: no ledger.
+        SlurmError: SLURM does not answer, so nobody knows what is running.
+        SystemExit: with code 143, if stopped by a signal.
+    """
+    ledger = Ledger.read(sweep_dir)
+    launcher = _launcher(ledger, overrides)
+    with locked(sweep_dir):
+        seen = observe(sweep_dir)
+        if seen.problem:
+            raise queue.SlurmError(f"{seen.problem}; nobody knows what is running, so try again")
+        names = seen.names(STARTABLE)
+        if names:
+            _restore(sweep_dir, ledger, names)
+            launcher.start(sweep_dir, names)
+    launcher.attend(sweep_dir)
+    after = observe(sweep_dir)
+    out().print(summary(after))
+    settled = launcher.settings.get("wait", True)
+    return 1 if after.count("failed", "lost", *(["stopped"] if settled else [])) else 0
+
+
+def _launcher(ledger: Ledger, overrides: list[str]) -> CellLauncher:
+    """The launcher of the last start, with the changes asked for."""
+    given = {o.key_or_group: o for o in config.parse(overrides)}
+    foreign = [k for k in given if k != "hydra/launcher" and not k.startswith("hydra.launcher.")]
+    if foreign:
+        raise ConfigError(
+            [
+                f"{key}: cells stay what they are; write hydra.launcher.KEY=VALUE, or a new sweep"
+                for key in foreign
+            ]
+        )
+    last = ledger.submissions[-1] if ledger.submissions else None
+    kind = str(last.launcher if last else "local")
+    if "hydra/launcher" in given:
+        kind = str(given["hydra/launcher"].value())
+    words = [line for line in overrides if not line.startswith("hydra/launcher=")]
+    node = config.compose_raw([f"hydra/launcher={kind}", *words]).hydra.launcher
+    settings: Any = OmegaConf.to_container(node, resolve=True)
+    if last and last.launcher == kind:
+        named = {key.removeprefix("hydra.launcher.") for key in given}
+        settings |= {k: v for k, v in last.settings.items() if k in settings and k not in named}
+    check_launcher(OmegaConf.create(settings), kind)
+    target = settings.pop("_target_")
+    cls = get_class(target)
+    if not issubclass(cls, CellLauncher):
+        raise ConfigError([f"hydra/launcher={kind}: keeps no ledger; write hydra/launcher=local"])
+    launcher: CellLauncher = cls(**settings)
+    return launcher
+
+
+def _restore(sweep_dir: Path, ledger: Ledger, names: list[str]) -> None:
+    """Make those directories anew that are gone."""
+    directories = {name: RunDirectory(sweep_dir / name) for name in names}
+    for directory in directories.values():
+        state_of(directory)  # refuses what is damaged
+    gone = [name for name in names if not directories[name].config.exists()]
+    cells = plan_cells(sweep_dir, [ledger.cells[name].overrides for name in gone])
+    other = [name for name, cell in zip(gone, cells, strict=True) if cell.path.name != name]
+    if other:
+        raise ConfigError(
+            [
+                f"{name}: composed anew it would be another cell, for files of conf/ "
+                "have changed; put them back, or start a new sweep"
+                for name in other
+            ]
+        )
+    enroll(sweep_dir, cells)

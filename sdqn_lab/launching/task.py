@@ -1,0 +1,194 @@
+"""What one SLURM job does: some cells, signals, time limits and its own requeueing."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sdqn_lab.launching import queue
+from sdqn_lab.launching.processes import Slot, run_cells, slots, visible_gpus
+from sdqn_lab.provenance import scheduler
+from sdqn_lab.stopping import PREEMPTED_EXIT, StopFlag
+from sdqn_lab.tracking.atomic import write_json
+from sdqn_lab.tracking.run_directory import RunDirectory, timestamp
+
+CONTROLLER_PATIENCE_SECONDS = 120.0
+"""How long a job waits for a controller that is being restarted."""
+EARLY_SECONDS = 65.0
+"""SLURM may send its signal up to a minute before it is due."""
+
+EARLY_SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+"""Blocked when a job begins: one that came before it can listen would end it for good."""
+
+
+class CellsFailedError(Exception):
+    """Cells of this job failed; raised so that SLURM counts the job among the failed."""
+
+
+@dataclass(frozen=True)
+class CellsTask:
+    """Runs cells side by side in one SLURM job; called there by submitit.
+
+    USR2 (a preemption, or the time limit coming near) makes the cells save and leave and requeues
+    the job; TERM makes them save and leave.
+    """
+
+    sweep_dir: Path
+    folder: Path
+    """Where the job notes its starts."""
+    names: list[str]
+    timeout_min: int
+    signal_delay_s: int
+    max_num_timeout: int
+
+    def __call__(self) -> None:
+        """Work until the cells are finished.
+
+        Raises:
+            CellsFailedError: one of them failed, or ran out of time too often.
+            SystemExit: with code 143, if the job was asked to stop.
+        """
+        job = str(scheduler()["slurm_job"])
+        starts = Starts(self.folder / f"{job}_starts.json")
+        todo = self._todo(again=len(starts.told) > 0)
+        starts.begin()
+        orders = Orders(job, self.timeout_min * 60.0, float(self.signal_delay_s))
+        with orders.listening():
+            run_cells([self.sweep_dir / name for name in todo], self._slots(len(todo)), orders)
+            if orders.requested and self._states("pending", "running", "preempted"):
+                self._leave(orders, starts)
+        if failed := self._states("failed"):
+            raise CellsFailedError(
+                f"{len(failed)} of {len(self.names)} failed: {', '.join(failed)}"
+            )
+
+    def _todo(self, again: bool) -> list[str]:
+        """A first start tries failed cells anew; a restart leaves them alone."""
+        done = ("finished", "failed") if again else ("finished",)
+        return [name for name in self.names if self._state(name) not in done]
+
+    def _state(self, name: str) -> str | None:
+        return RunDirectory(self.sweep_dir / name).state
+
+    def _states(self, *states: str) -> list[str]:
+        return [name for name in self.names if self._state(name) in states]
+
+    def _slots(self, count: int) -> list[Slot]:
+        """Equal shares of what SLURM gave this job."""
+        count = max(1, count)
+        shares = slots(count, visible_gpus(), None)
+        given = os.environ.get("SLURM_CPUS_PER_TASK")
+        if given is None:
+            return shares
+        cpus = {"SLURM_CPUS_PER_TASK": str(max(1, int(given) // count))}
+        return [Slot({**share.environment, **cpus}, share.cpus) for share in shares]
+
+    def _leave(self, orders: "Orders", starts: "Starts") -> None:
+        """The cells have saved; see to it that the job comes back, unless it was taken away."""
+        cause = orders.cause()
+        starts.end(cause)
+        if cause == "cancelled":
+            sys.exit(PREEMPTED_EXIT)
+        if cause == "time limit" and starts.count(cause) > self.max_num_timeout:
+            self._give_up()
+            return
+        print(f"{cause}: cells have saved, requeueing", flush=True)
+        queue.patiently(
+            lambda: queue.slurm("scontrol", "requeue", orders.job), CONTROLLER_PATIENCE_SECONDS
+        )
+        sys.exit(PREEMPTED_EXIT)
+
+    def _give_up(self) -> None:
+        error = (
+            f"timed out {self.max_num_timeout + 1} times; state saved: relaunch with a larger "
+            f"hydra.launcher.timeout_min (it was {self.timeout_min}) or "
+            f"hydra.launcher.max_num_timeout (it was {self.max_num_timeout})"
+        )
+        for name in self._states("pending", "running", "preempted"):
+            RunDirectory(self.sweep_dir / name).update(state="failed", error=error)
+
+
+class Orders(StopFlag):
+    """When to stop: at once on TERM and before a preemption, before a time limit when due.
+
+    Args:
+        job: this job's id.
+        limit_seconds: its time limit.
+        delay_seconds: what it needs before the limit for saving.
+    """
+
+    def __init__(self, job: str, limit_seconds: float, delay_seconds: float) -> None:
+        super().__init__()
+        self.job = job
+        self._limit, self._delay = limit_seconds, delay_seconds
+        self._begin = time.time()
+        self._due: float | None = None
+        self._timed_out = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Also hear what came while this program was loading."""
+        with super().listening():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY_SIGNALS)
+            yield
+
+    @property
+    def requested(self) -> bool:
+        """Whether the cells must stop now."""
+        if self.signal != signal.SIGUSR2:
+            return self.signal is not None
+        if self._due is None:
+            self._due = self._when()
+        return time.time() >= self._due
+
+    def _when(self) -> float:
+        """USR2 does not say what it is for: ask the controller, or go by the clock."""
+        now = time.time()
+        try:
+            told = queue.facts(self.job)
+            end = datetime.fromisoformat(told["EndTime"]).timestamp()
+            preempted = told.get("PreemptTime", "None") not in ("None", "Unknown")
+        except (queue.SlurmError, KeyError, ValueError):
+            end, preempted = self._begin + self._limit, False
+        self._timed_out = not preempted and end - now <= self._delay + EARLY_SECONDS
+        return end - self._delay if self._timed_out else now
+
+    def cause(self) -> str:
+        """Why the job stops: time limit, preemption, or cancelled (also: requeued by others)."""
+        if self.signal == signal.SIGUSR2:
+            return "time limit" if self._timed_out else "preemption"
+        # In a grace period the job still counts as running, and would end for good if it left.
+        try:
+            told = queue.patiently(lambda: queue.facts(self.job), CONTROLLER_PATIENCE_SECONDS)
+        except queue.SlurmError:
+            return "cancelled"
+        return "preemption" if told.get("JobState") == "RUNNING" else "cancelled"
+
+
+class Starts:
+    """The starts of one job and how each ended, over its requeueings."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.told: list[dict[str, str]] = json.loads(file.read_text()) if file.exists() else []
+
+    def begin(self) -> None:
+        """Note a start."""
+        self.told.append({"time": timestamp(), "host": socket.gethostname()})
+        write_json(self._file, self.told)
+
+    def end(self, cause: str) -> None:
+        """Note why the last start ends."""
+        self.told[-1] |= {"ended": timestamp(), "cause": cause}
+        write_json(self._file, self.told)
+
+    def count(self, cause: str) -> int:
+        """How many starts ended for that cause."""
+        return sum(start.get("cause") == cause for start in self.told)
