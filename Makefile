@@ -3,7 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test lint slow clean
+# The programs of the tests in tests/slurm; none of these packages starts a database server.
+SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server-core mariadb-client-core
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
+
+.PHONY: quickstart test lint slow slurm-packages clean
 
 quickstart: $(READY)
 	$(VENV)/bin/python -m sdqn_lab.run sweep=quickstart
@@ -11,15 +15,20 @@ quickstart: $(READY)
 test slow: export OMP_NUM_THREADS = 1
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -n auto -m "not slow"
+	$(VENV)/bin/python -m pytest -n auto --dist loadgroup -m "not slow"
 
 slow: $(READY)
-	$(VENV)/bin/python -m pytest -n auto -m slow
+	$(VENV)/bin/python -m pytest -n auto --dist loadgroup -m slow
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# Debian and Ubuntu. Without these packages `make test` skips the tests of tests/slurm and says so.
+slurm-packages:
+	dpkg --status $(SLURM_PACKAGES) >/dev/null 2>&1 || { $(AS_ROOT) apt-get update && \
+	$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(SLURM_PACKAGES); }
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sdqn_lab needs Python >= 3.11: make PYTHON=python3.11 ...")'
