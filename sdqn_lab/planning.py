@@ -59,6 +59,8 @@ def plan(words: list[str], args: argparse.Namespace) -> Plan:
     """
     _planned.clear()  # files and machines change between two commands
     sweeps = [o for o in config.parse(args.overrides) if o.is_sweep_override()]
+    if own := [o.input_line for o in sweeps if o.is_hydra_override()]:
+        raise ConfigError([f"{line}: one value for all cells; write one" for line in own])
     common = config.compose_raw(args.overrides, RunMode.MULTIRUN if sweeps else RunMode.RUN)
     launcher = common.hydra.launcher
     check_launcher(launcher, common.hydra.runtime.choices["hydra/launcher"])

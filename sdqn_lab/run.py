@@ -101,7 +101,9 @@ def _start(planned: Plan) -> int:
         console.print(f"error: {error}", soft_wrap=True)
         return 1
     except SystemExit as stopped:
-        return _finish(planned, stopped.code == PREEMPTED_EXIT)
+        if stopped.code != PREEMPTED_EXIT:
+            return 1
+        return _finish(planned, stopped=True)
     if planned.multirun and planned.launcher.get("wait") is False:
         return 0
     return _finish(planned)

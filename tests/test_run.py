@@ -35,7 +35,10 @@ def test_a_smoke_run_has_real_frames_updates_one_evaluation_and_one_checkpoint(e
     status = RunDirectory(here).status()
     told = records(here)
     assert status["state"] == "finished"
-    assert {"host", "pid", "git_sha", "versions", "cpu", "threads"} <= set(status["attempts"][0])
+    expected = {"host", "pid", "git_sha", "git_dirty", "code", "versions", "cpu", "threads"}
+    assert expected <= set(status["attempts"][0])
+    dirty = status["attempts"][0]["git_dirty"] or False
+    assert (here / "code.diff").exists() == dirty
     assert sum("eval/return_mean" in record for record in told) == 1
     assert max(record.get("updates", 0) for record in told) > 0
     assert told[-1]["frames"] == told[-1]["step"] * (4 if env == "seaquest" else 1)
@@ -99,16 +102,18 @@ def test_two_cells_that_would_share_a_directory_are_refused(capsys):
     assert not Path("multirun").exists()
 
 
-def test_a_stop_ends_the_whole_sweep_and_the_same_command_goes_on():
+def test_a_stop_ends_the_whole_sweep_and_the_cells_after_it_do_not_begin():
     words = ["-m", "env=cartpole", "seed=0,1", *SMALL, "budget.steps=60000", "hydra.sweep.dir=here"]
+    words += ["hydra.launcher.processes=1"]
     process = subprocess.Popen([sys.executable, "-m", "sdqn_lab.run", *words])
     while not list(Path("here").glob("*/metrics.jsonl")):
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
-    states = [RunDirectory(p).state for p in Path("here").iterdir() if p.is_dir()]
-    assert states == ["preempted"]
+    states = [RunDirectory(p).state for p in sorted(Path("here").iterdir()) if p.is_dir()]
+    assert states == ["preempted", "pending"]
+    assert not list(Path("here").glob("*seed1*/log.txt"))
 
 
 def test_a_table_is_printed_whatever_the_encoding(monkeypatch):
@@ -151,7 +156,7 @@ def test_one_cell_that_dies_neither_stops_the_others_nor_looks_finished():
     assert states == {"broken": "failed", "CartPo": "finished"}
     (victim,) = Path("here").glob("broken*")
     assert "RuntimeError: the pole snapped" in RunDirectory(victim).status()["error"]
-    assert "failed: RuntimeError: the pole snapped" in done.stderr
+    assert f"{victim.name}: failed: RuntimeError: the pole snapped; log: {victim}" in done.stderr
     assert "Traceback" not in done.stderr
 
 

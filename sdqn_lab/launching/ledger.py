@@ -93,7 +93,8 @@ class Ledger(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
-            raise LedgerError(f"{file}: {where}: {first['msg']}; put the file back") from error
+            advice = "put the file back, or use the version of sdqn_lab that wrote it"
+            raise LedgerError(f"{file}: {where}: {first['msg']}; {advice}") from error
 
     @classmethod
     def open(cls, sweep_dir: Path) -> Self:

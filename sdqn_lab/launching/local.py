@@ -103,6 +103,8 @@ class LocalLauncher(CellLauncher):
             raise ValueError(f"processes must be >= 1, got {processes}: write 1 or more")
         if gpus is not None and gpus < 0:
             raise ValueError(f"gpus must be >= 0, got {gpus}: write 0 for the CPU")
+        if gpus and gpus > (there := len(visible_gpus())):
+            raise ValueError(f"gpus must be <= {there}, those visible, got {gpus}: write {there}")
         self.settings = {"processes": processes, "gpus": gpus}
 
     def start(self, sweep_dir: Path, names: list[str]) -> None:

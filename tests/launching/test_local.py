@@ -1,0 +1,206 @@
+"""Sweeps on this machine with real cells: deaths, stops, and nothing lost or counted twice."""
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from omegaconf import OmegaConf
+
+from sdqn_lab import run, sweep
+from sdqn_lab.config import expand
+from sdqn_lab.launching.ledger import Ledger
+from sdqn_lab.planning import plan_cells
+from sdqn_lab.tracking.run_directory import RunDirectory
+from tests.launching.sweeps import (
+    LONG,
+    TINY,
+    attempt,
+    cells,
+    numbers,
+    stamps,
+    start,
+    states,
+    wait_until,
+)
+
+SWEEP = Path("here")
+TWO = ["-m", *LONG, "seed=0,1", "hydra.launcher.processes=2", f"hydra.sweep.dir={SWEEP}"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, list[dict]]:
+    """What the two cells tell when nobody bothers them."""
+    home, before = tmp_path_factory.mktemp("undisturbed"), Path.cwd()
+    os.chdir(home)
+    try:
+        assert run.main(TWO) == 0
+        return numbers(SWEEP)
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture
+def started() -> Iterator:
+    """Start commands; none of them outlives the test."""
+    processes = []
+
+    def begin(*words: str):
+        processes.append(start("run", *words))
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_work(count: int = 1) -> None:
+    def at_work() -> bool:
+        return sum(p.stat().st_size > 0 for p in SWEEP.glob("*/metrics.jsonl")) >= count
+
+    wait_until(at_work, "cells at work")
+
+
+def working() -> list[psutil.Process]:
+    """Processes of this test's cells."""
+    here, found = Path.cwd(), []
+    for process in psutil.process_iter():
+        try:
+            if "--resume" in process.cmdline() and Path(process.cwd()) == here:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_stopped_sweep_has_saved_and_the_same_command_finishes_it_with_the_same_numbers(
+    undisturbed, started, capsys
+):
+    first = started(*TWO)
+    wait_for_work(2)
+    assert run.main(TWO) == 1, "beside the first"
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith("error: here: another command works on this sweep; wait for it, or")
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(120) == 143
+    shown = first.stdout.read()
+    assert "requeued" not in shown, "nobody starts them again"
+    assert "preempted" in shown or "stopped" in shown
+    assert set(states(SWEEP)) <= {"preempted", "finished"}
+    assert "preempted" in states(SWEEP)
+    assert not working()
+    second = started(*TWO)
+    wait_until(lambda: "running" in states(SWEEP), "a cell at work again")
+    second.send_signal(signal.SIGINT)
+    assert second.wait(120) == 143
+    assert not working()
+    assert run.main(TWO) == 0
+    assert numbers(SWEEP) == undisturbed
+    assert {name for s in Ledger.read(SWEEP).submissions for name in s.cells} == set(undisturbed)
+
+
+def test_cells_save_and_leave_when_their_launcher_is_killed_and_a_relaunch_finishes(
+    undisturbed, started, capsys
+):
+    launcher = started(*TWO)
+    wait_for_work(2)
+    assert len(working()) == 2
+    launcher.kill()
+    wait_until(lambda: not working(), "the cells' leaving")
+    assert set(states(SWEEP)) <= {"preempted", "finished"}
+    finished = {
+        path: stamps(path) for path in cells(SWEEP) if RunDirectory(path).state == "finished"
+    }
+    assert sweep.main(["relaunch", str(SWEEP)]) == 0
+    assert "2 cells: 2 finished" in capsys.readouterr().out
+    assert numbers(SWEEP) == undisturbed
+    assert {path: stamps(path) for path in finished} == finished
+
+
+BROKEN = """
+import os
+import signal
+
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Broken(CartPoleEnv):
+    def __init__(self, end):
+        super().__init__()
+        self.end, self.steps = end, 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 60:
+            self.end()
+        return super().step(action)
+
+
+def snap():
+    raise RuntimeError("the pole snapped")
+
+
+gymnasium.register("Raises-v0", lambda: Broken(snap))
+gymnasium.register("Killed-v0", lambda: Broken(lambda: os.kill(os.getpid(), signal.SIGKILL)))
+gymnasium.register("Leaves-v0", lambda: Broken(lambda: os._exit(9)))
+"""
+
+
+def test_cells_that_die_in_any_way_are_named_with_cause_and_log_and_the_others_finish(
+    monkeypatch, capsys
+):
+    Path("broken.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(".")
+    ids = "env.id=broken:Raises-v0,broken:Killed-v0,broken:Leaves-v0,CartPole-v1"
+    grid = ["env=gymnasium", *TINY[1:], ids, "hydra.launcher.processes=2"]
+    assert run.main(["-m", *grid, f"hydra.sweep.dir={SWEEP}"]) == 1
+    said = capsys.readouterr()
+    causes = {
+        "Raises": "RuntimeError: the pole snapped",
+        "Killed": "its process was ended by SIGKILL from outside, perhaps for want of memory",
+        "Leaves": "its process ended with code 9",
+    }
+    for path in cells(SWEEP):
+        cause = next((why for who, why in causes.items() if who in path.name), None)
+        assert RunDirectory(path).state == ("failed" if cause else "finished")
+        if cause is None:
+            continue
+        assert cause in RunDirectory(path).status()["error"]
+        lines = said.err.splitlines()
+        line = next(line for line in lines if line.startswith(f"{path.name}: failed: {cause}"))
+        assert line.endswith(f"; log: {path}/log.txt")
+    assert "Traceback" not in said.err
+    assert sweep.main(["status", str(SWEEP)]) == 1
+
+
+def test_a_cell_that_a_single_command_works_on_is_left_alone_and_the_others_finish(capsys):
+    words = ["-m", *TINY, "seed=0,1", f"hydra.sweep.dir={SWEEP}"]
+    first, _ = plan_cells(SWEEP, expand([*TINY, "seed=0,1"]))
+    taken = RunDirectory(first.path)
+    taken.path.mkdir(parents=True)
+    taken.config.write_text(OmegaConf.to_yaml(first.cfg))
+    taken.update(state="running", attempts=[attempt()])
+    before = taken.status()
+    with taken.lock():
+        assert run.main(words) == 1
+        assert taken.status() == before
+    assert sorted(map(str, states(SWEEP))) == ["finished", "running"]
+    taken.update(state="preempted", attempts=[])
+    assert run.main(words) == 0
+
+
+def test_a_cell_whose_directory_was_deleted_is_made_anew_by_a_relaunch_and_finishes(capsys):
+    assert run.main(["-m", *TINY, "seed=0,1", f"hydra.sweep.dir={SWEEP}"]) == 0
+    gone, kept = cells(SWEEP)
+    told, before = numbers(SWEEP), stamps(kept)
+    shutil.rmtree(gone)
+    assert sweep.main(["relaunch", str(SWEEP)]) == 0
+    assert numbers(SWEEP) == told
+    assert stamps(kept) == before

@@ -1,0 +1,194 @@
+"""What a command asks for: the cells, their cost, and a line for everything that is wrong."""
+
+import os
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from sdqn_lab import planning, run
+from sdqn_lab.config import Composer, compose_raw, expand
+from sdqn_lab.planning import plan_cells
+from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.validation import ConfigError
+from tests.launching.sweeps import TINY
+
+DRY = "hydra.launcher.dry_run=true"
+
+
+@pytest.fixture
+def command(capsys):
+    """Run a command in this process: its exit code, what it printed, the lines of its complaint."""
+
+    def answer(*words: str) -> tuple[int, str, list[str]]:
+        capsys.readouterr()
+        code = run.main(["-m", *words])
+        said = capsys.readouterr()
+        return code, said.out, said.err.splitlines()
+
+    return answer
+
+
+def refused(answer: tuple[int, str, list[str]], *problems: str) -> None:
+    """Exactly these problems, each a line that holds all its words; nothing is left behind."""
+    code, out, lines = answer
+    assert (code, out, len(lines)) == (2, "", len(problems)), lines
+    for line, words in zip(lines, problems, strict=True):
+        assert line.startswith("error: ")
+        assert all(word in line for word in words.split(" | ")), line
+    assert not list(Path().iterdir())
+
+
+SETS = [
+    "",
+    "env=minatar_breakout norm=none neuron=if seed=3",
+    "env=pong neuron=relu time_window=8 budget.steps=777",
+    "experiment=dqn env=minatar_freeway budget=short",
+    "experiment=sdqn_batchnorm seed=1",
+    "sweep=quickstart seed=2",
+    "env=gymnasium env.id=CartPole-v1 network.hidden=16",
+    "neuron.tau=3 surrogate=sigmoid surrogate.alpha=2 norm=batchnorm norm.over_time=true",
+    "+neuron.surplus=1 ++algo.gamma=0.5 ++network.more=abc",
+    "tracker=wandb tracker.tags=[a,b] device=cpu threads=2",
+    "hydra.sweep.dir=here hydra.sweep.subdir=there seed=4",
+    "hydra/launcher=slurm hydra.launcher.timeout_min=7 hydra.mode=MULTIRUN env=cartpole",
+    "hydra.job.config.override_dirname.exclude_keys=[seed] seed=4 time_window=2",
+    "budget=smoke env=cartpole budget.steps=100 algo.batch_size=4 time_window_eval=2",
+    "env=cartpole network.hidden=null protocol.eval_episodes=3",
+]
+
+
+@pytest.mark.parametrize("words", SETS)
+def test_many_cells_are_composed_to_what_each_alone_would_be(words):
+    composer, overrides = Composer(), words.split()
+    expected = OmegaConf.to_yaml(compose_raw(overrides))
+    assert OmegaConf.to_yaml(composer.compose_raw(overrides)) == expected
+    composer.compose_raw([*overrides, "seed=99", "algo.gamma=0.1"])
+    assert OmegaConf.to_yaml(composer.compose_raw(overrides)) == expected, "after another cell"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["neuron=if neuron.tau=2", "algo.gama=1", "seed=abc", "nuron=lif", "norm=pop", "foo", "~norm"],
+)
+def test_a_wrong_cell_among_many_is_answered_as_one_alone(words):
+    composer = Composer()
+    composer.compose_raw(["neuron=if"])
+    with pytest.raises(ConfigError) as alone:
+        compose_raw(words.split())
+    with pytest.raises(ConfigError) as among:
+        composer.compose_raw(words.split())
+    assert among.value.problems == alone.value.problems
+
+
+def test_cells_keep_the_overrides_that_make_them_and_none_of_the_launchers():
+    (cell,) = plan_cells(Path("x"), [[*TINY, "seed=5", "hydra.launcher.processes=2"]])
+    assert cell.overrides == [*TINY, "seed=5"]
+    assert cell.path.parent == Path("x")
+    (again,) = plan_cells(Path("x"), [cell.overrides])
+    assert again.path == cell.path
+
+
+def test_combinations_that_are_the_same_cell_have_the_same_path():
+    words = ["env=cartpole", "neuron=relu", "time_window=2,4", "surrogate=atan,sigmoid", "seed=0,1"]
+    cells = plan_cells(Path("x"), expand(words))
+    assert len(cells) == 8
+    assert len({cell.path for cell in cells}) == 2
+
+
+def test_a_command_composes_anew_what_an_earlier_one_in_the_same_process_composed(
+    command, monkeypatch
+):
+    assert command(*TINY, "seed=0", DRY)[0] == 0
+    seen = []
+    monkeypatch.setattr(planning, "validate", seen.append)
+    assert command(*TINY, "seed=0", DRY)[0] == 0
+    assert len(seen) == 1
+
+
+def test_a_dry_run_counts_cells_and_collapsed_duplicates_and_writes_nothing(command):
+    grid = ["neuron=relu", "time_window=2,4", "surrogate=atan,sigmoid", "seed=0,1"]
+    code, shown, complaint = command(*[w for w in TINY if "window" not in w], *grid, DRY)
+    assert (code, complaint) == (0, [])
+    lines = shown.splitlines()
+    assert lines[0].startswith("2 cells in multirun/")
+    assert "asked for: 8 combinations, 6 of them duplicates that collapse" in lines[1]
+    assert "to run: 2, finished already: 0" in lines[2]
+    assert "400 agent steps" in lines[3]
+    assert lines[-1] == "nothing was started"
+    assert not list(Path().iterdir())
+
+
+def test_a_dry_run_leaves_out_what_is_finished(command):
+    words = [*TINY, "seed=0,1", "hydra.sweep.dir=here"]
+    cell, _ = plan_cells(Path("here"), expand(words))
+    cell.path.mkdir(parents=True)
+    (cell.path / "config.yaml").write_text(OmegaConf.to_yaml(cell.cfg))
+    RunDirectory(cell.path).update(state="finished")
+    before = sorted(Path().rglob("*"))
+    assert "to run: 1, finished already: 1" in command(*words, DRY)[1]
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_dry_run_for_a_cluster_tells_its_jobs_also_far_from_it(command, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    words = [*TINY, "seed=range(5)", "hydra/launcher=slurm", "hydra.launcher.cells_per_task=2"]
+    code, shown, _ = command(*words, DRY)
+    assert code == 0
+    assert "SLURM: 3 jobs of 2 cells, at most 256 at once, time limit 240 min" in shown
+    assert "WARNING SLURM cannot be asked from here" in shown
+    assert not list(Path().iterdir())
+
+
+def test_a_key_that_one_of_the_options_lacks_is_refused_by_the_name_of_the_option(command):
+    refused(
+        command("env=cartpole", "neuron=lif,if", "neuron.tau=2,3"),
+        "neuron.tau=2: | option if of neuron has no key tau",
+        "neuron.tau=3: | option if of neuron has no key tau",
+    )
+
+
+LAUNCHERS = [
+    ("hydra.launcher.processes=0", "hydra.launcher.processes=0: must be >= 1 | write"),
+    ("hydra.launcher.processes=abc", "hydra.launcher.processes=abc: must be | write"),
+    ("hydra.launcher.processes=1.5", "hydra.launcher.processes=1.5: must be | write"),
+    ("hydra.launcher.gpus=-1", "hydra.launcher.gpus=-1: must be >= 0 | write 0 for the CPU"),
+    ("hydra.launcher.dry_run=perhaps", "hydra.launcher.dry_run=perhaps: must be | write"),
+    ("hydra.launcher.proceses=2", "hydra.launcher.proceses=2: | did you mean processes?"),
+    ("+hydra.launcher.foo=2", "hydra.launcher.foo=2: LocalLauncher has no argument foo"),
+    ("hydra/launcher=slurmm", "hydra/launcher=slurmm: no such option; did you mean slurm?"),
+    ("SLURM timeout_min=0", "hydra.launcher.timeout_min=0: must be >= 1 | write 1 or more"),
+    ("SLURM cells_per_task=0", "hydra.launcher.cells_per_task=0: must be >= 1 | write 1"),
+    ("SLURM array_parallelism=0", "hydra.launcher.array_parallelism=0: must be >= 1"),
+    ("SLURM cpus_per_task=0", "hydra.launcher.cpus_per_task=0: must be >= 1"),
+    ("SLURM max_num_timeout=-1", "hydra.launcher.max_num_timeout=-1: must be >= 0"),
+    ("SLURM poll_seconds=0", "hydra.launcher.poll_seconds=0: must be > 0 | write 10"),
+    ("SLURM signal_delay_s=0", "hydra.launcher.signal_delay_s=0: must lie above 0"),
+    (
+        "SLURM timeout_min=2 hydra.launcher.signal_delay_s=60",
+        "hydra.launcher.signal_delay_s=60: must lie | half the time limit (60 s) | write 30",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "problem"), LAUNCHERS, ids=[words for words, _ in LAUNCHERS])
+def test_a_wrong_launcher_is_refused_in_one_line(command, words, problem):
+    given = words.replace("SLURM ", "hydra/launcher=slurm hydra.launcher.").split()
+    refused(command(*TINY, "seed=0,1", *given), problem)
+
+
+@pytest.mark.parametrize("subdir", ["a/b", "/a", "."])
+def test_a_cell_below_or_outside_the_sweeps_directory_is_refused(command, subdir):
+    answer = command(*TINY, "seed=0", f"hydra.sweep.subdir={subdir}")
+    refused(answer, f"hydra.sweep.subdir={subdir}: cells lie side by side; write a name")
+
+
+def test_a_cluster_far_away_is_one_line_and_its_sweep_can_be_run_here(command, monkeypatch):
+    words = [*TINY, "seed=0", "hydra.sweep.dir=here"]
+    with monkeypatch.context() as context:
+        context.setenv("PATH", os.devnull)
+        code, shown, complaint = command(*words, "hydra/launcher=slurm")
+    assert (code, shown) == (1, "")
+    assert complaint == ["error: sbatch: no such command; submit from a machine of the cluster"]
+    assert command(*words, "hydra/launcher=local")[0] == 0
+    assert [RunDirectory(p).state for p in Path("here").iterdir() if p.is_dir()] == ["finished"]

@@ -1,0 +1,229 @@
+"""``python -m sdqn_lab.sweep``: looking at sweeps, starting again what is missing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sdqn_lab import sweep
+from sdqn_lab.launching.ledger import Ledger, locked
+from sdqn_lab.tracking.run_directory import RunDirectory
+from tests.launching.sweeps import GONE, made_up, stamps, wait_until
+
+SWEEP = Path("sweep")
+FINISHES = """echo '{"state": "finished"}' > "$4/status.json" """
+
+
+@pytest.fixture
+def command(capsys):
+    """Run a command in this process: its exit code, what it printed and what it complained of."""
+
+    def answer(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = sweep.main(list(words))
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return answer
+
+
+@pytest.fixture
+def cells_do(tmp_path, monkeypatch):
+    """Let a few lines of shell stand in for cells; ``$4`` is a cell's directory."""
+
+    def write(body: str) -> None:
+        file = tmp_path / "program"
+        file.write_text(f"#!/bin/sh\n{body}\n")
+        file.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(file))
+
+    return write
+
+
+def refused(answer: tuple[int, str, str], problem: str) -> None:
+    code, out, err = answer
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1, err
+    assert err.startswith("error: ")
+    assert problem in err
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        ({"a": "finished", "b": "finished"}, 0),
+        ({"a": "running", "b": "pending"}, 0),
+        ({"a": "finished", "b": "failed"}, 1),
+        ({"a": "finished", "b": None}, 0),
+    ],
+)
+def test_status_exits_with_one_where_a_cell_went_wrong(command, states, code):
+    made_up(SWEEP, states)
+    assert command("status", "sweep")[0] == code
+
+
+def test_status_shows_a_row_a_cell_and_writes_nothing(command):
+    made_up(SWEEP, {"first": "finished", "second": "failed"})
+    before = stamps(SWEEP)
+    _, shown, _ = command("status", "sweep")
+    assert "│ first " in shown
+    assert "second: failed: ValueError: no" in shown
+    assert "2 cells: 1 finished, 1 failed" in shown
+    assert stamps(SWEEP) == before
+
+
+def test_status_for_programs_is_one_json_object(command):
+    made_up(SWEEP, {"a": "finished", "b": "failed"})
+    code, shown, _ = command("status", "sweep", "--json")
+    told = json.loads(shown)
+    assert code == 1
+    assert told["problem"] is None
+    assert [(c["name"], c["state"], c["reason"]) for c in told["cells"]] == [
+        ("a", "finished", ""),
+        ("b", "failed", "ValueError: no"),
+    ]
+
+
+def test_status_shows_all_rows_where_it_is_asked_to(command):
+    made_up(SWEEP, dict.fromkeys((f"cell{i:02}" for i in range(70)), "finished"))
+    assert "(10 cells not shown; --all shows them)" in command("status", "sweep")[1]
+    shown = command("status", "sweep", "--all")[1]
+    assert "not shown" not in shown
+    assert shown.count("│ cell") == 70
+
+
+def test_a_watch_ends_when_nothing_more_will_happen(command):
+    made_up(SWEEP, {"a": "finished", "b": "preempted"}, **GONE)
+    assert command("status", "sweep", "--watch")[0] == 0
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["relaunch"], ["cancel"]])
+def test_what_is_no_sweep_is_answered_in_one_line(command, words):
+    refused(command(*words, "nowhere"), "nowhere: no such directory; write the directory of a")
+    SWEEP.mkdir()
+    refused(command(*words, "sweep"), "sweep: holds no ledger.json; write the directory of a")
+    (SWEEP / "ledger.json").write_text("{")
+    refused(command(*words, "sweep"), "sweep/ledger.json: the file: Invalid JSON")
+
+
+def test_a_relaunch_of_a_finished_sweep_touches_nothing(command):
+    made_up(SWEEP, {"a": "finished", "b": "finished"})
+    (SWEEP / ".lock").touch()
+    before = stamps(SWEEP)
+    code, shown, _ = command("relaunch", "sweep")
+    assert (code, shown) == (0, "2 cells: 2 finished\n")
+    assert stamps(SWEEP) == before
+
+
+def test_a_relaunch_starts_what_failed_stopped_or_was_lost_and_nothing_else(command, cells_do):
+    cells_do(f"echo $4 >> started; {FINISHES}")
+    made_up(SWEEP, dict(done="finished", bad="failed", left="preempted", new="pending"), **GONE)
+    done = stamps(SWEEP / "done")
+    assert command("relaunch", "sweep")[0] == 0
+    assert sorted(Path("started").read_text().split()) == ["sweep/bad", "sweep/left", "sweep/new"]
+    assert stamps(SWEEP / "done") == done
+
+
+def test_a_lost_cell_is_started_again_and_one_at_work_is_not(command, cells_do):
+    cells_do(f"echo $4 >> started; {FINISHES}")
+    ledger = made_up(SWEEP, {"lost": "running", "works": "running"})
+    (told,) = RunDirectory(SWEEP / "lost").status()["attempts"]
+    RunDirectory(SWEEP / "lost").update(attempts=[{**told, **GONE}])
+    works = stamps(SWEEP / "works")
+    assert command("relaunch", "sweep")[0] == 0
+    assert Path("started").read_text() == "sweep/lost\n"
+    assert stamps(SWEEP / "works") == works
+    assert [s.cells for s in Ledger.read(SWEEP).submissions[1:]] == [["lost"]]
+    assert ledger.cells == Ledger.read(SWEEP).cells
+
+
+def test_a_relaunch_in_which_a_cell_fails_again_exits_with_one(command, cells_do):
+    cells_do("exit 5")
+    made_up(SWEEP, {"a": "failed", "b": "finished"})
+    code, shown, complaint = command("relaunch", "sweep")
+    assert (code, shown) == (1, "2 cells: 1 finished, 1 failed\n")
+    assert "a: failed: its process ended with code 5" in complaint
+    assert "ValueError" not in complaint, "the failure of the start before"
+
+
+def test_a_relaunch_goes_on_with_the_settings_of_the_last_start_unless_told(command, cells_do):
+    cells_do("exit 5")
+    made_up(SWEEP, {"a": "failed"}, settings={"processes": 3, "gpus": 0})
+    command("relaunch", "sweep")
+    command("relaunch", "sweep", "hydra.launcher.processes=2")
+    told = [s.settings for s in Ledger.read(SWEEP).submissions[1:]]
+    assert told == [{"processes": 3, "gpus": 0}, {"processes": 2, "gpus": 0}]
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("seed=3", "seed: cells stay what they are; write hydra.launcher.KEY=VALUE, or a new"),
+        ("hydra.sweep.dir=x", "hydra.sweep.dir: cells stay what they are"),
+        ("hydra/launcher=slurmm", "hydra/launcher=slurmm: | did you mean slurm?"),
+        ("hydra/launcher=basic", "hydra/launcher=basic: keeps no ledger; write hydra/launcher=lo"),
+        ("hydra.launcher.proceses=2", "hydra.launcher.proceses=2: | did you mean processes?"),
+        ("hydra.launcher.processes=0", "hydra.launcher.processes=0: must be >= 1"),
+        ("hydra.launcher.processes=x", "hydra.launcher.processes=x: must be"),
+        ("nonsense", "nonsense: not an override; write key=value"),
+    ],
+)
+def test_a_wrong_override_of_a_relaunch_is_refused_and_nothing_is_started(
+    command, cells_do, override, problem
+):
+    cells_do("touch started")
+    made_up(SWEEP, {"a": "failed"})
+    before = stamps(SWEEP)
+    answer = command("relaunch", "sweep", override)
+    for words in problem.split(" | "):
+        refused(answer, words)
+    assert stamps(SWEEP) == before
+    assert not Path("started").exists()
+
+
+def test_a_relaunch_beside_a_command_that_works_on_the_sweep_is_refused(command):
+    made_up(SWEEP, {"a": "failed"})
+    with locked(SWEEP):
+        refused(command("relaunch", "sweep"), "sweep: another command works on this sweep")
+
+
+def test_a_damaged_status_keeps_a_relaunch_from_starting_and_is_named(command, cells_do):
+    cells_do("touch started")
+    made_up(SWEEP, {"a": "failed", "b": "failed"})
+    (SWEEP / "b" / "status.json").write_text("{")
+    refused(command("relaunch", "sweep"), "sweep/b/status.json: not valid JSON")
+    assert not Path("started").exists()
+
+
+def test_a_cell_whose_directory_is_gone_is_not_made_anew_as_another_one(command):
+    made_up(SWEEP, {"pong_old_name": None})
+    refused(command("relaunch", "sweep"), "pong_old_name: composed anew it would be another cell")
+    assert not (SWEEP / "pong_old_name").exists()
+
+
+def test_a_cancel_where_nothing_runs_says_so(command):
+    made_up(SWEEP, {"a": "preempted"}, **GONE)
+    code, _, said = command("cancel", "sweep")
+    assert (code, said) == (0, "sweep: nothing of it is running or waiting here\n")
+
+
+def test_a_cancel_asks_the_launcher_to_stop_and_no_process_that_has_its_number_by_now(command):
+    launcher, other = (subprocess.Popen(["sleep", "600"]) for _ in range(2))
+    try:
+        born = psutil.Process(launcher.pid).create_time()
+        ledger = made_up(SWEEP, {"a": "running"}, pid=launcher.pid, process_start=born)
+        former = ledger.submissions[0].model_copy(update={"pid": other.pid, "process_start": 1.0})
+        ledger.submissions.append(former)
+        ledger.write(SWEEP)
+        code, _, said = command("cancel", "sweep")
+        assert code == 0
+        assert "asked 0 jobs and 1 local launchers to stop" in said
+        wait_until(lambda: launcher.poll() is not None, "the launcher's end")
+        assert launcher.returncode == -15
+        assert other.poll() is None
+    finally:
+        launcher.kill()
+        other.kill()
