@@ -16,8 +16,15 @@ MAY_IMPORT = {
     "training": {"training", "tracking", "agents", "envs", "networks", "spiking"},
     "tracking": {"tracking", "training"},
     "analysis": {"analysis", "tracking"},
+    "launching": {"launching", "tracking", "agents", "provenance", "stopping"}
+    | {"planning", "config", "directories", "validation", "build"},
+    "planning": {"config", "validation"},
+    "stopping": set(),
+    "provenance": set(),
 }
 KNOWS_HYDRA = {"config", "validation", "build", "cell", "directories", "player", "resume", "run"}
+KNOWS_HYDRA |= {"launching", "planning", "benchmarks"}
+LOOKS_AT_CELLS_ONLY = ("ledger", "observe", "processes", "queue", "table", "task")
 
 
 def imports(module: Path) -> set[str]:
@@ -53,6 +60,14 @@ def test_hydra_is_known_to_the_composition_root_and_entry_points_alone(module):
     roots = {name.split(".")[0] for name in imports(module)}
     if roots & {"hydra", "omegaconf"}:
         assert room(module) in KNOWS_HYDRA
+
+
+@pytest.mark.parametrize("name", LOOKS_AT_CELLS_ONLY)
+def test_what_starts_and_watches_cells_reads_their_files_and_composes_nothing(name):
+    found = imports(PACKAGE / "launching" / f"{name}.py")
+    assert not {one.split(".")[0] for one in found} & {"hydra", "omegaconf"}
+    inner = {one.split(".")[1] for one in found if one.startswith("sdqn_lab.")}
+    assert inner <= {"launching", "tracking", "provenance", "stopping"}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=names(MODULES))
