@@ -95,6 +95,10 @@ def _start(planned: Plan) -> int:
         if answer is not None:
             return answer
     check_writable(key, first.parent if planned.multirun else first)
+    return _run_planned(planned)
+
+
+def _run_planned(planned: Plan) -> int:
     try:
         _hydra_main(planned.words)
     except LaunchError as error:

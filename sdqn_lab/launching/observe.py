@@ -102,7 +102,7 @@ def observe(sweep_dir: Path) -> Observation:
 
 def _with_endings(reports: list[Report]) -> list[Report]:
     """Ask the accounting how the jobs of lost cells ended."""
-    gone = {r.job for r in reports if r.state == "lost" and r.job and not r.reason}
+    gone = {r.job for r in reports if r.state == "lost" and r.job}
     told = queue.endings(sorted(gone))
     return [
         _replaced(r, f"SLURM: {told[r.job]}") if r.state == "lost" and r.job in told else r
@@ -171,9 +171,9 @@ def _state(
 def _waits_again(
     attempts: list[dict[str, Any]], job: str | None, jobs: dict[str, queue.Job] | None
 ) -> bool:
-    """Whether a failed cell was submitted again, and its new job has not begun."""
+    """Whether a failed cell was submitted again, and the new job has not begun with it."""
     found = (jobs or {}).get(job) if job else None
-    if found is None or not found.active or found.state == "RUNNING":
+    if found is None or not found.active:
         return False
     return not attempts or attempts[-1].get("slurm_job") != job
 

@@ -1,0 +1,131 @@
+"""What a job makes of a signal, by what the controller says of the job."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import pytest
+
+from sdqn_lab.launching import queue, task
+from sdqn_lab.launching.task import EARLY_SIGNALS, Orders
+
+HOUR = 3600.0
+DELAY = 120.0
+
+
+def told(seconds_left: float, state: str = "RUNNING", preempted: str = "None") -> dict[str, str]:
+    """What ``scontrol show job`` says."""
+    end = datetime.now() + timedelta(seconds=seconds_left)
+    return {"EndTime": end.isoformat(), "PreemptTime": preempted, "JobState": state}
+
+
+@pytest.fixture
+def orders() -> Iterator[Orders]:
+    given = Orders("7_1", HOUR, DELAY)
+    with given.listening():
+        yield given
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, *answers: dict[str, str] | Exception) -> None:
+    """Let the controller give these answers, the last one for ever."""
+    left = list(answers)
+
+    def facts(job: str) -> dict[str, str]:
+        assert job == "7_1"
+        now = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(now, Exception):
+            raise now
+        return now
+
+    monkeypatch.setattr(queue, "facts", facts)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+
+def test_without_a_signal_nothing_is_asked_for(orders: Orders) -> None:
+    assert not orders.requested
+
+
+def test_usr2_in_the_middle_of_a_job_is_a_preemption_and_stops_at_once(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, told(HOUR / 2))
+    signal.raise_signal(signal.SIGUSR2)
+    assert orders.requested
+    assert orders.cause() == "preemption"
+
+
+def test_usr2_near_the_limit_is_a_preemption_if_the_controller_says_so(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, told(DELAY, preempted="2026-01-01T00:00:00"))
+    signal.raise_signal(signal.SIGUSR2)
+    assert orders.requested
+    assert orders.cause() == "preemption"
+
+
+def test_usr2_that_comes_early_lets_cells_go_on_until_the_delay_before_the_limit(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, told(DELAY + 30))
+    signal.raise_signal(signal.SIGUSR2)
+    assert not orders.requested
+    later = time.time() + 31
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert orders.requested
+    assert orders.cause() == "time limit"
+
+
+def test_a_silent_controller_leaves_the_job_to_its_own_clock(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, queue.SlurmError("down"))
+    signal.raise_signal(signal.SIGUSR2)
+    assert orders.requested
+    assert orders.cause() == "preemption"
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["alone", "after an early USR2"])
+@pytest.mark.parametrize(
+    ("state", "cause"), [("CANCELLED", "cancelled"), ("RUNNING", "preemption")]
+)
+def test_term_stops_at_once_and_a_cancelled_job_never_counts_as_out_of_time(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch, early: bool, state: str, cause: str
+) -> None:
+    answer(monkeypatch, told(DELAY + 30), told(DELAY + 20, state))
+    if early:
+        signal.raise_signal(signal.SIGUSR2)
+        assert not orders.requested
+    else:
+        queue.facts("7_1")
+    signal.raise_signal(signal.SIGTERM)
+    assert orders.requested
+    assert orders.cause() == cause
+
+
+def test_a_preemption_is_recognised_though_the_controller_answers_late(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, queue.SlurmError("Socket timed out"), told(HOUR / 2))
+    signal.raise_signal(signal.SIGTERM)
+    assert orders.requested
+    assert orders.cause() == "preemption"
+
+
+def test_a_controller_that_never_answers_ends_the_job(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, queue.SlurmError("down"))
+    monkeypatch.setattr(task, "CONTROLLER_PATIENCE_SECONDS", 0.0)
+    signal.raise_signal(signal.SIGTERM)
+    assert orders.cause() == "cancelled"
+
+
+@pytest.mark.parametrize("number", EARLY_SIGNALS)
+def test_a_signal_that_came_before_anyone_listened_is_heard(number: signal.Signals) -> None:
+    orders = Orders("7_1", HOUR, DELAY)
+    signal.pthread_sigmask(signal.SIG_BLOCK, EARLY_SIGNALS)
+    os.kill(os.getpid(), number)
+    with orders.listening():
+        assert orders.signal == number
