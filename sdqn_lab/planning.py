@@ -67,15 +67,20 @@ def plan(words: list[str], args: argparse.Namespace) -> Plan:
     if not (args.multirun or common.hydra.mode == RunMode.MULTIRUN):
         if sweeps:
             raise ConfigError([_needs_multirun(o.input_line or "") for o in sweeps])
+        if elsewhere(launcher) and not launcher.dry_run:
+            raise ConfigError(
+                ["hydra/launcher=slurm: starts sweeps; write -m before the overrides"]
+            )
         cfg = config.resolved(common)
         validate(cfg)
         path = _directory(common.hydra.run, "dir", "hydra.run.dir")
         return Plan(False, {path: Cell(path, cfg, args.overrides)}, 1, launcher, words)
     # Cells would each resolve the sweep's directory from their own overrides alone.
     sweep_dir = _directory(common.hydra.sweep, "dir", "hydra.sweep.dir")
+    here = not elsewhere(launcher)
     given = any(o.key_or_group == "hydra.sweep.dir" for o in config.parse(args.overrides))
     every = _combinations(args.overrides, common)
-    cells = plan_cells(sweep_dir, every)
+    cells = plan_cells(sweep_dir, every, here)
     fixed = words if given else [*words, f"hydra.sweep.dir={sweep_dir}"]
     return Plan(True, {cell.path: cell for cell in cells}, len(every), launcher, fixed)
 
@@ -86,12 +91,18 @@ def _combinations(overrides: list[str], common: DictConfig) -> list[list[str]]:
     return config.expand([*(f"{key!s}={value}" for key, value in params.items()), *overrides])
 
 
-def plan_cells(sweep_dir: Path, every: Iterable[Sequence[str]]) -> list[Cell]:
+def elsewhere(launcher: DictConfig) -> bool:
+    """Whether cells are to run on other machines than this."""
+    return str(launcher.get("_target_")).endswith(".SlurmLauncher")
+
+
+def plan_cells(sweep_dir: Path, every: Iterable[Sequence[str]], here: bool = True) -> list[Cell]:
     """Compose, validate and name cells; each is done once in a process.
 
     Args:
         sweep_dir: where they are to lie.
         every: overrides of each, one value a key.
+        here: they are to run on this machine.
 
     Returns:
         One cell for each combination; combinations that are the same cell give the same path.
@@ -106,7 +117,7 @@ def plan_cells(sweep_dir: Path, every: Iterable[Sequence[str]]) -> list[Cell]:
         if quiet > QUIET_FAILURES:
             break
         try:
-            cell = _plan_cell(sweep_dir, list(overrides), composer)
+            cell = _plan_cell(sweep_dir, list(overrides), composer, here)
             found = by_path.setdefault(cell.path, cell)
             if found is not cell and (other := config.difference(found.cfg, cell.cfg)):
                 line = f"hydra.sweep.subdir: two cells would share {cell.path} ({other})"
@@ -121,13 +132,15 @@ def plan_cells(sweep_dir: Path, every: Iterable[Sequence[str]]) -> list[Cell]:
     return cells
 
 
-def _plan_cell(sweep_dir: Path, overrides: list[str], composer: config.Composer) -> Cell:
+def _plan_cell(
+    sweep_dir: Path, overrides: list[str], composer: config.Composer, here: bool
+) -> Cell:
     task = [line for line in overrides if not line.startswith(("hydra.", "hydra/"))]
     key = (str(sweep_dir), *sorted(task))
     if key not in _planned:
         raw = composer.compose_raw(overrides)
         cfg = config.resolved(raw)
-        validate(cfg)
+        validate(cfg, here)
         subdir = _directory(raw.hydra.sweep, "subdir", "hydra.sweep.subdir")
         if subdir.name != str(subdir):
             line = f"hydra.sweep.subdir={subdir}: cells lie side by side; write a name without /"

@@ -28,7 +28,7 @@ from sdqn_lab.launching.observe import Observation, observe
 from sdqn_lab.launching.table import notes
 from sdqn_lab.planning import Plan, plan
 from sdqn_lab.resume import resumed
-from sdqn_lab.stopping import BUSY_EXIT, PREEMPTED_EXIT
+from sdqn_lab.stopping import BUSY_EXIT, INTERRUPTED, PREEMPTED_EXIT
 from sdqn_lab.tracking.run_directory import BusyError, RunDirectory
 from sdqn_lab.validation import ConfigError
 
@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             console.print(f"error: {problem}", soft_wrap=True)
         return USAGE_ERROR
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        return INTERRUPTED
 
 
 def _arguments(words: list[str]) -> argparse.Namespace:

@@ -8,6 +8,8 @@ from types import FrameType
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 PREEMPTED_EXIT = 143
 """Stopped by a signal, state saved."""
+INTERRUPTED = 130
+"""Ctrl-C before anything was started."""
 BUSY_EXIT = 75
 """Another process works on the run; try again later."""
 

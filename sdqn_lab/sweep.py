@@ -15,6 +15,7 @@ from sdqn_lab.launching.ledger import Ledger, LedgerError, locked
 from sdqn_lab.launching.observe import WRONG, observe
 from sdqn_lab.launching.slurm import attend
 from sdqn_lab.launching.table import MOST_ROWS, out, table
+from sdqn_lab.stopping import INTERRUPTED
 from sdqn_lab.tracking.run_directory import BusyError, RunDirectory, timestamp
 
 USAGE_ERROR = 2
@@ -31,9 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.run(args)
         return code
-    except (LedgerError, BusyError, queue.SlurmError, CommandError) as error:
+    except (LedgerError, BusyError, queue.SlurmError, CommandError, PermissionError) as error:
         console.print(f"error: {error}", soft_wrap=True)
         return USAGE_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,7 +95,10 @@ def _relaunch(args: argparse.Namespace) -> int:
 
 def _cancel(args: argparse.Namespace) -> int:
     ledger = Ledger.read(args.sweep_dir)
-    alive = [s for s in ledger.submissions if s.launcher == "local" and s.alive]
+    local = [s for s in ledger.submissions if s.launcher == "local" and not s.ended]
+    alive = [s for s in local if s.alive]
+    if other := [s.host for s in local if s.elsewhere]:
+        raise CommandError(f"{args.sweep_dir}: started on {other[-1]}; write the command there")
     for submission in alive:
         os.kill(submission.pid, signal.SIGTERM)
     jobs = _active_jobs(ledger)
@@ -111,19 +117,19 @@ def _cancel(args: argparse.Namespace) -> int:
 
 
 def _cancel_jobs(sweep_dir: Path, jobs: list[str]) -> None:
+    queue.slurm("scancel", *jobs)
     ledger = Ledger.read(sweep_dir)
     for submission in ledger.submissions:
         if not submission.jobs.keys().isdisjoint(jobs):
             submission.cancelled = timestamp()
     ledger.write(sweep_dir)
-    queue.slurm("scancel", *jobs)
 
 
 def _active_jobs(ledger: Ledger) -> list[str]:
     ours = {job: s.job_name for s in ledger.submissions for job in s.jobs}
     if not ours:
         return []
-    known = queue.jobs()
+    known = queue.jobs(name for name in ours.values() if name)
     return [
         j for j, name in ours.items() if j in known and known[j].active and known[j].name == name
     ]

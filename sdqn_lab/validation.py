@@ -172,17 +172,21 @@ RELATIONS = [
 ]
 
 
-def validate(cfg: DictConfig) -> None:
+def validate(cfg: DictConfig, here: bool = True) -> None:
     """Check a resolved config as a whole.
+
+    Args:
+        cfg: the config.
+        here: it is to run on this machine, which must have its device and the memory for replay.
 
     Raises:
         ConfigError: with a line for every problem found.
     """
-    problems = [*_range_problems(cfg), *_plugin_problems(cfg), *_device_problems(cfg)]
+    problems = [*_range_problems(cfg), *_plugin_problems(cfg), *_device_problems(cfg, here)]
     if not problems:
         problems = [*_relation_problems(cfg), *(_time_problems(cfg) or _shape_problems(cfg))]
     if not problems:
-        problems = [*_sampling_problems(cfg), *_memory_problems(cfg)]
+        problems = [*_sampling_problems(cfg), *(_memory_problems(cfg) if here else [])]
     if problems:
         raise ConfigError(problems)
 
@@ -378,13 +382,15 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _device_problems(cfg: DictConfig) -> Iterator[str]:
+def _device_problems(cfg: DictConfig, here: bool) -> Iterator[str]:
     device = cfg.device
     if device in ("auto", "cpu"):
         return
     kind, _, index = device.partition(":")
     if kind != "cuda" or not re.fullmatch(r"cuda(:\d+)?", device):
         yield f"device={device}: must be auto, cpu, cuda or cuda:N; write device=auto"
+        return
+    if not here:
         return
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(index or 0) >= count:

@@ -101,7 +101,7 @@ def test_a_command_composes_anew_what_an_earlier_one_in_the_same_process_compose
 ):
     assert command(*TINY, "seed=0", DRY)[0] == 0
     seen = []
-    monkeypatch.setattr(planning, "validate", seen.append)
+    monkeypatch.setattr(planning, "validate", lambda cfg, here: seen.append(cfg))
     assert command(*TINY, "seed=0", DRY)[0] == 0
     assert len(seen) == 1
 

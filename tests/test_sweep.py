@@ -36,7 +36,8 @@ def cells_do(tmp_path, monkeypatch):
 
     def write(body: str) -> None:
         file = tmp_path / "program"
-        file.write_text(f"#!/bin/sh\n{body}\n")
+        becoming = f'[ "$1" = -I ] && exec {sys.executable} "$@"'  # what precedes a cell
+        file.write_text(f"#!/bin/sh\n{becoming}\n{body}\n")
         file.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(file))
 

@@ -5,7 +5,6 @@ Written by the commands that start cells, never by the cells, whose own words ar
 """
 
 import fcntl
-import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -61,6 +60,11 @@ class Submission(BaseModel):
     """Local: when its launcher had started what it was going to start."""
     cancelled: str | None = None
     """When its jobs were cancelled by command."""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it was made on another machine, whose processes cannot be seen from here."""
+        return self.host != socket.gethostname()
 
     @property
     def alive(self) -> bool:
@@ -154,10 +158,22 @@ def locked(sweep_dir: Path) -> Iterator[None]:
         yield
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process, on whichever machine, owns the run or the sweep in that folder."""
+    try:
+        with (folder / ".lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
 def process_lives(host: str, pid: int, start: float) -> bool:
     """Whether that very process lives on this machine."""
-    if host != socket.gethostname() or pid == os.getpid():
-        return host == socket.gethostname()
+    if host != socket.gethostname():
+        return False
     try:
         process = psutil.Process(pid)
         zombie = process.status() == psutil.STATUS_ZOMBIE  # nobody has asked how it ended

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from sdqn_lab.launching.ledger import Ledger, LedgerError, locked
-from sdqn_lab.launching.observe import observe, unfinished
+from sdqn_lab.launching.observe import forget_failure, observe, unfinished
 from sdqn_lab.launching.processes import Slot, run_cells, slots, visible_gpus
 from sdqn_lab.launching.queue import SlurmError
 from sdqn_lab.launching.table import watching
@@ -46,13 +46,14 @@ class CellLauncher(Launcher):
         """
         # Imported here: Hydra loads every plug-in in any program that it serves; these are slow.
         from sdqn_lab.launching.sweep import enroll
-        from sdqn_lab.planning import plan_cells
+        from sdqn_lab.planning import elsewhere, plan_cells
         from sdqn_lab.validation import ConfigError
 
         del initial_job_idx
         sweep_dir = Path(self.config.hydra.sweep.dir)
         own = list(self.config.hydra.overrides.hydra)
-        cells = plan_cells(sweep_dir, [[*own, *overrides] for overrides in job_overrides])
+        every = [[*own, *overrides] for overrides in job_overrides]
+        cells = plan_cells(sweep_dir, every, here=not elsewhere(self.config.hydra.launcher))
         unique = list({cell.path: cell for cell in cells}.values())
         sweep_dir.mkdir(parents=True, exist_ok=True)
         try:
@@ -60,7 +61,7 @@ class CellLauncher(Launcher):
                 enroll(sweep_dir, unique)
                 self.start(sweep_dir, [cell.path.name for cell in unique])
             self.attend(sweep_dir)
-        except (BusyError, ConfigError, LedgerError, SlurmError) as error:
+        except (BusyError, ConfigError, LedgerError, SlurmError, PermissionError) as error:
             raise LaunchError(str(error)) from error
         return [
             JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=None)
@@ -114,16 +115,19 @@ class LocalLauncher(CellLauncher):
             SystemExit: with code 143, if stopped by a signal.
         """
         console = Console(stderr=True, emoji=False, markup=False, highlight=False)
-        todo = unfinished(sweep_dir, names)
+        busy = _in_queue(sweep_dir)
+        left = unfinished(sweep_dir, names)
+        todo = [name for name in left if name not in busy]
         for name in [name for name in names if name not in todo]:
-            console.print(f"{name}: finished already, not touched", soft_wrap=True)
+            why = "in SLURM's queue" if name in left else "finished already"
+            console.print(f"{name}: {why}, not touched", soft_wrap=True)
         if not todo:
             return
         ledger = Ledger.read(sweep_dir)
         ledger.submit("local", self.settings, todo, sweep_dir)
         ledger.write(sweep_dir)
         for name in todo:
-            _forget_failure(RunDirectory(sweep_dir / name))
+            forget_failure(RunDirectory(sweep_dir / name))
         stop = StopFlag()
         with stop.listening(), watching(console) as watch:
             run_cells(
@@ -149,11 +153,13 @@ class LocalLauncher(CellLauncher):
         return slots(self.settings["processes"], gpus, cfg.threads)
 
 
-def _forget_failure(directory: RunDirectory) -> None:
-    """What ended an earlier start is no news of this one."""
-    try:
-        with directory.lock():
-            if directory.state == "failed":
-                directory.update(state="pending", error=None)
-    except BusyError:
-        return
+def _in_queue(sweep_dir: Path) -> set[str]:
+    """Cells that jobs of SLURM work on, or will.
+
+    Raises:
+        SlurmError: there may be some, and SLURM does not answer.
+    """
+    seen = observe(sweep_dir)
+    if seen.problem:
+        raise SlurmError(f"{seen.problem}; nobody knows which cells are in the queue")
+    return {r.name for r in seen.reports if r.job and r.state in ("running", "queued", "requeued")}

@@ -3,14 +3,14 @@
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sdqn_lab.launching import queue
-from sdqn_lab.launching.ledger import Ledger, Submission, process_lives
+from sdqn_lab.launching.ledger import Ledger, Submission, is_held, process_lives
 from sdqn_lab.launching.processes import LOG
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.tracking.run_directory import BusyError, RunDirectory
 
 STATES: Mapping[str, str] = {
     "finished": "reached its last step",
@@ -26,6 +26,17 @@ STATES: Mapping[str, str] = {
 STARTABLE = frozenset({"stopped", "failed", "lost", "missing"})
 """States in which a relaunch starts a cell again."""
 WRONG = frozenset({"failed", "lost"})
+STUCK = frozenset(
+    {"JobHeldUser", "JobHeldAdmin", "PartitionTimeLimit", "PartitionNodeLimit", "AccountNotAllowed"}
+    | {"BadConstraints", "InvalidQOS", "InvalidAccount", "PartitionDown", "PartitionInactive"}
+    | {
+        "QOSMaxSubmitJobLimit",
+        "AssocMaxSubmitJobLimit",
+        "ReqNodeNotAvail",
+        "DependencyNeverSatisfied",
+    }
+)
+"""Reasons for which a job may wait for ever."""
 TAIL_BYTES = 1 << 16
 """Enough of a metrics file to hold its last records."""
 
@@ -93,7 +104,7 @@ def observe(sweep_dir: Path) -> Observation:
     jobs: dict[str, queue.Job] | None = {}
     if any(s.launcher == "slurm" for s in ledger.submissions):
         try:
-            jobs = queue.jobs()
+            jobs = queue.jobs(s.job_name for s in ledger.submissions if s.job_name)
         except queue.SlurmError as error:
             jobs, problem = None, str(error)
     reports = [_report(sweep_dir, name, ledger, jobs) for name in ledger.cells]
@@ -104,14 +115,15 @@ def _with_endings(reports: list[Report]) -> list[Report]:
     """Ask the accounting how the jobs of lost cells ended."""
     gone = {r.job for r in reports if r.state == "lost" and r.job}
     told = queue.endings(sorted(gone))
-    return [
-        _replaced(r, f"SLURM: {told[r.job]}") if r.state == "lost" and r.job in told else r
-        for r in reports
-    ]
+    return [_with_ending(r, told.get(r.job or "")) if r.state == "lost" else r for r in reports]
 
 
-def _replaced(report: Report, reason: str) -> Report:
-    return Report(**{**report.__dict__, "reason": reason})
+def _with_ending(report: Report, ending: str | None) -> Report:
+    if ending is None:
+        return report
+    if ending.split()[0] not in queue.ENDS:  # the queue does not show it, and it lives
+        return replace(report, state="running" if ending == "RUNNING" else "queued", reason="")
+    return replace(report, reason=f"SLURM: {ending}")
 
 
 def _report(
@@ -122,11 +134,13 @@ def _report(
     facts: dict[str, Any] = {"game": entry.game, "seed": entry.seed, "total_steps": entry.steps}
     try:
         status = directory.status()
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         return Report(name, "failed", **facts, reason=str(error))
+    except OSError as error:  # of a file system that is busy with the file; no verdict
+        return Report(name, "running", **facts, reason=str(error))
     attempts = status.get("attempts", [])
     job = _job_of(name, submission)
-    state, reason = _state(status, attempts, submission, job, jobs)
+    state, reason = _state(directory, status, submission, job, jobs)
     log = directory.path / LOG
     return Report(
         name,
@@ -147,14 +161,14 @@ def _job_of(name: str, submission: Submission | None) -> str | None:
 
 
 def _state(
+    directory: RunDirectory,
     status: dict[str, Any],
-    attempts: list[dict[str, Any]],
     submission: Submission | None,
     job: str | None,
     jobs: dict[str, queue.Job] | None,
 ) -> tuple[str, str]:
     """A cell's state, and the reason if it failed or was lost."""
-    told = status.get("state")
+    told, attempts = status.get("state"), status.get("attempts", [])
     if told == "finished":
         return "finished", ""
     if told == "failed" and not _waits_again(attempts, job, jobs):
@@ -162,7 +176,7 @@ def _state(
     if told is None or submission is None:
         return "missing", ""
     if submission.launcher == "local":
-        return _local_state(told, attempts, submission)
+        return _local_state(told, attempts, submission, directory)
     if jobs is None:
         return {"pending": "queued", "preempted": "requeued"}.get(told, told), ""
     return _slurm_state(told, submission, job, jobs)
@@ -179,8 +193,10 @@ def _waits_again(
 
 
 def _local_state(
-    told: str, attempts: list[dict[str, Any]], submission: Submission
+    told: str, attempts: list[dict[str, Any]], submission: Submission, directory: RunDirectory
 ) -> tuple[str, str]:
+    if submission.elsewhere:
+        return _state_elsewhere(told, directory)
     if told == "running":
         last = attempts[-1] if attempts else {}
         lives = bool(last) and process_lives(last["host"], last["pid"], last["process_start"])
@@ -192,6 +208,15 @@ def _local_state(
     return ("stopped" if told == "preempted" or attempts else "missing"), ""
 
 
+def _state_elsewhere(told: str, directory: RunDirectory) -> tuple[str, str]:
+    """Processes of another machine cannot be seen, but what they hold locked can."""
+    if told == "running":
+        return ("running", "") if is_held(directory.path) else ("lost", "its process is gone")
+    if is_held(directory.path.parent):
+        return ("queued" if told == "pending" else "requeued"), ""
+    return ("stopped" if told == "preempted" else "missing"), ""
+
+
 def _slurm_state(
     told: str, submission: Submission, job: str | None, jobs: dict[str, queue.Job]
 ) -> tuple[str, str]:
@@ -200,8 +225,9 @@ def _slurm_state(
     if found is not None and ours and found.active:
         if told == "running" and found.state == "RUNNING":
             return "running", ""
-        return ("requeued" if told in ("running", "preempted") else "queued"), ""
-    if told == "preempted" or submission.cancelled:
+        reason = f"SLURM: {found.reason}" if found.reason in STUCK else ""
+        return ("requeued" if told in ("running", "preempted") else "queued"), reason
+    if told == "preempted" or (submission.cancelled and told == "pending"):
         return "stopped", ""
     if job is None:
         return "missing", ""
@@ -274,3 +300,13 @@ def last_line(text: str | None) -> str:
 def unfinished(sweep_dir: Path, names: Iterable[str]) -> list[str]:
     """Those of the cells that are not finished."""
     return [name for name in names if RunDirectory(sweep_dir / name).state != "finished"]
+
+
+def forget_failure(directory: RunDirectory) -> None:
+    """What ended an earlier start is no news of this one."""
+    try:
+        with directory.lock():
+            if directory.state == "failed":
+                directory.update(state="pending", error=None)
+    except BusyError:
+        return

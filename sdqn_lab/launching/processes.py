@@ -4,7 +4,6 @@ Each is ``python -m sdqn_lab.run --resume CELL``, the command that a person woul
 output goes to ``log.txt`` in the cell's directory.
 """
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -12,17 +11,27 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from sdqn_lab.stopping import BUSY_EXIT, StopFlag
+from sdqn_lab.stopping import BUSY_EXIT, PREEMPTED_EXIT, StopFlag
 from sdqn_lab.tracking.run_directory import BusyError, RunDirectory
 
 LOG = "log.txt"
 POLL_SECONDS = 0.2
-PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
+ENTRY = """
+import ctypes, os, signal, sys
+parent, cpus, *command = sys.argv[1:]
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(parent):
+    sys.exit(143)
+if cpus:
+    os.sched_setaffinity(0, [int(cpu) for cpu in cpus.split(",")])
+os.execv(command[0], command)
+"""
+"""Becomes the cell: deaf to USR2, which SLURM sends to every process of a job (when to leave is for
+the launcher to say); asked to stop should its parent die (PR_SET_PDEATHSIG); on its own CPUs."""
 
 
 class Slot(NamedTuple):
@@ -72,15 +81,17 @@ class CellProcess:
 
     def __init__(self, path: Path, slot: Slot) -> None:
         self.path, self.slot = path, slot
+        self._attempts = len(RunDirectory(path).status().get("attempts", []))
+        cpus = ",".join(map(str, sorted(slot.cpus or ())))
+        become = [sys.executable, "-I", "-S", "-c", ENTRY, str(os.getpid()), cpus]
         with (path / LOG).open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sdqn_lab.run", "--resume", str(path)],
+                [*become, sys.executable, "-m", "sdqn_lab.run", "--resume", str(path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **slot.environment},
                 start_new_session=True,  # Ctrl-C reaches the launcher, which passes it on
-                preexec_fn=partial(_prepare, slot.cpus, os.getpid()),  # noqa: PLW1509  (no threads)
             )
 
     @property
@@ -101,20 +112,24 @@ class CellProcess:
         """
         code = self._process.wait()
         directory = RunDirectory(self.path)
+        if code == BUSY_EXIT:  # it never had the run
+            return
         try:
             with directory.lock():
-                _settle(directory, code, stopped)
+                _settle(directory, code, stopped, self._attempts)
         except BusyError:
             return
 
 
-def _settle(directory: RunDirectory, code: int, stopped: bool) -> None:
-    if code == BUSY_EXIT or directory.state in ("finished", "failed"):
+def _settle(directory: RunDirectory, code: int, stopped: bool, attempts_before: int) -> None:
+    attempts = directory.status().get("attempts", [])
+    spoke = len(attempts) > attempts_before and "ended" in attempts[-1]
+    if spoke or directory.state == "finished":
         return
     # A stop signal that came before the cell could listen is no fault of the cell's.
-    if stopped or code in (-signal.SIGTERM, -signal.SIGINT):
+    if stopped or code in (PREEMPTED_EXIT, -signal.SIGTERM, -signal.SIGINT):
         directory.end_attempt("preempted")
-    elif directory.state != "preempted":
+    else:
         directory.end_attempt("failed", error=_cause(directory.path, code))
 
 
@@ -125,19 +140,6 @@ def _cause(path: Path, code: int) -> str:
         return f"its process was ended by {name} from outside{hint}"
     lines = (path / LOG).read_text(errors="replace").strip().splitlines()
     return f"its process ended with code {code}: {lines[-1] if lines else 'it said nothing'}"
-
-
-def _prepare(cpus: frozenset[int] | None, parent: int) -> None:
-    """In the child: its share of the CPUs, and a stop signal should the launcher die.
-
-    SLURM sends USR2 to every process of a job; when to save and leave is the launcher's to say.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
-    if cpus is not None:
-        os.sched_setaffinity(0, cpus)
 
 
 def run_cells(
@@ -163,8 +165,14 @@ def run_cells(
     asked = False
     while working or (waiting and not stop.requested):
         while waiting and free and not stop.requested:
-            working.append(CellProcess(waiting.popleft(), free.popleft()))
-            started(working[-1].path)
+            path = waiting.popleft()
+            try:
+                working.append(CellProcess(path, free[0]))
+            except (OSError, ValueError) as error:  # its directory is gone, or damaged
+                print(f"{path.name}: cannot be started: {error}", file=sys.stderr, flush=True)
+                continue
+            free.popleft()
+            started(path)
         if stop.requested and not asked:
             asked = True
             for process in working:

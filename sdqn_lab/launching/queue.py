@@ -1,17 +1,19 @@
 """What SLURM says of jobs, with accounting or without it."""
 
-import getpass
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
-ACTIVE = frozenset(
-    {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING"}
-    | {"REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESIZING", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
-    | {"STAGE_OUT"}
+ENDS = frozenset(
+    {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL"}
+    | {"DEADLINE", "OUT_OF_MEMORY", "REVOKED"}
 )
-"""States of a job that may still work; all others are ends."""
+"""States of a job that will do nothing more; in all others it may."""
+OVERRIDES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SBATCH_", "SLURM_TIME_FORMAT")
+"""Variables of a user's environment that would change what is asked, or submitted."""
+UNREACHABLE = ("nable to contact", "onnection refused", "imed out", "no answer within")
 ANSWER_SECONDS = 60
 T = TypeVar("T")
 
@@ -19,17 +21,29 @@ T = TypeVar("T")
 class SlurmError(Exception):
     """SLURM does not answer, or refuses."""
 
+    @property
+    def unreachable(self) -> bool:
+        """Whether the controller was not there to answer."""
+        return any(word in str(self) for word in UNREACHABLE)
+
 
 class Job(NamedTuple):
     """A job as the controller remembers it."""
 
     name: str
     state: str
+    reason: str = ""
+    """Why it waits."""
 
     @property
     def active(self) -> bool:
         """Whether it may still work."""
-        return self.state in ACTIVE
+        return self.state not in ENDS
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, less what would answer or submit something else."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(OVERRIDES)}
 
 
 def slurm(*words: str) -> str:
@@ -40,7 +54,12 @@ def slurm(*words: str) -> str:
     """
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS
+            words,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=ANSWER_SECONDS,
+            env=environment(),
         )
     except FileNotFoundError as error:
         raise SlurmError(
@@ -49,9 +68,15 @@ def slurm(*words: str) -> str:
     except subprocess.TimeoutExpired as error:
         raise SlurmError(f"{words[0]}: no answer within {ANSWER_SECONDS} s") from error
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise SlurmError(f"{words[0]}: {lines[-1]}")
+        raise SlurmError(f"{words[0]}: {first_error(done.stderr) or done.returncode}")
     return done.stdout
+
+
+def first_error(text: str) -> str:
+    """The line that says what is wrong; SLURM's last one often only points to the manual."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    errors = [line for line in lines if "error:" in line]
+    return (errors or lines or [""])[0]
 
 
 def patiently(ask: Callable[[], T], patience_seconds: float) -> T:
@@ -64,14 +89,17 @@ def patiently(ask: Callable[[], T], patience_seconds: float) -> T:
     while True:
         try:
             return ask()
-        except SlurmError:
-            if time.monotonic() > end:
+        except SlurmError as error:
+            if not error.unreachable or time.monotonic() > end:
                 raise
             time.sleep(2.0)
 
 
-def jobs() -> dict[str, Job]:
-    """All of this user's jobs that the controller remembers, the tasks of arrays one by one.
+def jobs(names: Iterable[str]) -> dict[str, Job]:
+    """All jobs of these names that the controller remembers, the tasks of arrays one by one.
+
+    Args:
+        names: names of jobs.
 
     Returns:
         Job id (``12``, or ``12_3`` for a task of an array) -> job; jobs that ended are in it for
@@ -80,9 +108,12 @@ def jobs() -> dict[str, Job]:
     Raises:
         SlurmError: SLURM does not answer.
     """
-    lines = slurm("squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%j|%T")
-    fields = [line.split("|") for line in lines.splitlines() if line]
-    return {job: Job("|".join(name), state) for job, *name, state in fields}
+    wanted = f"--name={','.join(names)}"
+    answer = slurm("squeue", "-a", "-h", "-r", "-t", "all", wanted, "-o", "%i|%T|%r|%j")
+    fields = [line.split("|", 3) for line in answer.splitlines() if line]
+    if odd := [line for line in fields if len(line) != 4]:
+        raise SlurmError(f"squeue: cannot make sense of {'|'.join(odd[0])}")
+    return {job: Job(name, state, reason) for job, state, reason, name in fields}
 
 
 def endings(ids: Iterable[str]) -> dict[str, str]:

@@ -38,12 +38,15 @@ def relaunch(sweep_dir: Path, overrides: list[str]) -> int:
         SystemExit: with code 143, if stopped by a signal.
     """
     ledger = Ledger.read(sweep_dir)
-    launcher = _launcher(ledger, overrides)
+    launcher, dry_run = _launcher(ledger, overrides)
     with locked(sweep_dir):
         seen = observe(sweep_dir)
         if seen.problem:
             raise queue.SlurmError(f"{seen.problem}; nobody knows what is running, so try again")
         names = seen.names(STARTABLE)
+        if dry_run:
+            print("\n".join([f"would start {len(names)} cells", *names]))
+            return 0
         if names:
             _restore(sweep_dir, ledger, names)
             launcher.start(sweep_dir, names)
@@ -54,9 +57,11 @@ def relaunch(sweep_dir: Path, overrides: list[str]) -> int:
     return 1 if after.count("failed", "lost", *(["stopped"] if settled else [])) else 0
 
 
-def _launcher(ledger: Ledger, overrides: list[str]) -> CellLauncher:
-    """The launcher of the last start, with the changes asked for."""
+def _launcher(ledger: Ledger, overrides: list[str]) -> tuple[CellLauncher, bool]:
+    """The launcher of the last start, with the changes asked for; whether only to say what."""
     given = {o.key_or_group: o for o in config.parse(overrides)}
+    if swept := [o.input_line for o in given.values() if o.is_sweep_override()]:
+        raise ConfigError([f"{line}: one value for all cells; write one" for line in swept])
     foreign = [k for k in given if k != "hydra/launcher" and not k.startswith("hydra.launcher.")]
     if foreign:
         raise ConfigError(
@@ -80,8 +85,7 @@ def _launcher(ledger: Ledger, overrides: list[str]) -> CellLauncher:
     cls = get_class(target)
     if not issubclass(cls, CellLauncher):
         raise ConfigError([f"hydra/launcher={kind}: keeps no ledger; write hydra/launcher=local"])
-    launcher: CellLauncher = cls(**settings)
-    return launcher
+    return cls(**settings), bool(settings["dry_run"])
 
 
 def _restore(sweep_dir: Path, ledger: Ledger, names: list[str]) -> None:
@@ -90,7 +94,7 @@ def _restore(sweep_dir: Path, ledger: Ledger, names: list[str]) -> None:
     for directory in directories.values():
         state_of(directory)  # refuses what is damaged
     gone = [name for name in names if not directories[name].config.exists()]
-    cells = plan_cells(sweep_dir, [ledger.cells[name].overrides for name in gone])
+    cells = plan_cells(sweep_dir, [ledger.cells[name].overrides for name in gone], here=False)
     other = [name for name, cell in zip(gone, cells, strict=True) if cell.path.name != name]
     if other:
         raise ConfigError(

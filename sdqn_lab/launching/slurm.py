@@ -1,12 +1,15 @@
 """The cells of a sweep on a SLURM cluster, as arrays of jobs, through submitit."""
 
+import os
 import secrets
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,10 +22,14 @@ from sdqn_lab.launching.local import CellLauncher
 from sdqn_lab.launching.observe import Observation, observe, unfinished
 from sdqn_lab.launching.table import out, watching
 from sdqn_lab.launching.task import EARLY_SIGNALS, CellsTask
-from sdqn_lab.stopping import PREEMPTED_EXIT, StopFlag
+from sdqn_lab.stopping import PREEMPTED_EXIT, STOP_SIGNALS, StopFlag
 
 JOBS = ".slurm"
 """What submitit writes lies here, a fresh folder a submission, for job ids may recur."""
+RESERVED = frozenset({"job-name", "array", "signal", "output", "error", "dependency", "time"})
+"""Options of sbatch that are the launcher's own."""
+LOST_SECONDS = 60.0
+"""Network file systems may hide for so long what happened on a node."""
 T = TypeVar("T")
 
 
@@ -68,7 +75,7 @@ class SlurmLauncher(CellLauncher):
         mem_gb: float | None = None,
         timeout_min: int = 240,
         signal_delay_s: int = 120,
-        max_num_timeout: int = 20,
+        max_num_timeout: int = 100,
         array_parallelism: int = 256,
         cells_per_task: int = 1,
         setup: list[str] | None = None,
@@ -86,6 +93,11 @@ class SlurmLauncher(CellLauncher):
             raise ValueError(
                 f"max_num_timeout must be >= 0, got {max_num_timeout}: write 0 or more"
             )
+        if taken := sorted(RESERVED & {key.replace("_", "-") for key in self.additional}):
+            raise ValueError(
+                f"additional_parameters must leave out {', '.join(taken)}, got "
+                f"{self.additional}: write the launcher's own keys"
+            )
         if poll_seconds <= 0:
             raise ValueError(f"poll_seconds must be > 0, got {poll_seconds}: write 10")
         if not 0 < signal_delay_s < 30 * timeout_min:
@@ -94,6 +106,11 @@ class SlurmLauncher(CellLauncher):
                 f"signal_delay_s must lie above 0 and below half the time limit ({half} s), got "
                 f"{signal_delay_s}: write {max(1, half // 2)}"
             )
+
+    @property
+    def additional(self) -> dict[str, Any]:
+        """Further options of sbatch."""
+        return self.settings["additional_parameters"] or {}
 
     def start(self, sweep_dir: Path, names: list[str]) -> None:
         """Submit the cells that are neither finished nor in the queue already.
@@ -116,7 +133,7 @@ class SlurmLauncher(CellLauncher):
         console.print(
             f"submitted {len(todo)} cells as {len(submission.jobs)} jobs: {', '.join(ids)}\n"
             f"sweep: {sweep_dir}\n"
-            f"look at it with: python -m sdqn_lab.sweep status {sweep_dir}",
+            f"look at it with: python -m sdqn_lab.sweep status {shlex.quote(str(sweep_dir))}",
             soft_wrap=True,
         )
 
@@ -147,6 +164,7 @@ def submit(sweep_dir: Path, names: list[str], settings: dict[str, Any]) -> Submi
     submission = ledger.submit("slurm", settings, [], sweep_dir)
     submission.job_name = f"{sweep_dir.name[:48]}-{secrets.token_hex(3)}"
     folder = (sweep_dir / JOBS / f"{len(ledger.submissions) - 1:03d}").absolute()
+    ledger.write(sweep_dir)
     groups = list(_chunks(names, settings["cells_per_task"]))
     arrays = list(_chunks(groups, queue.most_tasks()))
     lanes = min(settings["array_parallelism"], len(arrays))
@@ -157,12 +175,23 @@ def submit(sweep_dir: Path, names: list[str], settings: dict[str, Any]) -> Submi
         before = first_ids[index - lanes] if index >= lanes else None
         parameters = sbatch_parameters(settings, submission.job_name, share, before)
         tasks = [_task(sweep_dir, folder, group, settings) for group in array]
-        ids = _submit_array(folder, tasks, parameters)
+        with stop_signals_later():
+            ids = _submit_array(folder, tasks, parameters, submission)
+            submission.jobs.update(zip(ids, array, strict=True))
+            submission.cells += [name for group in array for name in group]
+            ledger.write(sweep_dir)
         first_ids.append(ids[0].partition("_")[0])
-        submission.jobs.update(zip(ids, array, strict=True))
-        submission.cells += [name for group in array for name in group]
-        ledger.write(sweep_dir)
     return submission
+
+
+@contextmanager
+def stop_signals_later() -> Iterator[None]:
+    """Hold stop signals back: a job that is submitted must be in the ledger."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
@@ -196,9 +225,12 @@ def sbatch_parameters(
         parameters["mem"] = f"{round(settings['mem_gb'] * 1024)}M"
     if after is not None:
         parameters["dependency"] = f"afterany:{after}"
-    extra = {"requeue": True, **(settings["additional_parameters"] or {})}
+    given = {"requeue": True, **(settings["additional_parameters"] or {})}
+    extra = {key: value for key, value in given.items() if value is not False}
     return {
         **parameters,
+        # srun does not take over what sbatch was told, from SLURM 22.05 on.
+        "srun_args": [f"--cpus-per-task={settings['cpus_per_task']}"],
         "job_name": job_name,
         "array_parallelism": parallelism,
         "stderr_to_stdout": True,
@@ -206,19 +238,42 @@ def sbatch_parameters(
     }
 
 
-def _submit_array(folder: Path, tasks: list[CellsTask], parameters: dict[str, Any]) -> list[str]:
+def _submit_array(
+    folder: Path, tasks: list[CellsTask], parameters: dict[str, Any], submission: Submission
+) -> list[str]:
     from submitit.core.utils import FailedJobError
     from submitit.slurm.slurm import SlurmExecutor
 
     executor = SlurmExecutor(folder, python=shlex.join(python()))
     executor.update_parameters(**parameters)
     try:
-        with executor.batch():
+        with own_environment(queue.environment()), executor.batch():
             jobs = [executor.submit(task) for task in tasks]
     except (FailedJobError, subprocess.SubprocessError, OSError) as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise queue.SlurmError(f"sbatch: {lines[-1] if lines else error}") from error
+        _cancel_unnoted(submission)
+        raise queue.SlurmError(f"sbatch: {queue.first_error(str(error)) or error}") from error
     return [str(job.job_id) for job in jobs]
+
+
+def _cancel_unnoted(submission: Submission) -> None:
+    """SLURM may have taken jobs of which only its answer was lost; nothing is there for them."""
+    with suppress(queue.SlurmError):
+        found = queue.jobs([submission.job_name or ""])
+        if unnoted := [job for job in found if job not in submission.jobs]:
+            queue.slurm("scancel", *unnoted)
+
+
+@contextmanager
+def own_environment(wanted: dict[str, str]) -> Iterator[None]:
+    """Let this process have another environment for a moment."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def python() -> list[str]:
@@ -235,26 +290,27 @@ def python() -> list[str]:
 def attend(sweep_dir: Path, poll_seconds: float) -> Observation:
     """Show a sweep until nothing more will happen by itself.
 
-    A cell counts as lost only when it was seen so twice: files may reach this machine late.
+    A cell counts as lost only when it was seen so for a minute: files may reach this machine late.
 
     Raises:
         SystemExit: with code 143, if stopped by a signal; the jobs go on.
     """
     console = Console(stderr=True, emoji=False, markup=False, highlight=False)
-    stop, lost = StopFlag(), set[str]()
+    stop, lost = StopFlag(), dict[str, float]()
     with stop.listening(), watching(console) as watch:
         while not stop.requested:
             seen = observe(sweep_dir)
-            now = set(seen.names(["lost"]))
-            if now <= lost:
+            now = time.monotonic()
+            lost = {name: lost.get(name, now) for name in seen.names(["lost"])}
+            certain = all(now - since > LOST_SECONDS for since in lost.values())
+            if certain:
                 watch.show(seen)
-            if not seen.active and not seen.problem and now <= lost:
+            if certain and not seen.active and not seen.problem:
                 return seen
-            lost = now
             _sleep(poll_seconds, stop)
     console.print(
-        f"no longer watching; the jobs go on: python -m sdqn_lab.sweep status {sweep_dir}, "
-        f"or cancel {sweep_dir}",
+        f"no longer watching; the jobs go on: "
+        f"python -m sdqn_lab.sweep status {shlex.quote(str(sweep_dir))}",
         soft_wrap=True,
     )
     raise SystemExit(PREEMPTED_EXIT)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -91,6 +92,8 @@ def _score(value: float | None) -> str:
 def notes(seen: Observation) -> list[str]:
     """A line for everything that went wrong, with the place of its log."""
     lines = [f"WARNING {seen.problem}; states are what the cells told last"] if seen.problem else []
+    stuck = Counter(r.reason for r in seen.reports if r.reason and r.state not in WRONG)
+    lines += [f"WARNING {count} cells wait: {reason}" for reason, count in stuck.items()]
     for report in seen.reports:
         if report.state in WRONG:
             lines.append(wrong_line(report))

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sdqn_lab.launching import queue
+from sdqn_lab.launching.observe import forget_failure
 from sdqn_lab.launching.processes import Slot, run_cells, slots, visible_gpus
 from sdqn_lab.provenance import scheduler
 from sdqn_lab.stopping import PREEMPTED_EXIT, StopFlag
@@ -28,8 +29,12 @@ EARLY_SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 """Blocked when a job begins: one that came before it can listen would end it for good."""
 
 
+LEFT_OVER_SECONDS = 300.0
+RETRY_SECONDS = 5.0
+
+
 class CellsFailedError(Exception):
-    """Cells of this job failed; raised so that SLURM counts the job among the failed."""
+    """Cells of this job did not finish; raised so that SLURM counts the job among the failed."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class CellsTask:
         """Work until the cells are finished.
 
         Raises:
-            CellsFailedError: one of them failed, or ran out of time too often.
+            CellsFailedError: one of them failed, ran out of time too often, or could not be
+                worked on.
             SystemExit: with code 143, if the job was asked to stop.
         """
         job = str(scheduler()["slurm_job"])
@@ -61,21 +67,40 @@ class CellsTask:
         starts.begin()
         orders = Orders(job, self.timeout_min * 60.0, float(self.signal_delay_s))
         with orders.listening():
-            run_cells([self.sweep_dir / name for name in todo], self._slots(len(todo)), orders)
+            self._work(todo, orders)
             if orders.requested and self._states("pending", "running", "preempted"):
                 self._leave(orders, starts)
-        if failed := self._states("failed"):
-            raise CellsFailedError(
-                f"{len(failed)} of {len(self.names)} failed: {', '.join(failed)}"
-            )
+        if left := [name for name in self.names if self._state(name) != "finished"]:
+            told = ", ".join(f"{name} ({self._state(name)})" for name in left)
+            raise CellsFailedError(f"{len(left)} of {len(self.names)} did not finish: {told}")
 
     def _todo(self, again: bool) -> list[str]:
         """A first start tries failed cells anew; a restart leaves them alone."""
-        done = ("finished", "failed") if again else ("finished",)
-        return [name for name in self.names if self._state(name) not in done]
+        if not again:
+            for name in self._states("failed"):
+                forget_failure(RunDirectory(self.sweep_dir / name))
+        return self._states("pending", "running", "preempted")
 
-    def _state(self, name: str) -> str | None:
-        return RunDirectory(self.sweep_dir / name).state
+    def _work(self, todo: list[str], orders: "Orders") -> None:
+        """Run the cells; those that left for no reason of their own get more chances.
+
+        A lock of a node that died may outlive it on a network file system for minutes.
+        """
+        end = time.monotonic() + LEFT_OVER_SECONDS
+        while todo:
+            run_cells([self.sweep_dir / name for name in todo], self._slots(len(todo)), orders)
+            todo = self._states("pending", "running", "preempted")
+            if not todo or orders.requested or time.monotonic() > end:
+                return
+            print(f"not finished, trying again: {', '.join(todo)}", flush=True)
+            _wait(RETRY_SECONDS, orders)
+
+    def _state(self, name: str) -> str:
+        """A cell's state; a directory that is gone or damaged is no reason to fail the others."""
+        try:
+            return RunDirectory(self.sweep_dir / name).state or "missing"
+        except (OSError, ValueError) as error:
+            return str(error)
 
     def _states(self, *states: str) -> list[str]:
         return [name for name in self.names if self._state(name) in states]
@@ -113,6 +138,12 @@ class CellsTask:
         )
         for name in self._states("pending", "running", "preempted"):
             RunDirectory(self.sweep_dir / name).update(state="failed", error=error)
+
+
+def _wait(seconds: float, orders: "Orders") -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not orders.requested:
+        time.sleep(0.2)
 
 
 class Orders(StopFlag):

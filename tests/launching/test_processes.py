@@ -24,7 +24,8 @@ FINISHES = """echo '{"state": "finished"}' > "$4/status.json" """
 def program(tmp_path, monkeypatch) -> Callable[[str], None]:
     def write(body: str) -> None:
         file = tmp_path / "program"
-        file.write_text(f"#!/bin/sh\n{body}\n")
+        becoming = f'[ "$1" = -I ] && exec {sys.executable} "$@"'  # what precedes a cell
+        file.write_text(f"#!/bin/sh\n{becoming}\n{body}\n")
         file.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(file))
 
@@ -57,10 +58,11 @@ def test_how_a_process_ended_is_written_for_it(program, end):
     assert cause is None or cause in directory.status()["error"]
 
 
+ATTEMPT = '"attempts": [{"started": "then", "ended": "now"}]'
 TOLD = {
-    "finished": '{"state": "finished"}',
-    "failed": '{"state": "failed", "error": "its own"}',
-    "preempted": '{"state": "preempted"}',
+    "finished": f'{{"state": "finished", {ATTEMPT}}}',
+    "failed": f'{{"state": "failed", "error": "its own", {ATTEMPT}}}',
+    "preempted": f'{{"state": "preempted", {ATTEMPT}}}',
 }
 
 

@@ -1,6 +1,5 @@
 """What a job makes of a signal, by what the controller says of the job."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -126,6 +125,6 @@ def test_a_controller_that_never_answers_ends_the_job(
 def test_a_signal_that_came_before_anyone_listened_is_heard(number: signal.Signals) -> None:
     orders = Orders("7_1", HOUR, DELAY)
     signal.pthread_sigmask(signal.SIG_BLOCK, EARLY_SIGNALS)
-    os.kill(os.getpid(), number)
+    signal.raise_signal(number)  # to this thread: the others of a test worker do not block it
     with orders.listening():
         assert orders.signal == number
