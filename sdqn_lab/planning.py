@@ -72,7 +72,7 @@ def plan(words: list[str], args: argparse.Namespace) -> Plan:
                 ["hydra/launcher=slurm: starts sweeps; write -m before the overrides"]
             )
         cfg = config.resolved(common)
-        validate(cfg)
+        validate(cfg, here=not elsewhere(launcher))
         path = _directory(common.hydra.run, "dir", "hydra.run.dir")
         return Plan(False, {path: Cell(path, cfg, args.overrides)}, 1, launcher, words)
     # Cells would each resolve the sweep's directory from their own overrides alone.

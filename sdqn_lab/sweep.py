@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.run(args)
         return code
-    except (LedgerError, BusyError, queue.SlurmError, CommandError, PermissionError) as error:
+    except (LedgerError, BusyError, queue.SlurmError, CommandError, OSError) as error:
         console.print(f"error: {error}", soft_wrap=True)
         return USAGE_ERROR
     except KeyboardInterrupt:
@@ -97,8 +97,6 @@ def _cancel(args: argparse.Namespace) -> int:
     ledger = Ledger.read(args.sweep_dir)
     local = [s for s in ledger.submissions if s.launcher == "local" and not s.ended]
     alive = [s for s in local if s.alive]
-    if other := [s.host for s in local if s.elsewhere]:
-        raise CommandError(f"{args.sweep_dir}: started on {other[-1]}; write the command there")
     for submission in alive:
         os.kill(submission.pid, signal.SIGTERM)
     jobs = _active_jobs(ledger)
@@ -106,6 +104,8 @@ def _cancel(args: argparse.Namespace) -> int:
         with locked(args.sweep_dir):
             _cancel_jobs(args.sweep_dir, jobs)
     if not jobs and not alive:
+        if other := [s.host for s in local if s.elsewhere]:
+            raise CommandError(f"{args.sweep_dir}: started on {other[-1]}; write the command there")
         console.print(f"{args.sweep_dir}: nothing of it is running or waiting here")
         return 0
     console.print(

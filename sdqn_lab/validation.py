@@ -392,12 +392,16 @@ def _device_problems(cfg: DictConfig, here: bool) -> Iterator[str]:
         return
     if not here:
         return
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(index or 0) >= count:
+    if int(index or 0) >= (count := cuda_devices()):
         yield (
             f"device={device}: this machine has {count} CUDA devices; "
             "write device=cpu or device=auto"
         )
+
+
+def cuda_devices() -> int:
+    """How many this machine has."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _time_problems(cfg: DictConfig) -> list[str]:

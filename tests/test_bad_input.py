@@ -581,6 +581,19 @@ def test_a_disk_that_fills_leaves_the_last_checkpoint_whole(command, limit, stat
     assert RunDirectory("run").state == "finished"
 
 
+@pytest.mark.parametrize("inner", ["plan", "resumed", "_run_planned"])
+def test_ctrl_c_before_anything_was_started_leaves_nothing_and_no_traceback(
+    command, monkeypatch, inner
+):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, inner, interrupted)
+    answer = command(*(["--resume", "x"] if inner == "resumed" else ["-m", *TINY, "seed=0,1"]))
+    assert (answer.code, answer.lines) == (130, ["interrupted"])
+    assert not list(Path.cwd().iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [

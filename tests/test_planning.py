@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from sdqn_lab import planning, run
 from sdqn_lab.config import Composer, compose_raw, expand
+from sdqn_lab.launching import local
 from sdqn_lab.planning import plan_cells
 from sdqn_lab.tracking.run_directory import RunDirectory
 from sdqn_lab.validation import ConfigError
@@ -165,6 +166,10 @@ LAUNCHERS = [
     ("SLURM poll_seconds=0", "hydra.launcher.poll_seconds=0: must be > 0 | write 10"),
     ("SLURM signal_delay_s=0", "hydra.launcher.signal_delay_s=0: must lie above 0"),
     (
+        "SLURM additional_parameters={nice:1,job_name:x}",
+        "hydra.launcher.additional_parameters= | must leave out job-name | write the launcher's",
+    ),
+    (
         "SLURM timeout_min=2 hydra.launcher.signal_delay_s=60",
         "hydra.launcher.signal_delay_s=60: must lie | half the time limit (60 s) | write 30",
     ),
@@ -192,3 +197,47 @@ def test_a_cluster_far_away_is_one_line_and_its_sweep_can_be_run_here(command, m
     assert complaint == ["error: sbatch: no such command; submit from a machine of the cluster"]
     assert command(*words, "hydra/launcher=local")[0] == 0
     assert [RunDirectory(p).state for p in Path("here").iterdir() if p.is_dir()] == ["finished"]
+
+
+def test_a_cluster_runs_sweeps_alone_and_a_single_run_for_it_is_refused(capsys):
+    assert run.main([*TINY, "hydra/launcher=slurm"]) == 2
+    said = capsys.readouterr()
+    line = "error: hydra/launcher=slurm: starts sweeps; write -m before the overrides\n"
+    assert (said.out, said.err) == ("", line)
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("multirun", [["-m"], []], ids=["sweep", "single"])
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
+def test_a_cluster_may_have_a_device_that_is_not_here(capsys, monkeypatch, multirun, device):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = [*multirun, *TINY, "hydra/launcher=slurm", f"device={device}", DRY]
+    assert run.main(words) == 0
+    said = capsys.readouterr()
+    assert "to run: 1, finished already: 0" in said.out
+    measured = "steps/s" in said.out
+    assert measured == (device == "cpu")
+    assert measured != (
+        "times not measured: this machine does not have the cells' device" in said.out
+    )
+    assert "Traceback" not in said.err
+
+
+def test_a_cluster_has_no_device_that_there_is_not(command):
+    refused(command(*TINY, "hydra/launcher=slurm", "device=gpu", DRY), "device=gpu: must be auto")
+
+
+def test_cells_on_this_machine_need_their_device_here(command, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    problem = "device=cuda: this machine has 0 CUDA devices; write device=cpu or device=auto"
+    refused(command(*TINY, "device=cuda", "seed=0,1"), problem)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(122, "Quota")])
+def test_a_sweep_that_cannot_be_written_after_all_is_one_line(command, monkeypatch, error):
+    def denied(sweep_dir: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(local, "locked", denied)
+    code, shown, complaint = command(*TINY, "seed=0")
+    assert (code, shown, complaint) == (1, "", [f"error: {error}"])

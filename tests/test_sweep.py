@@ -2,19 +2,26 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
 from sdqn_lab import sweep
+from sdqn_lab.launching import queue
 from sdqn_lab.launching.ledger import Ledger, locked
 from sdqn_lab.tracking.run_directory import RunDirectory
-from tests.launching.sweeps import GONE, made_up, stamps, wait_until
+from tests.launching.sweeps import (
+    FINISHES,
+    GONE,
+    let_cells_do,
+    made_up,
+    stamps,
+    submission,
+    wait_until,
+)
 
 SWEEP = Path("sweep")
-FINISHES = """echo '{"state": "finished"}' > "$4/status.json" """
 
 
 @pytest.fixture
@@ -33,15 +40,7 @@ def command(capsys):
 @pytest.fixture
 def cells_do(tmp_path, monkeypatch):
     """Let a few lines of shell stand in for cells; ``$4`` is a cell's directory."""
-
-    def write(body: str) -> None:
-        file = tmp_path / "program"
-        becoming = f'[ "$1" = -I ] && exec {sys.executable} "$@"'  # what precedes a cell
-        file.write_text(f"#!/bin/sh\n{becoming}\n{body}\n")
-        file.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(file))
-
-    return write
+    return lambda body: let_cells_do(body, tmp_path, monkeypatch)
 
 
 def refused(answer: tuple[int, str, str], problem: str) -> None:
@@ -159,6 +158,25 @@ def test_a_relaunch_goes_on_with_the_settings_of_the_last_start_unless_told(comm
     assert told == [{"processes": 3, "gpus": 0}, {"processes": 2, "gpus": 0}]
 
 
+def test_a_dry_relaunch_lists_what_would_start_and_starts_nothing(command, cells_do):
+    cells_do("touch started")
+    made_up(SWEEP, dict(done="finished", bad="failed", left="preempted", gone=None), **GONE)
+    (SWEEP / ".lock").touch()
+    before = stamps(SWEEP)
+    code, shown, complaint = command("relaunch", "sweep", "hydra.launcher.dry_run=true")
+    assert (code, shown, complaint) == (0, "would start 3 cells\nbad\nleft\ngone\n", "")
+    assert stamps(SWEEP) == before
+    assert not (SWEEP / "gone").exists()
+    assert not Path("started").exists()
+
+
+def test_a_relaunch_starts_what_another_machine_left_behind(command, cells_do):
+    cells_do(f"echo $4 >> started; {FINISHES}")
+    made_up(SWEEP, {"new": "pending", "left": "preempted"}, host="elsewhere")
+    assert command("relaunch", "sweep")[0] == 0
+    assert Path("started").read_text() == "sweep/new\nsweep/left\n"
+
+
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
@@ -170,6 +188,8 @@ def test_a_relaunch_goes_on_with_the_settings_of_the_last_start_unless_told(comm
         ("hydra.launcher.processes=0", "hydra.launcher.processes=0: must be >= 1"),
         ("hydra.launcher.processes=x", "hydra.launcher.processes=x: must be"),
         ("nonsense", "nonsense: not an override; write key=value"),
+        ("seed=1,2", "seed=1,2: one value for all cells; write one"),
+        ("hydra.launcher.processes=1,2", "hydra.launcher.processes=1,2: one value for all cells"),
     ],
 )
 def test_a_wrong_override_of_a_relaunch_is_refused_and_nothing_is_started(
@@ -228,3 +248,68 @@ def test_a_cancel_asks_the_launcher_to_stop_and_no_process_that_has_its_number_b
     finally:
         launcher.kill()
         other.kill()
+
+
+def test_a_cancel_of_a_sweep_of_another_machine_is_refused_with_its_name(command):
+    made_up(SWEEP, {"a": "running"}, host="node17")
+    refused(command("cancel", "sweep"), "sweep: started on node17; write the command there")
+
+
+@pytest.fixture
+def in_queue(monkeypatch):
+    """SLURM's queue holds job 7 of cell ``a``; the commands that it gets."""
+    job, given = queue.Job("name", "PENDING", "JobHeldUser"), []
+    monkeypatch.setattr(queue, "jobs", lambda names: {"7": job} if "name" in names else {})
+    monkeypatch.setattr(queue, "slurm", lambda *words: given.append(words) or "")
+    ledger = made_up(SWEEP, {"a": "pending"}, launcher="slurm", job_name="name", jobs={"7": ["a"]})
+    return ledger, given
+
+
+def test_status_tells_why_jobs_may_wait_for_ever(command, in_queue):
+    code, shown, _ = command("status", "sweep")
+    assert code == 0
+    assert "WARNING 1 cells wait: SLURM: JobHeldUser" in shown
+
+
+def test_a_launcher_that_died_on_another_machine_long_ago_keeps_no_job_from_being_cancelled(
+    command, in_queue
+):
+    ledger, given = in_queue
+    ledger.submissions.insert(0, submission(["a"], host="node17"))
+    ledger.write(SWEEP)
+    code, _, said = command("cancel", "sweep")
+    assert code == 0
+    assert "asked 1 jobs and 0 local launchers to stop" in said
+    assert given == [("scancel", "7")]
+    assert Ledger.read(SWEEP).submissions[-1].cancelled
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), OSError(122, "Disk quota exceeded")]
+)
+def test_a_sweep_that_cannot_be_written_is_answered_in_one_line(
+    command, cells_do, monkeypatch, error
+):
+    def denied(self: Path, mode: str = "r", *args, **kwargs):
+        if self == SWEEP / ".lock":
+            raise type(error)(error.errno, error.strerror, str(self))
+        return opened(self, mode, *args, **kwargs)
+
+    cells_do("touch started")
+    made_up(SWEEP, {"a": "failed"})
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", denied)
+    refused(command("relaunch", "sweep"), f"{error.strerror}: 'sweep/.lock'")
+    assert not Path("started").exists()
+
+
+@pytest.mark.parametrize("words", [["status"], ["relaunch"], ["cancel"]])
+def test_ctrl_c_ends_a_command_as_a_shell_expects(command, monkeypatch, words):
+    def interrupted(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    made_up(SWEEP, {"a": "failed"})
+    monkeypatch.setattr(Ledger, "read", interrupted)
+    code, shown, complaint = command(*words, "sweep")
+    assert (code, shown) == (130, "")
+    assert "Traceback" not in complaint

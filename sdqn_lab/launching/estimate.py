@@ -16,9 +16,10 @@ from sdqn_lab.launching.queue import SlurmError, most_tasks
 from sdqn_lab.planning import Cell, Plan
 from sdqn_lab.tracking.progress import clock
 from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.validation import replay_bytes
+from sdqn_lab.validation import cuda_devices, replay_bytes
 
 REPETITIONS = 3
+NOT_MEASURED = "  times not measured: this machine does not have the cells' device"
 
 
 def describe(planned: Plan) -> list[str]:
@@ -44,8 +45,14 @@ def describe(planned: Plan) -> list[str]:
     if open_:
         memory = max(replay_bytes(cell.cfg) for cell in open_)
         lines.append(f"  replay: up to {memory / 1e9:.2f} GB a cell")
-        lines += _times(open_)
+        lines += _times(open_) if all(_is_here(c.cfg.device) for c in open_) else [NOT_MEASURED]
     return [*lines, *_jobs(planned, len(open_)), "nothing was started"]
+
+
+def _is_here(device: str) -> bool:
+    """Whether this machine has a device that cells are to run on."""
+    kind, _, index = device.partition(":")
+    return kind != "cuda" or int(index or 0) < cuda_devices()
 
 
 def _updates(cell: Cell) -> int:

@@ -140,6 +140,10 @@ class Ledger(BaseModel):
         return next((s for s in reversed(self.submissions) if cell in s.cells), None)
 
 
+_own: set[Path] = set()
+"""The sweeps that this process has locked."""
+
+
 @contextmanager
 def locked(sweep_dir: Path) -> Iterator[None]:
     """Be the only one who starts cells of a sweep; the system lets go when a process dies.
@@ -155,11 +159,17 @@ def locked(sweep_dir: Path) -> Iterator[None]:
                 f"{sweep_dir}: another command works on this sweep; wait for it, or write "
                 f"python -m sdqn_lab.sweep status {sweep_dir}"
             ) from error
-        yield
+        _own.add(sweep_dir.resolve())
+        try:
+            yield
+        finally:
+            _own.remove(sweep_dir.resolve())
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process, on whichever machine, owns the run or the sweep in that folder."""
+    """Whether another process, on whichever machine, owns the run or the sweep in that folder."""
+    if folder.resolve() in _own:
+        return False
     try:
         with (folder / ".lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

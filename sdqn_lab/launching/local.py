@@ -61,7 +61,7 @@ class CellLauncher(Launcher):
                 enroll(sweep_dir, unique)
                 self.start(sweep_dir, [cell.path.name for cell in unique])
             self.attend(sweep_dir)
-        except (BusyError, ConfigError, LedgerError, SlurmError, PermissionError) as error:
+        except (BusyError, ConfigError, LedgerError, SlurmError, OSError) as error:
             raise LaunchError(str(error)) from error
         return [
             JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=None)

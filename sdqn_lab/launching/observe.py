@@ -36,7 +36,7 @@ STUCK = frozenset(
         "DependencyNeverSatisfied",
     }
 )
-"""Reasons for which a job may wait for ever."""
+"""Reasons for which a job may wait for ever; SLURM tells some with details behind a comma."""
 TAIL_BYTES = 1 << 16
 """Enough of a metrics file to hold its last records."""
 
@@ -195,26 +195,21 @@ def _waits_again(
 def _local_state(
     told: str, attempts: list[dict[str, Any]], submission: Submission, directory: RunDirectory
 ) -> tuple[str, str]:
-    if submission.elsewhere:
-        return _state_elsewhere(told, directory)
+    # Processes of another machine cannot be seen, but what they hold locked can.
     if told == "running":
-        last = attempts[-1] if attempts else {}
-        lives = bool(last) and process_lives(last["host"], last["pid"], last["process_start"])
+        lives = is_held(directory.path) if submission.elsewhere else _lives(attempts)
         return ("running", "") if lives else ("lost", "its process is gone")
     # A launcher starts a cell once: one that has left since then is not waiting.
     left = told == "preempted" and attempts and attempts[-1]["started"] >= submission.time
-    if submission.alive and not left:
+    elsewhere = submission.elsewhere and not submission.ended
+    if (is_held(directory.path.parent) if elsewhere else submission.alive) and not left:
         return ("queued" if told == "pending" else "requeued"), ""
     return ("stopped" if told == "preempted" or attempts else "missing"), ""
 
 
-def _state_elsewhere(told: str, directory: RunDirectory) -> tuple[str, str]:
-    """Processes of another machine cannot be seen, but what they hold locked can."""
-    if told == "running":
-        return ("running", "") if is_held(directory.path) else ("lost", "its process is gone")
-    if is_held(directory.path.parent):
-        return ("queued" if told == "pending" else "requeued"), ""
-    return ("stopped" if told == "preempted" else "missing"), ""
+def _lives(attempts: list[dict[str, Any]]) -> bool:
+    last = attempts[-1] if attempts else {}
+    return bool(last) and process_lives(last["host"], last["pid"], last["process_start"])
 
 
 def _slurm_state(
@@ -225,7 +220,7 @@ def _slurm_state(
     if found is not None and ours and found.active:
         if told == "running" and found.state == "RUNNING":
             return "running", ""
-        reason = f"SLURM: {found.reason}" if found.reason in STUCK else ""
+        reason = f"SLURM: {found.reason}" if found.reason.partition(",")[0] in STUCK else ""
         return ("requeued" if told in ("running", "preempted") else "queued"), reason
     if told == "preempted" or (submission.cancelled and told == "pending"):
         return "stopped", ""

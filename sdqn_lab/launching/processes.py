@@ -119,6 +119,8 @@ class CellProcess:
                 _settle(directory, code, stopped, self._attempts)
         except BusyError:
             return
+        except (OSError, ValueError) as error:  # its directory is gone, or damaged
+            print(f"{self.path.name}: {error}", file=sys.stderr, flush=True)
 
 
 def _settle(directory: RunDirectory, code: int, stopped: bool, attempts_before: int) -> None:

@@ -1,6 +1,7 @@
 """The cells of a sweep on a SLURM cluster, as arrays of jobs, through submitit."""
 
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -162,7 +163,9 @@ def submit(sweep_dir: Path, names: list[str], settings: dict[str, Any]) -> Submi
         raise queue.SlurmError("sbatch: no such command; submit from a machine of the cluster")
     ledger = Ledger.read(sweep_dir)
     submission = ledger.submit("slurm", settings, [], sweep_dir)
-    submission.job_name = f"{sweep_dir.name[:48]}-{secrets.token_hex(3)}"
+    # squeue takes names as a list with commas.
+    plain_name = re.sub(r"[^\w.=+-]", "_", sweep_dir.name[:48], flags=re.ASCII)
+    submission.job_name = f"{plain_name}-{secrets.token_hex(3)}"
     folder = (sweep_dir / JOBS / f"{len(ledger.submissions) - 1:03d}").absolute()
     ledger.write(sweep_dir)
     groups = list(_chunks(names, settings["cells_per_task"]))
@@ -241,7 +244,7 @@ def sbatch_parameters(
 def _submit_array(
     folder: Path, tasks: list[CellsTask], parameters: dict[str, Any], submission: Submission
 ) -> list[str]:
-    from submitit.core.utils import FailedJobError
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
     from submitit.slurm.slurm import SlurmExecutor
 
     executor = SlurmExecutor(folder, python=shlex.join(python()))
@@ -249,7 +252,7 @@ def _submit_array(
     try:
         with own_environment(queue.environment()), executor.batch():
             jobs = [executor.submit(task) for task in tasks]
-    except (FailedJobError, subprocess.SubprocessError, OSError) as error:
+    except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError, OSError) as error:
         _cancel_unnoted(submission)
         raise queue.SlurmError(f"sbatch: {queue.first_error(str(error)) or error}") from error
     return [str(job.job_id) for job in jobs]

@@ -1,6 +1,7 @@
 """What one SLURM job does: some cells, signals, time limits and its own requeueing."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -28,8 +29,8 @@ EARLY_SECONDS = 65.0
 EARLY_SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 """Blocked when a job begins: one that came before it can listen would end it for good."""
 
-
 LEFT_OVER_SECONDS = 300.0
+"""How long a job tries cells again that left without a state of their own."""
 RETRY_SECONDS = 5.0
 
 
@@ -86,12 +87,13 @@ class CellsTask:
 
         A lock of a node that died may outlive it on a network file system for minutes.
         """
-        end = time.monotonic() + LEFT_OVER_SECONDS
+        end = math.inf
         while todo:
             run_cells([self.sweep_dir / name for name in todo], self._slots(len(todo)), orders)
             todo = self._states("pending", "running", "preempted")
             if not todo or orders.requested or time.monotonic() > end:
                 return
+            end = min(end, time.monotonic() + LEFT_OVER_SECONDS)
             print(f"not finished, trying again: {', '.join(todo)}", flush=True)
             _wait(RETRY_SECONDS, orders)
 

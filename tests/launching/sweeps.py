@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from sdqn_lab.launching.ledger import Entry, Ledger, Submission
 from sdqn_lab.tracking.run_directory import RunDirectory
@@ -21,6 +22,8 @@ TINY += ["algo.replay_start_steps=40", "algo.replay_capacity_steps=500", "budget
 TINY += ["budget.log_every_steps=200", "protocol.eval_episodes=1"]
 LONG = [*TINY, "budget.steps=4000"]
 """Seconds: long enough to be hit in the middle."""
+FINISHES = """echo '{"state": "finished"}' > "$4/status.json" """
+"""A cell that is done at once; see ``let_cells_do``."""
 GONE = {"pid": 1, "process_start": 0.0}
 """No process on this machine: the first one began later."""
 
@@ -72,6 +75,15 @@ def cell(path: Path, state: str, **status: Any) -> RunDirectory:
     error = "Traceback\n  here\nValueError: no" if state == "failed" else None
     RunDirectory(path).update(**{"state": state, "attempts": attempts, "error": error, **status})
     return RunDirectory(path)
+
+
+def let_cells_do(body: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a few lines of shell stand in for cells; ``$4`` is a cell's directory."""
+    file = folder / "program"
+    becoming = f'[ "$1" = -I ] && exec {sys.executable} "$@"'  # what precedes a cell
+    file.write_text(f"#!/bin/sh\n{becoming}\n{body}\n")
+    file.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(file))
 
 
 def states(sweep_dir: Path) -> list[str | None]:

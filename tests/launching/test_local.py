@@ -12,14 +12,19 @@ from omegaconf import OmegaConf
 
 from sdqn_lab import run, sweep
 from sdqn_lab.config import expand
+from sdqn_lab.launching import queue
 from sdqn_lab.launching.ledger import Ledger
+from sdqn_lab.launching.local import LocalLauncher
 from sdqn_lab.planning import plan_cells
 from sdqn_lab.tracking.run_directory import RunDirectory
 from tests.launching.sweeps import (
+    FINISHES,
     LONG,
     TINY,
     attempt,
     cells,
+    let_cells_do,
+    made_up,
     numbers,
     stamps,
     start,
@@ -204,3 +209,31 @@ def test_a_cell_whose_directory_was_deleted_is_made_anew_by_a_relaunch_and_finis
     assert sweep.main(["relaunch", str(SWEEP)]) == 0
     assert numbers(SWEEP) == told
     assert stamps(kept) == before
+
+
+IN_QUEUE = {"launcher": "slurm", "job_name": "name", "jobs": {"7_0": ["a"], "7_1": ["b"]}}
+
+
+def test_cells_that_wait_in_slurms_queue_are_left_to_it(tmp_path, monkeypatch, capsys):
+    let_cells_do(f"echo $4 >> started; {FINISHES}", tmp_path, monkeypatch)
+    jobs = {"7_0": queue.Job("name", "PENDING"), "7_1": queue.Job("name", "CANCELLED")}
+    monkeypatch.setattr(queue, "jobs", lambda names: jobs)
+    made_up(SWEEP, {"a": "pending", "b": "pending"}, **IN_QUEUE)
+    waits = stamps(SWEEP / "a")
+    LocalLauncher(processes=1).start(SWEEP, ["a", "b"])
+    assert Path("started").read_text() == "here/b\n"
+    assert stamps(SWEEP / "a") == waits
+    assert "a: in SLURM's queue, not touched" in capsys.readouterr().err
+    assert Ledger.read(SWEEP).submissions[-1].cells == ["b"]
+
+
+def test_where_slurm_does_not_answer_no_cell_of_its_queue_is_started(tmp_path, monkeypatch):
+    def silent(names: object) -> None:
+        raise queue.SlurmError("squeue: down")
+
+    let_cells_do("touch started", tmp_path, monkeypatch)
+    monkeypatch.setattr(queue, "jobs", silent)
+    made_up(SWEEP, {"a": "pending"}, **IN_QUEUE)
+    with pytest.raises(queue.SlurmError, match="down; nobody knows which cells are in the queue"):
+        LocalLauncher(processes=1).start(SWEEP, ["a"])
+    assert not Path("started").exists()

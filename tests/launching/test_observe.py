@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from sdqn_lab.launching import queue
+from sdqn_lab.launching.ledger import is_held, locked
 from sdqn_lab.launching.observe import WRONG, observe, unfinished
 from sdqn_lab.launching.table import notes, out, summary, table
 from sdqn_lab.tracking.run_directory import RunDirectory
@@ -159,3 +161,96 @@ def test_unfinished_are_all_but_the_finished():
         cell(SWEEP / state, state)
     names = ["finished", "failed", "pending", "preempted", "running", "nowhere"]
     assert unfinished(SWEEP, names) == names[1:]
+
+
+# Sweeps that were started on another machine, whose processes cannot be seen from here.
+
+
+@pytest.mark.parametrize(
+    ("told", "held", "state"),
+    [
+        ("finished", "sweep", "finished"),
+        ("running", "cell", "running"),
+        ("running", "sweep", "lost"),
+        ("running", None, "lost"),
+        ("preempted", "sweep", "requeued"),
+        ("preempted", None, "stopped"),
+        ("pending", "sweep", "queued"),
+        ("pending", None, "missing"),
+    ],
+)
+def test_a_cell_started_on_another_machine_is_judged_by_what_is_locked(told, held, state):
+    made_up(SWEEP, {"a": told}, host="elsewhere")
+    if held is None:
+        assert only().state == state
+        return
+    with RunDirectory(SWEEP if held == "sweep" else SWEEP / "a").lock():
+        assert only().state == state
+
+
+def test_a_cell_that_left_another_machine_while_others_go_on_there_is_stopped():
+    made_up(SWEEP, {"a": "preempted"}, host="elsewhere")
+    RunDirectory(SWEEP / "a").update(attempts=[since(host="elsewhere")])
+    with RunDirectory(SWEEP).lock():
+        assert only().state == "stopped"
+
+
+def test_nothing_waits_for_a_launcher_elsewhere_that_is_done():
+    made_up(SWEEP, {"a": "pending"}, host="elsewhere", ended="2026-01-01T00:00:09Z")
+    with RunDirectory(SWEEP).lock():
+        assert only().state == "missing"
+
+
+def test_a_lock_of_ones_own_is_no_sign_of_another_machine():
+    made_up(SWEEP, {"a": "pending"}, host="elsewhere")
+    with locked(SWEEP):
+        assert not is_held(SWEEP)
+        assert only().state == "missing"
+    with RunDirectory(SWEEP).lock():
+        assert is_held(SWEEP)
+
+
+# Sweeps on SLURM, by its words.
+
+
+def submitted(monkeypatch, told: str, *found: queue.Job, ending: str | None = None) -> None:
+    """Cell ``a`` was submitted as job 7; what the queue and the accounting say of that."""
+    made_up(SWEEP, {"a": told}, launcher="slurm", job_name="name", jobs={"7": ["a"]})
+    monkeypatch.setattr(queue, "jobs", lambda names: dict.fromkeys("7", *found) if found else {})
+    monkeypatch.setattr(queue, "endings", lambda ids: {j: ending for j in ids if ending})
+
+
+@pytest.mark.parametrize("reason", ["JobHeldUser", "ReqNodeNotAvail, UnavailableNodes:n[1-2]"])
+def test_a_job_that_may_wait_for_ever_is_a_warning_with_the_reason(monkeypatch, reason):
+    submitted(monkeypatch, "pending", queue.Job("name", "PENDING", reason))
+    assert only().state == "queued"
+    assert notes(observe(SWEEP)) == [f"WARNING 1 cells wait: SLURM: {reason}"]
+
+
+@pytest.mark.parametrize("reason", ["Priority", "Resources", "None", ""])
+def test_a_job_that_waits_for_its_turn_is_none(monkeypatch, reason):
+    submitted(monkeypatch, "pending", queue.Job("name", "PENDING", reason))
+    assert (only().state, notes(observe(SWEEP))) == ("queued", [])
+
+
+@pytest.mark.parametrize(
+    ("ending", "state", "reason"),
+    [
+        ("RUNNING", "running", ""),
+        ("PENDING", "queued", ""),
+        ("REQUEUED", "queued", ""),
+        ("OUT_OF_MEMORY", "lost", "SLURM: OUT_OF_MEMORY"),
+        ("CANCELLED by 0", "lost", "SLURM: CANCELLED by 0"),
+        (None, "lost", "its job is no longer in the queue"),
+    ],
+)
+def test_a_job_that_the_queue_forgot_is_what_the_accounting_says(
+    monkeypatch, ending, state, reason
+):
+    submitted(monkeypatch, "running", ending=ending)
+    assert (only().state, only().reason) == (state, reason)
+
+
+def test_a_job_of_another_name_is_not_the_cells(monkeypatch):
+    submitted(monkeypatch, "running", queue.Job("another", "RUNNING"))
+    assert only().state == "lost"

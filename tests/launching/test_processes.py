@@ -6,7 +6,6 @@ A few lines of shell stand in for a cell; ``$4`` is its directory.
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,21 +14,12 @@ import pytest
 from sdqn_lab.launching.processes import Slot, run_cells
 from sdqn_lab.stopping import BUSY_EXIT, StopFlag
 from sdqn_lab.tracking.run_directory import RunDirectory
-from tests.launching.sweeps import cell, wait_until
-
-FINISHES = """echo '{"state": "finished"}' > "$4/status.json" """
+from tests.launching.sweeps import FINISHES, cell, let_cells_do, wait_until
 
 
 @pytest.fixture
 def program(tmp_path, monkeypatch) -> Callable[[str], None]:
-    def write(body: str) -> None:
-        file = tmp_path / "program"
-        becoming = f'[ "$1" = -I ] && exec {sys.executable} "$@"'  # what precedes a cell
-        file.write_text(f"#!/bin/sh\n{becoming}\n{body}\n")
-        file.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(file))
-
-    return write
+    return lambda body: let_cells_do(body, tmp_path, monkeypatch)
 
 
 def work(*names: str, slots: int = 1, stop: StopFlag | None = None, **told) -> list[RunDirectory]:
@@ -142,3 +132,10 @@ def test_a_cell_that_leaves_by_an_error_while_it_stops_counts_as_stopped(program
         stop.signal = signal.SIGTERM
 
     assert work("a", stop=stop, started=hit)[0].state == "preempted"
+
+
+@pytest.mark.parametrize("damage", ["echo { > $4/status.json", "rm -r $4"])
+def test_one_whose_directory_is_damaged_while_it_works_keeps_nobody_from_finishing(program, damage):
+    program(f"case $4 in a) {damage};; *) {FINISHES};; esac")
+    _, second = work("a", "b")
+    assert second.state == "finished"

@@ -8,6 +8,8 @@ from functools import partial
 
 import pytest
 
+from sdqn_lab import sweep
+from sdqn_lab.launching.ledger import Entry, Ledger
 from sdqn_lab.tracking import sync
 from sdqn_lab.tracking.mirror import mirrored_run
 from sdqn_lab.tracking.run_directory import RunDirectory
@@ -352,3 +354,45 @@ def test_a_login_node_needs_neither_torch_nor_hydra(directory, told, server, pyt
     assert done.stdout.splitlines() == ["pong_seed0: 4 records uploaded, 0 were there", "4 0"]
     assert (done.returncode, done.stderr) == (0, "")
     arrived(server, records(4))
+
+
+@pytest.fixture
+def norms(directory, told):
+    """A sweep of two cells that trained offline, and of one that never began."""
+    ledger = Ledger()
+    for seed in range(3):
+        name = f"pong_seed{seed}"
+        ledger.cells[name] = Entry(overrides=[], game="pong", seed=seed, steps=1000)
+        if seed < 2:
+            attempt(RunDirectory(directory.path.parent / name), told, 0, 4, "finished")
+    ledger.write(directory.path.parent)
+    return directory.path.parent
+
+
+def test_a_sweep_is_uploaded_by_one_command_and_a_second_one_sends_nothing(norms, server, capsys):
+    for sent, present in ((4, 0), (0, 4)):
+        capsys.readouterr()
+        assert sweep.main(["sync", str(norms)]) == 0
+        uploaded = f"{sent} records uploaded, {present} were there"
+        assert capsys.readouterr().err.splitlines() == [
+            f"pong_seed0: {uploaded}",
+            f"pong_seed1: {uploaded}",
+            "pong_seed2: has not begun, skipped",
+        ]
+    assert sorted(run.name for run in server.runs.values()) == ["pong_seed0", "pong_seed1"]
+    assert all(run.records == records(4) for run in server.runs.values())
+
+
+def test_a_cell_that_cannot_be_uploaded_is_named_and_the_others_arrive(norms, server, capsys):
+    (norms / "pong_seed0" / "status.json").write_text("{")
+    assert sweep.main(["sync", str(norms)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"error: {norms}/pong_seed0")
+    assert [run.name for run in server.runs.values()] == ["pong_seed1"]
+
+
+def test_without_a_connection_a_sweep_is_one_line(norms, server, monkeypatch, capsys):
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert sweep.main(["sync", str(norms)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {norms}/pong_seed0: ")

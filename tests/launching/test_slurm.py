@@ -1,0 +1,163 @@
+"""What is submitted, and what becomes of it when SLURM or a person gets in between.
+
+A few lines of shell stand in for each of SLURM's programs; a real SLURM is in ``tests/slurm``.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdqn_lab.launching import slurm
+from sdqn_lab.launching.ledger import Ledger, Submission
+from sdqn_lab.launching.queue import SlurmError
+from sdqn_lab.launching.slurm import SlurmLauncher, stop_signals_later
+from sdqn_lab.stopping import STOP_SIGNALS, StopFlag
+from tests.launching.sweeps import made_up
+
+SWEEP = Path("sweep")
+TAKES = """
+echo x >> count
+env > environment
+cp "$1" "script$(wc -l < count)"
+echo "Submitted batch job $(wc -l < count)"
+"""
+FAILS = "echo 'sbatch: error: Socket timed out' >&2; exit 1"
+LATER = f"[ -e count ] && {{ {FAILS}; }}; {TAKES}"
+"""Takes the first array."""
+
+
+@pytest.fixture(autouse=True)
+def program(tmp_path_factory, monkeypatch) -> Callable[[str, str], None]:
+    """Write one of SLURM's programs; there is a controller that takes everything."""
+    folder = tmp_path_factory.mktemp("programs")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def write(name: str, body: str) -> None:
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+
+    for name, body in {
+        "sbatch": TAKES,
+        "srun": "exit 0",
+        "scontrol": "echo MaxArraySize = 1001",
+        "squeue": "exit 0",
+        "scancel": 'echo "$*" >> cancelled',
+    }.items():
+        write(name, body)
+    return write
+
+
+def submit(*names: str, sweep_dir: Path = SWEEP, **settings: Any) -> Submission:
+    made_up(sweep_dir, dict.fromkeys(names, "pending"), cells=[])
+    return slurm.submit(sweep_dir, list(names), SlurmLauncher(**settings).settings)
+
+
+def options(script: str = "script1") -> list[str]:
+    """What a script asks SLURM for."""
+    lines = Path(script).read_text().splitlines()
+    return [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH ")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["job-name", "job_name", "array", "signal", "output", "error", "dependency", "time"],
+)
+def test_options_of_sbatch_that_are_the_launchers_own_are_refused(name):
+    dashed = name.replace("_", "-")
+    with pytest.raises(ValueError, match=f"additional_parameters must leave out {dashed}, got"):
+        SlurmLauncher(additional_parameters={"nice": 1, name: "x"})
+
+
+def test_additional_parameters_reach_sbatch_and_one_that_is_false_is_left_out():
+    submit("a")
+    assert "--requeue" in options()
+    submit(
+        "a",
+        sweep_dir=Path("other"),
+        additional_parameters={"nice": 100, "hold": True, "requeue": False},
+    )
+    assert {"--nice=100", "--hold"} <= set(options("script2"))
+    assert not [option for option in options("script2") if "requeue" in option]
+
+
+def test_a_users_preferences_change_nothing_that_is_submitted(monkeypatch):
+    monkeypatch.setenv("SBATCH_PARTITION", "preferred")
+    monkeypatch.setenv("SLURM_CONF", "/kept")
+    before = dict(os.environ)
+    submit("a")
+    environment = Path("environment").read_text().splitlines()
+    assert "SLURM_CONF=/kept" in environment
+    assert not [line for line in environment if line.startswith("SBATCH_")]
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("name", ["norm=a,b", "with space", "a|b", "n\u00e4me"])
+def test_jobs_have_a_name_that_the_queue_can_be_asked_for(name):
+    job_name = submit("a", sweep_dir=Path(name)).job_name
+    assert job_name is not None
+    assert not set(job_name) & set(",| \u00e4")
+    assert f"--job-name={job_name}" in options()
+
+
+LOST = {
+    "an error": (LATER, "sbatch: sbatch: error: Socket timed out"),
+    "no word": (f"[ -e count ] && exit 0; {TAKES}", "sbatch: Could not make sense of sbatch outp"),
+}
+
+
+@pytest.mark.parametrize("answer", LOST)
+def test_jobs_whose_taking_was_answered_wrongly_are_cancelled_and_those_noted_stay(program, answer):
+    sbatch, problem = LOST[answer]
+    program("sbatch", sbatch)
+    program("scontrol", "echo MaxArraySize = 1")
+    program("squeue", 'for i in 1 2 3_0; do echo "$i|PENDING|None|name"; done; echo $* > asked')
+    with pytest.raises(SlurmError) as caught:
+        submit("a", "b")
+    assert str(caught.value).startswith(problem)
+    assert "\n" not in str(caught.value)
+    (told,) = Ledger.read(SWEEP).submissions[1:]
+    assert (told.jobs, told.cells) == ({"1": ["a"]}, ["a"])
+    assert Path("cancelled").read_text() == "2 3_0\n"
+    assert f"--name={told.job_name}" in Path("asked").read_text()
+
+
+@pytest.mark.parametrize("squeue", ["exit 0", "echo 'squeue: error: down' >&2; exit 1"])
+def test_a_refusal_is_told_in_sbatchs_words_whatever_the_queue_says(program, squeue):
+    program("sbatch", FAILS)
+    program("squeue", squeue)
+    with pytest.raises(SlurmError, match=r"^sbatch: sbatch: error: Socket timed out$"):
+        submit("a")
+    assert not Path("cancelled").exists()
+    assert Ledger.read(SWEEP).submissions[-1].jobs == {}
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_stop_signal_can_wait_and_is_not_lost(number):
+    stop = StopFlag()
+    with stop.listening():
+        with stop_signals_later():
+            signal.raise_signal(number)
+            assert not stop.requested
+        assert stop.signal == number
+
+
+def test_a_stop_during_a_submission_comes_when_its_jobs_are_in_the_ledger(monkeypatch):
+    noted: list[dict[str, list[str]]] = []
+
+    def submitted(*_: object) -> list[str]:
+        signal.raise_signal(signal.SIGTERM)
+        return ["7_0", "7_1"]
+
+    monkeypatch.setattr(slurm, "_submit_array", submitted)
+    before = signal.signal(
+        signal.SIGTERM, lambda *_: noted.append(Ledger.read(SWEEP).submissions[-1].jobs)
+    )
+    try:
+        submit("a", "b")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert noted == [{"7_0": ["a"], "7_1": ["b"]}]
