@@ -67,11 +67,20 @@ def build_network(
 
 
 def make_neuron(cfg: DictConfig) -> Neuron:
-    """One layer's neurons; the surrogate is handed to those that have one."""
+    """One layer's neurons; the surrogate is handed to those that have one.
+
+    Raises:
+        ValueError: an argument is out of range, or backend=fused and the neuron has no fused form.
+    """
     wants = inspect.signature(get_class(cfg.neuron._target_)).parameters
     extra = {"surrogate": _instantiate(cfg.surrogate)} if "surrogate" in wants else {}
     neuron: Neuron = _instantiate(cfg.neuron, **extra)
     neuron.backend = cfg.backend
+    if cfg.backend == "fused" and neuron.temporal and not neuron.fusible:
+        raise ValueError(
+            f"backend=fused needs a neuron with constant slopes, {type(neuron).__name__} has none: "
+            "write backend=auto"
+        )
     return neuron
 
 

@@ -119,7 +119,7 @@ RULES = [
     *_one_of("algo.loss", "mse", "huber"),
     *_one_of("algo.optimizer", "adam", "adamw"),
     *_one_of("algo.replay_device", "cpu", "device"),
-    *_one_of("backend", "fused", "reference"),
+    *_one_of("backend", "auto", "fused", "reference"),
     *_one_of("health", "warn", "refuse", "off"),
     Rule("algo.target_ema", lambda v: 0 < v <= 1, "must lie in (0, 1]", "1.0 for a hard copy"),
     Rule("protocol.sticky_actions", lambda v: 0 <= v < 1, "must lie in [0, 1)", "0.25"),

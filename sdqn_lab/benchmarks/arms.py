@@ -65,7 +65,7 @@ def _formed(made: torch.nn.Module, kind: Kind, time_window: int) -> ValueNetwork
         return spikingjelly_network(made)
     if kind == "step-by-step":
         return StepByStep.of(made)
-    set_backend(made, "reference" if kind == "reference" else "fused")
+    set_backend(made, "reference" if kind == "reference" else "auto")
     return made
 
 

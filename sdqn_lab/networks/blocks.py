@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from sdqn_lab.spiking.neuron import Neuron
+from sdqn_lab.spiking.neuron import Neuron, SpikingNeuron
 from sdqn_lab.spiking.norm import NoNorm
 
 MakeNeuron = Callable[[], Neuron]
@@ -35,9 +36,18 @@ class Block(nn.Module):
         """Inputs (T, B, ...), or (1, B, ...) if constant, to activity (time_window, B, ...)."""
         steps, batch = x_seq.shape[:2]
         currents = self.linear(x_seq.flatten(0, 1)).unflatten(0, (steps, batch))
+        activity: Tensor
+        if _takes_norm(self.neuron):
+            activity = self.neuron(currents, self.norm, time_window)
+            return activity
         currents = self.norm(currents, repeats=time_window // steps)
-        activity: Tensor = self.neuron(currents.expand(time_window, *currents.shape[1:]))
+        activity = self.neuron(currents.expand(time_window, *currents.shape[1:]))
         return activity
+
+
+def _takes_norm(neuron: Neuron) -> bool:
+    """Whether the neuron may do the normalization in the same kernel."""
+    return isinstance(neuron, SpikingNeuron) and type(neuron).forward is SpikingNeuron.forward
 
 
 class Torso(nn.Module):
@@ -110,10 +120,17 @@ class ConvolutionalTorso(Torso):
 
     def forward(self, x_seq: Tensor, time_window: int) -> Tensor:
         """Images (T, B, C, H, W), or (1, B, C, H, W), to activity (time_window, B, hidden)."""
+        if x_seq.is_cpu and len(self._convs) > 1:  # quicker there, and worth a copy
+            x_seq = _channels_last(x_seq)
         for conv in self._convs:
             x_seq = self.get_submodule(conv)(x_seq, time_window)
         activity: Tensor = self.hidden(x_seq.flatten(2), time_window)
         return activity
+
+
+def _channels_last(x_seq: Tensor) -> Tensor:
+    images = x_seq.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    return images.view(x_seq.shape)
 
 
 def fully_connected(

@@ -12,12 +12,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from sdqn_lab.spiking.kernels.compiled import run_layer
+from sdqn_lab.spiking.kernels.layer import SLOPES, Layer
 from sdqn_lab.spiking.kernels.sequence import Dynamics, run_sequence
+from sdqn_lab.spiking.norm import NoNorm, PopNorm
 from sdqn_lab.spiking.surrogate import Atan, Surrogate
 
 _ATAN = Atan()
-Backend = Literal["fused", "reference"]
-"""fused: the kernel where a neuron has the slopes for it; reference: always the plain steps."""
+Backend = Literal["auto", "fused", "reference"]
+"""auto: the fastest form that a layer has; fused: one that takes all steps at once, and neurons
+without are refused when a network is built; reference: always the plain steps."""
 
 
 class Neuron(nn.Module, ABC):
@@ -31,9 +35,14 @@ class Neuron(nn.Module, ABC):
     """
 
     temporal: ClassVar[bool]
-    backend: Backend = "fused"
+    backend: Backend = "auto"
     v_threshold: float
     v_reset: float
+
+    @property
+    def fusible(self) -> bool:
+        """Whether there is a form that takes all steps at once."""
+        return False
 
     @abstractmethod
     def forward(self, x_seq: Tensor) -> Tensor:
@@ -58,8 +67,8 @@ class ReLU(Neuron):
 class SpikingNeuron(Neuron):
     """Charge, fire, reset: the step that all spiking neurons share.
 
-    A new neuron is a subclass with its own `charge`; if that is linear with constant slopes, naming
-    them in `slopes` gives it the fused path too. One step, x the current and v the membrane:
+    A new neuron is a subclass with its own `charge`; if that is slope_x x + slope_v v, naming the
+    two in `slopes` gives it the fused paths too. One step, x the current and v the membrane:
 
         v <- charge(x, v)
         s  = 1[v > v_threshold]                         strictly above
@@ -122,6 +131,11 @@ class SpikingNeuron(Neuron):
         """(d charge / d x, d charge / d v) where both are constants, else None."""
         return None
 
+    @property
+    def fusible(self) -> bool:
+        """Whether the slopes are constants, and `forward` is this one."""
+        return self.slopes is not None and type(self).forward is SpikingNeuron.forward
+
     def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the class's equation: current and membrane (B, ...) to (spike, membrane)."""
         v = self.charge(x, v)
@@ -131,9 +145,26 @@ class SpikingNeuron(Neuron):
             return spike, v - self.v_threshold * s
         return spike, v * (1 - s) + self.v_reset * s
 
-    def forward(self, x_seq: Tensor) -> Tensor:
-        """Currents (T, B, ...) to spikes (T, B, ...), the membrane starting at v_reset."""
-        if self.backend == "fused" and self.slopes is not None:
+    def forward(
+        self, x_seq: Tensor, norm: nn.Module | None = None, time_window: int | None = None
+    ) -> Tensor:
+        """Currents to spikes (T, B, ...), the membrane starting at v_reset.
+
+        Args:
+            x_seq: currents (T, B, ...), or (1, B, ...) if constant.
+            norm: normalization that comes first, with the signature of `Norm`; None: none.
+            time_window: T, a multiple of the entries of x_seq; None: as many as those.
+        """
+        steps = time_window or len(x_seq)
+        if x_seq.stride(0) == 0:  # one entry, seen T times
+            x_seq = x_seq[:1]
+        if self.backend != "reference" and (layer := self._layer(x_seq, norm)):
+            weight, bias = (norm.weight, norm.bias) if isinstance(norm, PopNorm) else (None, None)
+            return run_layer(x_seq, weight, bias, steps, layer)
+        if norm is not None:
+            x_seq = norm(x_seq, repeats=steps // len(x_seq))
+        x_seq = x_seq.expand(steps, *x_seq.shape[1:])
+        if self.backend != "reference" and self.slopes is not None:
             return run_sequence(x_seq, self._dynamics(*self.slopes))
         return self.reference(x_seq)
 
@@ -145,6 +176,24 @@ class SpikingNeuron(Neuron):
             spike, v = self.step(x, v)
             spikes.append(spike)
         return torch.stack(spikes)
+
+    def _layer(self, x_seq: Tensor, norm: nn.Module | None) -> Layer | None:
+        """What a compiled kernel must know; None where there is none."""
+        known = type(self.surrogate) in SLOPES and type(norm) in (type(None), NoNorm, PopNorm)
+        rows = x_seq.is_cpu and x_seq.dtype == torch.float32 and x_seq.dim() > 1
+        if self.slopes is None or not (known and rows):
+            return None
+        return Layer(
+            *self.slopes,
+            v_threshold=self.v_threshold,
+            v_reset=self.v_reset,
+            alpha=self.surrogate.alpha,
+            eps=norm.eps if isinstance(norm, PopNorm) else 0.0,
+            surrogate=SLOPES.index(type(self.surrogate)),
+            hard=self.reset == "hard",
+            detach_reset=self.detach_reset,
+            normalize=isinstance(norm, PopNorm),
+        )
 
     def _dynamics(self, slope_x: float, slope_v: float) -> Dynamics:
         return Dynamics(

@@ -136,6 +136,7 @@ class BatchNorm(Norm):
 
     def forward(self, x_seq: Tensor, repeats: int = 1) -> Tensor:
         """Currents (T, B, *normalized_shape) to the same shape."""
+        x_seq = x_seq.contiguous()  # with channels last torch's own kernel rounds ten times worse
         if not self.training:
             return self._with_running_statistics(x_seq)
         if self.over_time:

@@ -57,7 +57,7 @@ def test_a_constant_input_may_be_a_view_and_collects_the_gradient_of_all_steps()
 def test_the_reference_is_selectable():
     layer = LIF()
     x_seq = torch.ones(4, 1, 2, requires_grad=True)
-    assert type(layer(x_seq).grad_fn).__name__ == "_SequenceBackward"
+    assert type(layer(x_seq).grad_fn).__name__ == "_LayerBackward"
     layer.backend = "reference"
     assert type(layer(x_seq).grad_fn).__name__ == "StackBackward0"
 

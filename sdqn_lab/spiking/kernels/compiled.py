@@ -1,0 +1,105 @@
+"""A layer's compiled kernels as one node of the autograd graph."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sdqn_lab.spiking.kernels import cpu
+from sdqn_lab.spiking.kernels.layer import Layer
+
+
+def run_layer(
+    x_seq: Tensor, weight: Tensor | None, bias: Tensor | None, steps: int, layer: Layer
+) -> Tensor:
+    """Spikes (T, B, ...) of currents (T, B, ...), or (1, B, ...) if constant.
+
+    Args:
+        x_seq: float32 on the CPU; images may lie channels last, and so will the spikes.
+        weight: of the normalization, shape of one sample; None without one.
+        bias: likewise.
+        steps: T.
+        layer: the constants.
+    """
+    spikes: Tensor = _Layer.apply(x_seq, weight, bias, steps, layer)  # type: ignore[no-untyped-call]
+    return spikes
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_seq: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        steps: int,
+        layer: Layer,
+    ) -> Tensor:
+        rows = _Rows(x_seq)
+        x = rows.array(x_seq)
+        affine = rows.parameter(weight), rows.parameter(bias)
+        spikes, statistics = cpu.forward(x, *affine, steps, layer, torch.get_num_threads())
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(x_seq, weight, bias, torch.from_numpy(statistics))
+            ctx.rows, ctx.layer = rows, layer
+        return rows.tensor(spikes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x_seq, weight, bias, statistics = ctx.saved_tensors
+        rows: _Rows = ctx.rows
+        grads = cpu.backward(
+            rows.array(grad_outputs[0]),
+            rows.array(x_seq),
+            rows.parameter(weight),
+            rows.parameter(bias),
+            statistics.numpy(),
+            ctx.layer,
+            torch.get_num_threads(),
+        )
+        grad_x, grad_weight, grad_bias = grads
+        if weight is None:
+            return rows.tensor(grad_x), None, None, None, None
+        shaped = rows.reshaped(grad_weight), rows.reshaped(grad_bias)
+        return rows.tensor(grad_x), *shaped, None, None
+
+
+class _Rows:
+    """Samples as rows of numbers, in the order in which they lie in memory."""
+
+    def __init__(self, x_seq: Tensor) -> None:
+        self.shape = x_seq.shape[2:]
+        self.units = math.prod(self.shape)
+        images = x_seq.flatten(0, 1) if x_seq.dim() == 5 else None
+        self.channels_last = images is not None and (
+            images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+        )
+
+    def array(self, x_seq: Tensor) -> cpu.Array:
+        """(T, B, F), without a copy where the tensor lies in this order."""
+        ordered = x_seq.permute(0, 1, 3, 4, 2) if self.channels_last else x_seq
+        return ordered.detach().contiguous().view(*x_seq.shape[:2], self.units).numpy()
+
+    def tensor(self, array: cpu.Array) -> Tensor:
+        """The way back, without a copy."""
+        x_seq = torch.from_numpy(array)
+        if not self.channels_last:
+            return x_seq.view(*x_seq.shape[:2], *self.shape)
+        channels, height, width = self.shape
+        images = x_seq.view(*x_seq.shape[:2], height, width, channels)
+        return images.permute(0, 1, 4, 2, 3)
+
+    def parameter(self, parameter: Tensor | None) -> cpu.Array:
+        """(F,), in the order of a row."""
+        if parameter is None:
+            return np.empty(0, np.float32)
+        ordered = parameter.permute(1, 2, 0) if self.channels_last else parameter
+        return ordered.detach().contiguous().flatten().numpy()
+
+    def reshaped(self, array: cpu.Array) -> Tensor:
+        """The way back."""
+        return self.tensor(array[None, None])[0, 0].contiguous()

@@ -1,0 +1,337 @@
+"""Normalization and neuron of a layer over all T steps, compiled for the CPU.
+
+A sample's membranes, one row of F numbers, stay in the cache while its T steps are worked off. What
+the way back needs are the currents and two statistics a row; it works the membranes out anew, which
+costs less than to store and read them. Arrays are float32 and rows lie in memory as they come: the
+kernels do not care what their order stands for.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from sdqn_lab.spiking.kernels.layer import SLOPES, Layer
+
+Array = npt.NDArray[np.float32]
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+CHUNKS = 16
+"""Parts of a batch, whatever the threads: sums over it do not depend on how many there are."""
+REORDER = {"reassoc", "contract", "nsz", "arcp"}
+"""Liberties of the compiler: sums in any order, but infinities and NaN stay what they are."""
+ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+HALF_PI = np.float32(np.pi / 2)
+QUADRATIC_GATE, GATE, SIGMOID, ATAN, FAST_SIGMOID = map(SLOPES.index, SLOPES[:5])
+
+
+class _Numbers(NamedTuple):
+    """A layer's constants as the kernels take them."""
+
+    slope_x: np.float32
+    slope_v: np.float32
+    v_threshold: np.float32
+    v_reset: np.float32
+    alpha: np.float32
+    eps: np.float32
+    surrogate: int
+    hard: bool
+    detach_reset: bool
+    normalize: bool
+
+
+def forward(
+    x: Array, weight: Array, bias: Array, steps: int, layer: Layer, threads: int
+) -> tuple[Array, Array]:
+    """Spikes of a layer.
+
+    Args:
+        x: currents (T, B, F), or (1, B, F) if constant.
+        weight: (F,), of the normalization; empty without one.
+        bias: (F,), likewise.
+        steps: T.
+        layer: its constants.
+        threads: to share the batch out among.
+
+    Returns:
+        Spikes (T, B, F), and the statistics (T or 1, B, 2) of the rows: mean, 1 / deviation.
+    """
+    spikes = np.empty((steps, *x.shape[1:]), np.float32)
+    statistics = np.empty((*x.shape[:2], 2), np.float32)
+    numbers = _numbers(layer)
+    _share(
+        lambda first, last: _forward(x, weight, bias, spikes, statistics, numbers, first, last),
+        x.shape[1],
+        threads,
+    )
+    return spikes, statistics
+
+
+def backward(
+    grad: Array,
+    x: Array,
+    weight: Array,
+    bias: Array,
+    statistics: Array,
+    layer: Layer,
+    threads: int,
+) -> tuple[Array, Array, Array]:
+    """Gradients with respect to the currents, weight and bias, from that of the spikes.
+
+    Args:
+        grad: (T, B, F).
+        x: as in `forward`, as the rest.
+        weight: as there.
+        bias: as there.
+        statistics: what `forward` gave.
+        layer: as there.
+        threads: as there.
+    """
+    grad_x = np.empty_like(x)
+    chunks = min(CHUNKS, x.shape[1])
+    grad_affine = np.zeros((chunks, 2, len(weight)), np.float32)
+    numbers = _numbers(layer)
+    _share(
+        lambda first, last: _backward(
+            grad, x, weight, bias, statistics, grad_x, grad_affine, numbers, first, last
+        ),
+        x.shape[1],
+        threads,
+    )
+    grad_weight, grad_bias = grad_affine.sum(0)
+    return grad_x, grad_weight, grad_bias
+
+
+@cache
+def _numbers(layer: Layer) -> _Numbers:
+    *reals, surrogate, hard, detach_reset, normalize = layer
+    return _Numbers._make([*map(np.float32, reals), surrogate, hard, detach_reset, normalize])
+
+
+def _share(work: Callable[[int, int], None], batch: int, threads: int) -> None:
+    """Let threads work off ranges of chunks; the kernels hold no lock of the interpreter."""
+    chunks = min(CHUNKS, batch)
+    parts = min(threads, chunks)
+    if parts <= 1:
+        work(0, chunks)
+        return
+    bounds = [chunks * i // parts for i in range(parts + 1)]
+    others = [_pool(parts - 1).submit(work, *bounds[i : i + 2]) for i in range(1, parts)]
+    work(*bounds[:2])
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="neurons")
+
+
+def _compiled(function: Kernel) -> Kernel:
+    """Machine code, kept on disk where there is a place for it."""
+    compiled = partial(numba.njit, function, nogil=True, fastmath=REORDER, error_model="numpy")
+    try:
+        return cast(Kernel, compiled(cache=True))
+    except RuntimeError:  # no folder can be written
+        return cast(Kernel, compiled())
+
+
+@_compiled
+def _forward(
+    x: Array,
+    weight: Array,
+    bias: Array,
+    spikes: Array,
+    statistics: Array,
+    layer: _Numbers,
+    first: int,
+    last: int,
+) -> None:
+    batch, units = x.shape[1:]
+    chunks = min(CHUNKS, batch)
+    v = np.empty(units, np.float32)
+    z = np.empty(units, np.float32)
+    for sample in range(batch * first // chunks, batch * last // chunks):
+        v[:] = layer.v_reset
+        for t in range(len(spikes)):
+            if t < len(x):
+                _moments(x[t, sample], statistics[t, sample], layer)
+                _current(x[t, sample], statistics[t, sample], weight, bias, z, layer)
+            _charge(z, v, v, layer)
+            _fire(v, spikes[t, sample], layer)
+
+
+@_compiled
+def _moments(x: Array, statistics: Array, layer: _Numbers) -> None:
+    """Mean and 1 / sqrt(variance + eps) of a row."""
+    if not layer.normalize:
+        return
+    total = ZERO
+    for i in range(len(x)):
+        total += x[i]
+    mean = total / np.float32(len(x))
+    square = ZERO
+    for i in range(len(x)):
+        square += (x[i] - mean) * (x[i] - mean)
+    statistics[0] = mean
+    statistics[1] = ONE / np.sqrt(square / np.float32(len(x)) + layer.eps)
+
+
+@_compiled
+def _current(
+    x: Array, statistics: Array, weight: Array, bias: Array, z: Array, layer: _Numbers
+) -> None:
+    """What the neurons get: weight (x - mean) / deviation + bias, or x."""
+    if not layer.normalize:
+        z[:] = x
+        return
+    mean, scale = statistics[0], statistics[1]
+    for i in range(len(x)):
+        z[i] = (x[i] - mean) * scale * weight[i] + bias[i]
+
+
+@_compiled
+def _charge(z: Array, v: Array, h: Array, layer: _Numbers) -> None:
+    for i in range(len(z)):
+        h[i] = layer.slope_v * v[i] + layer.slope_x * z[i]
+
+
+@_compiled
+def _fire(v: Array, spikes: Array, layer: _Numbers) -> None:
+    """Spikes of charged membranes, which are reset in place."""
+    for i in range(len(v)):
+        fires = v[i] - layer.v_threshold > ZERO
+        spikes[i] = ONE if fires else ZERO
+        reset = layer.v_reset if layer.hard else v[i] - layer.v_threshold
+        v[i] = reset if fires else v[i]
+
+
+@_compiled
+def _backward(
+    grad: Array,
+    x: Array,
+    weight: Array,
+    bias: Array,
+    statistics: Array,
+    grad_x: Array,
+    grad_affine: Array,
+    layer: _Numbers,
+    first: int,
+    last: int,
+) -> None:
+    steps, batch, units = grad.shape
+    chunks = min(CHUNKS, batch)
+    charged = np.empty((steps, units), np.float32)
+    v = np.empty(units, np.float32)
+    z = np.empty(units, np.float32)
+    slope = np.empty(units, np.float32)
+    for chunk in range(first, last):
+        for sample in range(batch * chunk // chunks, batch * (chunk + 1) // chunks):
+            v[:] = layer.v_reset
+            for t in range(steps):
+                if t < len(x):
+                    _current(x[t, sample], statistics[t, sample], weight, bias, z, layer)
+                _charge(z, v, charged[t], layer)
+                _reset(charged[t], v, layer)
+            v[:] = ZERO  # from here on: gradients of the membrane
+            z[:] = ZERO  # and of the current
+            for t in range(steps - 1, -1, -1):
+                if t < len(x) - 1:
+                    z[:] = ZERO
+                _back(grad[t, sample], charged[t], slope, v, z, layer)
+                if t < len(x):
+                    _norm_back(
+                        z,
+                        x[t, sample],
+                        statistics[t, sample],
+                        weight,
+                        grad_x[t, sample],
+                        grad_affine[chunk],
+                        layer,
+                    )
+
+
+@_compiled
+def _reset(h: Array, v: Array, layer: _Numbers) -> None:
+    for i in range(len(h)):
+        reset = layer.v_reset if layer.hard else h[i] - layer.v_threshold
+        v[i] = reset if h[i] - layer.v_threshold > ZERO else h[i]
+
+
+@_compiled
+def _back(
+    grad: Array, h: Array, slope: Array, grad_v: Array, grad_z: Array, layer: _Numbers
+) -> None:
+    """One step back through reset, spike and charge; ``grad_z`` is added to."""
+    _slope(h, slope, layer)
+    for i in range(len(h)):
+        kept = ONE
+        if layer.hard and h[i] - layer.v_threshold > ZERO:
+            kept = ZERO
+        if not layer.detach_reset:
+            drop = layer.v_reset - h[i] if layer.hard else -layer.v_threshold
+            kept += drop * slope[i]
+        grad_h = grad[i] * slope[i] + grad_v[i] * kept
+        grad_z[i] += grad_h * layer.slope_x
+        grad_v[i] = grad_h * layer.slope_v
+
+
+@_compiled
+def _slope(h: Array, slope: Array, layer: _Numbers) -> None:
+    """The surrogate's derivative at h - v_threshold."""
+    alpha = layer.alpha
+    if layer.surrogate == ATAN:
+        for i in range(len(h)):
+            y = HALF_PI * alpha * (h[i] - layer.v_threshold)
+            slope[i] = HALF * alpha / (ONE + y * y)
+    elif layer.surrogate == SIGMOID:
+        for i in range(len(h)):
+            s = ONE / (ONE + np.exp(-alpha * (h[i] - layer.v_threshold)))
+            slope[i] = alpha * s * (ONE - s)
+    elif layer.surrogate == QUADRATIC_GATE:
+        for i in range(len(h)):
+            slope[i] = max(ZERO, alpha - alpha * alpha * abs(h[i] - layer.v_threshold))
+    elif layer.surrogate == GATE:
+        for i in range(len(h)):
+            slope[i] = ONE if abs(h[i] - layer.v_threshold) < ONE / alpha else ZERO
+    elif layer.surrogate == FAST_SIGMOID:
+        for i in range(len(h)):
+            y = ONE + alpha * abs(h[i] - layer.v_threshold)
+            slope[i] = ONE / (y * y)
+    else:
+        for i in range(len(h)):
+            slope[i] = max(ZERO, ONE - alpha * abs(h[i] - layer.v_threshold))
+
+
+@_compiled
+def _norm_back(
+    grad_z: Array,
+    x: Array,
+    statistics: Array,
+    weight: Array,
+    grad_x: Array,
+    grad_affine: Array,
+    layer: _Numbers,
+) -> None:
+    """Back through the normalization of a row."""
+    if not layer.normalize:
+        grad_x[:] = grad_z
+        return
+    mean, scale = statistics[0], statistics[1]
+    grad_weight, grad_bias = grad_affine[0], grad_affine[1]
+    total, along = ZERO, ZERO
+    for i in range(len(x)):
+        normal = (x[i] - mean) * scale
+        grad_weight[i] += grad_z[i] * normal
+        grad_bias[i] += grad_z[i]
+        total += grad_z[i] * weight[i]
+        along += grad_z[i] * weight[i] * normal
+    total /= np.float32(len(x))
+    along /= np.float32(len(x))
+    for i in range(len(x)):
+        normal = (x[i] - mean) * scale
+        grad_x[i] = scale * (grad_z[i] * weight[i] - total - normal * along)

@@ -1,0 +1,194 @@
+"""The compiled kernels of norm and neuron are the reference, to rounding.
+
+Sums of a normalization may come out in another order, so a membrane that lies within 1e-5 of the
+threshold may fire here and not there; everything behind it then differs. The tests draw currents
+for which none does, and say so if one should.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sdqn_lab.spiking.kernels import cpu
+from sdqn_lab.spiking.kernels.layer import SLOPES
+from sdqn_lab.spiking.neuron import IF, LIF, PLIF, SpikingNeuron
+from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
+from sdqn_lab.spiking.surrogate import Atan, Surrogate
+
+SHAPE = (6, 5, 3)
+STEPS, BATCH = 7, 4
+NEURONS: dict[str, Callable[..., SpikingNeuron]] = {
+    "lif": LIF,
+    "lif, no memory": lambda **extra: LIF(tau=1.0, **extra),
+    "lif, reset below rest": lambda **extra: LIF(tau=1.3, v_threshold=0.6, v_reset=-0.25, **extra),
+    "lif, soft": lambda **extra: LIF(tau=1.5, reset="soft", **extra),
+    "if": lambda **extra: IF(v_threshold=2, **extra),  # an integer is as good
+    "if, soft": lambda **extra: IF(reset="soft", v_threshold=0.7, **extra),
+}
+
+
+def currents(*, constant: bool, channels_last: bool, batch: int = BATCH) -> Tensor:
+    random = torch.Generator().manual_seed(3)
+    x = 1.5 * torch.randn(1 if constant else STEPS, batch, *SHAPE, generator=random) + 0.7
+    if channels_last:
+        x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).view(x.shape)
+    return x.requires_grad_()
+
+
+def norm_of(name: str) -> nn.Module:
+    random = torch.Generator().manual_seed(4)
+    if name == "none":
+        return NoNorm(SHAPE)
+    norm = PopNorm(SHAPE)
+    for parameter in norm.parameters():
+        parameter.data += 0.3 * torch.randn(SHAPE, generator=random)
+    return norm
+
+
+def run(
+    neuron: SpikingNeuron, norm: nn.Module, x: Tensor, backend: Any
+) -> tuple[Tensor, list[Tensor]]:
+    """Spikes, and gradients of the currents and of the norm's parameters."""
+    neuron.backend = backend
+    x.grad = None
+    norm.zero_grad()
+    spikes = neuron(x, norm, STEPS)
+    direction = torch.randn(spikes.shape, generator=torch.Generator().manual_seed(5))
+    (spikes * direction).sum().backward()
+    return spikes.detach(), [t.grad.clone() for t in (x, *norm.parameters()) if t.grad is not None]
+
+
+def assert_equal(fast: tuple[Tensor, list[Tensor]], slow: tuple[Tensor, list[Tensor]]) -> None:
+    assert 0.02 < slow[0].mean() < 0.98
+    assert torch.equal(fast[0], slow[0]), "a membrane at the threshold; draw other currents"
+    assert len(fast[1]) == len(slow[1])
+    for ours, theirs in zip(fast[1], slow[1], strict=True):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("norm", ["none", "popnorm"])
+@pytest.mark.parametrize("detach_reset", [True, False])
+@pytest.mark.parametrize("surrogate", SLOPES, ids=[cls.__name__ for cls in SLOPES])
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_equals_the_reference_in_spikes_and_all_gradients(
+    neuron: str, surrogate: type[Surrogate], detach_reset: bool, norm: str
+) -> None:
+    layer = NEURONS[neuron](surrogate=surrogate(alpha=0.8), detach_reset=detach_reset)
+    x, scale = currents(constant=False, channels_last=False), norm_of(norm)
+    assert_equal(run(layer, scale, x, "auto"), run(layer, scale, x, "reference"))
+
+
+@pytest.mark.parametrize("norm", ["none", "popnorm"])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("constant", [False, True])
+def test_equals_the_reference_in_every_layout(
+    constant: bool, channels_last: bool, norm: str
+) -> None:
+    layer, scale = LIF(tau=1.5), norm_of(norm)
+    x = currents(constant=constant, channels_last=channels_last)
+    assert_equal(run(layer, scale, x, "auto"), run(layer, scale, x, "reference"))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 2), (4, 2, 3), (4, 0, 3), (4, 2, 0)])
+def test_currents_of_any_shape_give_spikes_of_that_shape(shape: tuple[int, ...]) -> None:
+    assert torch.equal(LIF()(torch.full(shape, 3.0)), torch.ones(shape))
+
+
+def test_images_with_channels_last_give_spikes_with_channels_last() -> None:
+    spikes = LIF()(currents(constant=False, channels_last=True))
+    assert spikes.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 37])
+def test_the_number_of_threads_changes_no_bit(batch: int) -> None:
+    layer, norm = LIF(), norm_of("popnorm")
+    x = currents(constant=False, channels_last=False, batch=batch)
+    torch.set_num_threads(1)
+    alone = run(layer, norm, x, "auto")
+    torch.set_num_threads(3)
+    shared = run(layer, norm, x, "auto")
+    assert torch.equal(alone[0], shared[0])
+    assert all(torch.equal(a, b) for a, b in zip(alone[1], shared[1], strict=True))
+
+
+def test_what_a_thread_raises_is_raised() -> None:
+    def work(first: int, last: int) -> None:
+        if last == cpu.CHUNKS:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        cpu._share(work, batch=cpu.CHUNKS, threads=2)
+
+
+def test_a_current_that_is_no_number_never_fires_and_spoils_its_own_unit_alone() -> None:
+    x = torch.full((3, 1, 2), 5.0)
+    x[0, 0, 0] = torch.nan
+    x.requires_grad_()
+    spikes = LIF()(x)
+    spikes.sum().backward()
+    assert x.grad is not None
+    assert spikes[:, 0, 0].tolist() == [0, 0, 0]
+    assert spikes[:, 0, 1].tolist() == [1, 1, 1]
+    assert x.grad[:, 0, 0].isnan().all()
+    assert x.grad[:, 0, 1].isfinite().all()
+
+
+def test_parameters_that_need_no_gradient_get_none() -> None:
+    norm = norm_of("popnorm").requires_grad_(False)
+    x = currents(constant=True, channels_last=False)
+    LIF()(x, norm, STEPS).sum().backward()
+    assert x.grad is not None
+    assert [parameter.grad for parameter in norm.parameters()] == [None, None]
+
+
+class Twice(Atan):
+    """Somebody's own surrogate: its name and derivative are no kernel's."""
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return 2 * super().derivative(x)
+
+
+@pytest.mark.parametrize(
+    ("neuron", "norm", "dtype"),
+    [
+        (LIF(surrogate=Twice()), PopNorm((3,)), torch.float32),
+        (LIF(), PopNorm((3,)).double(), torch.float64),
+        (LIF(), BatchNorm((3,)), torch.float32),
+        (PLIF(), PopNorm((3,)), torch.float32),
+    ],
+    ids=["own surrogate", "double", "batch norm", "learned slope"],
+)
+def test_layers_without_a_kernel_take_the_form_that_they_have(
+    neuron: SpikingNeuron, norm: nn.Module, dtype: torch.dtype
+) -> None:
+    x = torch.randn(5, 4, 3, dtype=dtype, generator=torch.Generator().manual_seed(0)) + 1
+    x.requires_grad_()
+    results = []
+    for backend in ("auto", "reference"):
+        neuron.backend = backend  # type: ignore[assignment]
+        x.grad = None
+        spikes = neuron(x, norm, 5)
+        (spikes * torch.arange(3)).sum().backward()
+        assert x.grad is not None
+        results.append((spikes.detach(), x.grad))
+    (fast, fast_grad), (slow, slow_grad) = results
+    assert torch.equal(fast, slow)
+    torch.testing.assert_close(fast_grad, slow_grad, rtol=1e-5, atol=1e-6)
+
+
+def test_a_setting_that_changes_later_counts() -> None:
+    layer, x = LIF(), torch.full((1, 1, 1), 1.5)
+    assert layer(x).item() == 0
+    layer.v_threshold = 0.5
+    assert layer(x).item() == 1
+    layer.surrogate = replace(layer.surrogate, alpha=3.0)
+    x.requires_grad_()
+    layer(x).sum().backward()
+    assert x.grad is not None
+    # the slope of the arc tangent at 0.75 - 0.5, times that of the charge
+    assert x.grad.item() == pytest.approx(0.5 * 1.5 / (1 + (1.5 * torch.pi * 0.25) ** 2))
