@@ -13,7 +13,8 @@ ENDS = frozenset(
 """States of a job that will do nothing more; in all others it may."""
 OVERRIDES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SBATCH_", "SLURM_TIME_FORMAT")
 """Variables of a user's environment that would change what is asked, or submitted."""
-UNREACHABLE = ("nable to contact", "onnection refused", "imed out", "no answer within")
+REFUSALS = ("nvalid job id", "ermission denied", "no such command", "isabled", "nvalid user")
+"""Parts of answers that stay the same however often one asks."""
 ANSWER_SECONDS = 60
 T = TypeVar("T")
 
@@ -22,9 +23,9 @@ class SlurmError(Exception):
     """SLURM does not answer, or refuses."""
 
     @property
-    def unreachable(self) -> bool:
-        """Whether the controller was not there to answer."""
-        return any(word in str(self) for word in UNREACHABLE)
+    def final(self) -> bool:
+        """Whether it is a refusal; a controller that goes or comes says all kinds of things."""
+        return any(word in str(self) for word in REFUSALS)
 
 
 class Job(NamedTuple):
@@ -90,7 +91,7 @@ def patiently(ask: Callable[[], T], patience_seconds: float) -> T:
         try:
             return ask()
         except SlurmError as error:
-            if not error.unreachable or time.monotonic() > end:
+            if error.final or time.monotonic() > end:
                 raise
             time.sleep(2.0)
 

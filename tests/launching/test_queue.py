@@ -83,14 +83,24 @@ def asked(monkeypatch, *answers: str | None, patience: float = 3600.0) -> int:
         "scontrol: error: Socket timed out on send/recv operation",
         "scontrol: error: connect refused: Connection refused",
         "squeue: no answer within 60 s",
+        "scontrol: Unexpected message received for job 10_6",
     ],
 )
 def test_a_controller_that_cannot_be_reached_is_asked_again(monkeypatch, answer):
     assert asked(monkeypatch, answer, answer, None) == 3
 
 
-def test_a_refusal_is_final(monkeypatch):
-    assert asked(monkeypatch, "scontrol: error: Invalid job id specified", None) == 1
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "scontrol: error: Invalid job id specified",
+        "scontrol: Access/permission denied for job 7",
+        "scontrol: Requested operation is presently disabled for job 7",
+        "scontrol: no such command",
+    ],
+)
+def test_a_refusal_is_final(monkeypatch, answer):
+    assert asked(monkeypatch, answer, None) == 1
 
 
 def test_patience_ends(monkeypatch):
