@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server-core mariadb-client-core
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: quickstart test lint slow slurm-packages clean
+.PHONY: quickstart test lint slow gpu-check slurm-packages clean
 
 quickstart: $(READY)
 	$(VENV)/bin/python -m sdqn_lab.run sweep=quickstart
@@ -19,6 +19,13 @@ test: $(READY)
 
 slow: $(READY)
 	$(VENV)/bin/python -m pytest -n auto --dist loadgroup -m slow
+
+# On a machine with a GPU: its tests, the kernels' tests on it, and its table into speed-cuda.json.
+gpu-check: $(READY)
+	$(VENV)/bin/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "gpu-check: torch sees no GPU here")'
+	$(VENV)/bin/python -m pytest -m gpu
+	$(VENV)/bin/python -m pytest tests/spiking/test_gpu_kernels.py
+	$(VENV)/bin/python -m sdqn_lab.bench --device cuda --json speed-cuda.json
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

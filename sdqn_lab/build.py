@@ -14,6 +14,7 @@ from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.agents.replay import Replay
 from sdqn_lab.agents.schedules import LinearSchedule
 from sdqn_lab.envs.base import Protocol, VectorEnv
+from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.value import ValueNetwork
 from sdqn_lab.spiking.neuron import Neuron
 from sdqn_lab.tracking.mirror import MirroredRun
@@ -56,6 +57,9 @@ def build_network(
         make_neuron=lambda: make_neuron(cfg),
         make_norm=make_norm,
     )
+    for module in torso.modules():
+        if isinstance(module, Block):
+            module.precision = cfg.precision
     readout = _instantiate(cfg.readout, in_features=torso.num_features, num_actions=num_actions)
     return ValueNetwork(
         torso,

@@ -164,7 +164,9 @@ class Config:
     time_window_eval: int | None = MISSING
     """T in evaluation and play; null: time_window."""
     backend: str = MISSING
-    """fused or reference: two forms of the neurons' equations, equal to rounding."""
+    """auto, fused or reference: forms of the neurons' equations, equal to rounding."""
+    precision: str = MISSING
+    """float32, or bf16 for the linear maps of all blocks."""
     seed: int = MISSING
     """>= 0; 0 is a seed."""
     device: str = MISSING

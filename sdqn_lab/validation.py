@@ -120,6 +120,7 @@ RULES = [
     *_one_of("algo.optimizer", "adam", "adamw"),
     *_one_of("algo.replay_device", "cpu", "device"),
     *_one_of("backend", "auto", "fused", "reference"),
+    *_one_of("precision", "float32", "bf16"),
     *_one_of("health", "warn", "refuse", "off"),
     Rule("algo.target_ema", lambda v: 0 < v <= 1, "must lie in (0, 1]", "1.0 for a hard copy"),
     Rule("protocol.sticky_actions", lambda v: 0 <= v < 1, "must lie in [0, 1)", "0.25"),
@@ -444,7 +445,10 @@ def _shape_problems(cfg: DictConfig) -> list[str]:
         ]
     groups = (*TRIALS, "network", "env")
     numbers = {"batch_size": cfg.algo.batch_size, "time_window": min(cfg.time_window, 2)}
-    parts = {group: _plain(cfg[group]) for group in groups} | {"backend": cfg.backend}
+    parts = {group: _plain(cfg[group]) for group in groups} | {
+        "backend": cfg.backend,
+        "precision": cfg.precision,
+    }
     try:
         _trial_forward(json.dumps(parts), shape, num_actions, **numbers)
     except (ValueError, TypeError, RuntimeError) as error:

@@ -1,8 +1,11 @@
 """Stricter than in use: one thread, deterministic algorithms, a folder of its own."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products on a GPU
 
 import sdqn_lab  # noqa: F401  (before torch: it chooses how torch's threads wait)
 

@@ -1,14 +1,16 @@
 """The block that every network is made of, and the torso for images built from it."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from sdqn_lab.spiking.neuron import Neuron, SpikingNeuron
 from sdqn_lab.spiking.norm import NoNorm
 
+Precision = Literal["float32", "bf16"]
 MakeNeuron = Callable[[], Neuron]
 MakeNorm = Callable[[tuple[int, ...]], nn.Module]
 
@@ -24,7 +26,12 @@ class Block(nn.Module):
         linear: a map of (N, ...) to (N, ...), such as a convolution or a fully connected layer.
         norm: normalization with the signature of `sdqn_lab.spiking.norm.Norm`.
         neuron: what turns currents into activity.
+
+    Attributes:
+        precision: of the linear map's factors and result; norm and neuron keep that of the input.
     """
+
+    precision: Precision = "float32"
 
     def __init__(self, linear: nn.Module, norm: nn.Module, neuron: Neuron) -> None:
         super().__init__()
@@ -35,7 +42,8 @@ class Block(nn.Module):
     def forward(self, x_seq: Tensor, time_window: int) -> Tensor:
         """Inputs (T, B, ...), or (1, B, ...) if constant, to activity (time_window, B, ...)."""
         steps, batch = x_seq.shape[:2]
-        currents = self.linear(x_seq.flatten(0, 1)).unflatten(0, (steps, batch))
+        currents = self._mapped(x_seq.flatten(0, 1))
+        currents = currents.view(steps, batch, *currents.shape[1:])
         activity: Tensor
         if _takes_norm(self.neuron):
             activity = self.neuron(currents, self.norm, time_window)
@@ -43,6 +51,15 @@ class Block(nn.Module):
         currents = self.norm(currents, repeats=time_window // steps)
         activity = self.neuron(currents.expand(time_window, *currents.shape[1:]))
         return activity
+
+    def _mapped(self, x: Tensor) -> Tensor:
+        currents: Tensor
+        if self.precision == "float32":
+            currents = self.linear(x)
+            return currents
+        rounded = {name: factor.bfloat16() for name, factor in self.linear.named_parameters()}
+        currents = functional_call(self.linear, rounded, (x.bfloat16(),))
+        return currents.to(x.dtype)
 
 
 def _takes_norm(neuron: Neuron) -> bool:

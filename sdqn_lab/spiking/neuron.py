@@ -12,13 +12,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sdqn_lab.spiking.kernels.compiled import run_layer
+from sdqn_lab.spiking.kernels.compiled import run_layer, run_neuron, takes_neuron, takes_norm
 from sdqn_lab.spiking.kernels.layer import SLOPES, Layer
 from sdqn_lab.spiking.kernels.sequence import Dynamics, run_sequence
 from sdqn_lab.spiking.norm import NoNorm, PopNorm
 from sdqn_lab.spiking.surrogate import Atan, Surrogate
 
 _ATAN = Atan()
+FUSIBLE_NORMS = (type(None), NoNorm, PopNorm)
+"""Those that the kernel on the CPU does itself."""
 Backend = Literal["auto", "fused", "reference"]
 """auto: the fastest form that a layer has; fused: one that takes all steps at once, and neurons
 without are refused when a network is built; reference: always the plain steps."""
@@ -158,11 +160,14 @@ class SpikingNeuron(Neuron):
         steps = time_window or len(x_seq)
         if x_seq.stride(0) == 0:  # one entry, seen T times
             x_seq = x_seq[:1]
-        if self.backend != "reference" and (layer := self._layer(x_seq, norm)):
+        layer = None if self.backend == "reference" else self._layer(norm)
+        if layer is not None and takes_norm(x_seq) and type(norm) in FUSIBLE_NORMS:
             weight, bias = (norm.weight, norm.bias) if isinstance(norm, PopNorm) else (None, None)
             return run_layer(x_seq, weight, bias, steps, layer)
         if norm is not None:
             x_seq = norm(x_seq, repeats=steps // len(x_seq))
+        if layer is not None and takes_neuron(x_seq):
+            return run_neuron(x_seq, steps, layer)
         x_seq = x_seq.expand(steps, *x_seq.shape[1:])
         if self.backend != "reference" and self.slopes is not None:
             return run_sequence(x_seq, self._dynamics(*self.slopes))
@@ -177,11 +182,9 @@ class SpikingNeuron(Neuron):
             spikes.append(spike)
         return torch.stack(spikes)
 
-    def _layer(self, x_seq: Tensor, norm: nn.Module | None) -> Layer | None:
+    def _layer(self, norm: nn.Module | None) -> Layer | None:
         """What a compiled kernel must know; None where there is none."""
-        known = type(self.surrogate) in SLOPES and type(norm) in (type(None), NoNorm, PopNorm)
-        rows = x_seq.is_cpu and x_seq.dtype == torch.float32 and x_seq.dim() > 1
-        if self.slopes is None or not (known and rows):
+        if self.slopes is None or type(self.surrogate) not in SLOPES:
             return None
         return Layer(
             *self.slopes,

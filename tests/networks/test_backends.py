@@ -16,8 +16,20 @@ SMALL = ["env=minatar_breakout", "network.channels=[8,8]", "network.hidden=32", 
 LIVELY = ["neuron.tau=1.25", "neuron.v_threshold=0.3"]
 
 
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+        ],
+    ),
+]
+
+
 def agent(*overrides: str) -> DQN:
-    words = [*SMALL, *LIVELY, "tracker=none", "device=cpu", *overrides]
+    words = [*SMALL, *LIVELY, "tracker=none", *overrides]
     return build.build_agent(config.compose(words), SHAPE, ACTIONS)
 
 
@@ -30,11 +42,14 @@ def batch(rng: np.random.Generator) -> Batch:
     return Batch(frames(), actions, numbers, torch.full((BATCH,), 0.9), frames())
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("norm", ["popnorm", "none", "batchnorm"])
-def test_ten_updates_leave_the_same_weights(norm: str) -> None:
+def test_ten_updates_leave_the_same_weights(norm: str, device: str) -> None:
     trained: list[dict[str, Any]] = []
     for backend in ("auto", "reference"):
-        rng, one = np.random.default_rng(0), agent(f"norm={norm}", f"backend={backend}")
+        words = (f"norm={norm}", f"backend={backend}", f"device={device}")
+        rng, one = np.random.default_rng(0), agent(*words)
+        assert one.device.type == device
         before = {k: v.clone() for k, v in one.network.state_dict().items()}
         losses = [float(one.update(batch(rng))["loss/td"]) for _ in range(10)]
         after = one.network.state_dict()
@@ -46,3 +61,19 @@ def test_ten_updates_leave_the_same_weights(norm: str) -> None:
         if norm == "batchnorm" and name.endswith(("linear.bias", "running_mean")):
             continue  # a gradient of rounding alone, which Adam magnifies; the mean follows it
         torch.testing.assert_close(fast[name], value, rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_bf16_rounds_maps_and_nothing_else() -> None:
+    one, rng = agent("precision=bf16"), np.random.default_rng(0)
+    types: dict[str, set[torch.dtype]] = {}
+    for name, module in one.network.named_modules():
+        kind = types.setdefault(name.rpartition(".")[2], set())
+        module.register_forward_hook(lambda _, inputs, out, kind=kind: kind.add(out.dtype))
+    exact = agent().network(batch(rng).observations)
+    rng = np.random.default_rng(0)
+    rounded = one.network(batch(rng).observations)
+    assert types["linear"] == {torch.bfloat16, torch.float32}  # the readout's is exact
+    assert types["neuron"] == {torch.float32}
+    assert not torch.equal(exact, rounded)
+    one.update(batch(rng))
+    assert {p.grad.dtype for p in one.network.parameters() if p.grad is not None} == {torch.float32}

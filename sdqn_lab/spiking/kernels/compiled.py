@@ -1,6 +1,8 @@
 """A layer's compiled kernels as one node of the autograd graph."""
 
 import math
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,30 @@ from torch.autograd.function import once_differentiable
 
 from sdqn_lab.spiking.kernels import cpu
 from sdqn_lab.spiking.kernels.layer import Layer
+
+
+def takes_norm(x_seq: Tensor) -> bool:
+    """Whether there is a kernel that does normalization and neuron at once."""
+    return x_seq.is_cpu and x_seq.dtype == torch.float32 and x_seq.dim() > 1
+
+
+def takes_neuron(x_seq: Tensor) -> bool:
+    """Whether there is a kernel that does the neuron."""
+    return takes_norm(x_seq) or (x_seq.is_cuda and x_seq.dtype == torch.float32 and _has_triton())
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def run_neuron(x_seq: Tensor, steps: int, layer: Layer) -> Tensor:
+    """Spikes (T, B, ...) of currents (T, B, ...), or (1, B, ...) if constant, on any device."""
+    if x_seq.is_cpu:
+        return run_layer(x_seq, None, None, steps, layer._replace(normalize=False))
+    from sdqn_lab.spiking.kernels import gpu
+
+    return gpu.run_neuron(x_seq, steps, layer)
 
 
 def run_layer(

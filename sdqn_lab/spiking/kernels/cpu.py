@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdqn_lab.spiking.kernels.layer import SLOPES, Layer
+from sdqn_lab.spiking.surrogate import Atan, FastSigmoid, Gate, QuadraticGate, Sigmoid
 
 Array = npt.NDArray[np.float32]
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
@@ -26,7 +27,8 @@ REORDER = {"reassoc", "contract", "nsz", "arcp"}
 """Liberties of the compiler: sums in any order, but infinities and NaN stay what they are."""
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 HALF_PI = np.float32(np.pi / 2)
-QUADRATIC_GATE, GATE, SIGMOID, ATAN, FAST_SIGMOID = map(SLOPES.index, SLOPES[:5])
+QUADRATIC_GATE, GATE, SIGMOID = map(SLOPES.index, (QuadraticGate, Gate, Sigmoid))
+ATAN, FAST_SIGMOID = map(SLOPES.index, (Atan, FastSigmoid))
 
 
 class _Numbers(NamedTuple):

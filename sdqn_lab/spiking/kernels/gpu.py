@@ -1,0 +1,183 @@
+"""A neuron over all T steps as Triton kernels, one program for a block of units.
+
+The membrane stays in registers while the steps go by; the charged membranes are kept for the way
+back, and the spikes follow from them. Normalization is left to torch, whose own kernels for it are
+good. With TRITON_INTERPRET=1 in the environment the kernels run on the CPU, slowly, for tests.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sdqn_lab.spiking.kernels.layer import SLOPES, Layer
+from sdqn_lab.spiking.surrogate import Atan, FastSigmoid, Gate, QuadraticGate, Sigmoid
+
+BLOCK = 256
+"""Units of a program."""
+QUADRATIC_GATE = tl.constexpr(SLOPES.index(QuadraticGate))
+GATE = tl.constexpr(SLOPES.index(Gate))
+SIGMOID = tl.constexpr(SLOPES.index(Sigmoid))
+ATAN = tl.constexpr(SLOPES.index(Atan))
+FAST_SIGMOID = tl.constexpr(SLOPES.index(FastSigmoid))
+HALF_PI = tl.constexpr(torch.pi / 2)
+
+
+def run_neuron(x_seq: Tensor, steps: int, layer: Layer) -> Tensor:
+    """Spikes (T, B, ...) of currents (T, B, ...), or (1, B, ...) if constant.
+
+    Args:
+        x_seq: float32.
+        steps: T.
+        layer: the constants; those of the normalization are not looked at.
+    """
+    spikes: Tensor = _Neuron.apply(x_seq, steps, layer)  # type: ignore[no-untyped-call]
+    return spikes
+
+
+class _Neuron(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_seq: Tensor, steps: int, layer: Layer) -> Tensor:
+        x = _dense(x_seq)
+        spikes = _like(x, steps)
+        keep = ctx.needs_input_grad[0]
+        charged = torch.empty_like(spikes) if keep else spikes
+        units = x[0].numel()
+        _forward[_programs(units)](
+            *(x, spikes, charged, units, steps, len(x) == 1, keep),
+            *(layer.slope_x, layer.slope_v, layer.v_threshold, layer.v_reset, layer.hard),
+            BLOCK=BLOCK,
+        )
+        if keep:
+            ctx.save_for_backward(charged)
+            ctx.steps_in, ctx.layer = len(x), layer
+        return spikes
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (charged,) = ctx.saved_tensors
+        layer: Layer = ctx.layer
+        grad = torch.empty_like(charged).copy_(grad_outputs[0])
+        grad_x = _like(charged, ctx.steps_in)
+        units = charged[0].numel()
+        _backward[_programs(units)](
+            *(grad, charged, grad_x, units, len(charged), ctx.steps_in == 1),
+            *(layer.slope_x, layer.slope_v, layer.v_threshold, layer.v_reset, layer.alpha),
+            *(layer.surrogate, layer.hard, layer.detach_reset),
+            BLOCK=BLOCK,
+        )
+        return grad_x, None, None
+
+
+def _dense(x_seq: Tensor) -> Tensor:
+    """The same numbers without gaps in memory, step after step; channels may stay last."""
+    one = x_seq[0]
+    images = one.dim() == 4 and one.is_contiguous(memory_format=torch.channels_last)
+    if images and x_seq.stride(0) == one.numel():
+        return x_seq
+    return x_seq.contiguous()
+
+
+def _like(x_seq: Tensor, steps: int) -> Tensor:
+    """Room for T steps that lie as those of x_seq do."""
+    strides = (x_seq[0].numel(), *x_seq.stride()[1:])
+    return torch.empty_strided((steps, *x_seq.shape[1:]), strides, device=x_seq.device)
+
+
+def _programs(units: int) -> tuple[int]:
+    return (triton.cdiv(units, BLOCK),)
+
+
+@triton.jit
+def _forward(  # type: ignore[no-untyped-def]
+    x,
+    spikes,
+    charged,
+    units,
+    steps: tl.constexpr,
+    constant: tl.constexpr,
+    keep: tl.constexpr,
+    slope_x,
+    slope_v,
+    v_threshold,
+    v_reset,
+    hard: tl.constexpr,
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    here = at < units
+    v = tl.zeros([BLOCK], tl.float32) + v_reset
+    current = tl.load(x + at, mask=here, other=0.0)
+    for t in range(steps):
+        if not constant:
+            current = tl.load(x + t * units + at, mask=here, other=0.0)
+        h = slope_v * v + slope_x * current
+        fires = h - v_threshold > 0
+        if keep:
+            tl.store(charged + t * units + at, h, mask=here)
+        tl.store(spikes + t * units + at, tl.where(fires, 1.0, 0.0), mask=here)
+        v = tl.where(fires, v_reset if hard else h - v_threshold, h)
+
+
+@triton.jit
+def _backward(  # type: ignore[no-untyped-def]
+    grad,
+    charged,
+    grad_x,
+    units,
+    steps: tl.constexpr,
+    constant: tl.constexpr,
+    slope_x,
+    slope_v,
+    v_threshold,
+    v_reset,
+    alpha,
+    surrogate: tl.constexpr,
+    hard: tl.constexpr,
+    detach_reset: tl.constexpr,
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    here = at < units
+    grad_v = tl.zeros([BLOCK], tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    for i in range(steps):
+        t = steps - 1 - i
+        h = tl.load(charged + t * units + at, mask=here, other=0.0)
+        slope = _slope(h - v_threshold, alpha, surrogate)
+        kept = tl.where(h - v_threshold > 0, 0.0, 1.0) if hard else 1.0
+        if not detach_reset:
+            kept += (v_reset - h if hard else -v_threshold) * slope
+        grad_h = tl.load(grad + t * units + at, mask=here, other=0.0) * slope + grad_v * kept
+        grad_v = grad_h * slope_v
+        if constant:
+            total += grad_h * slope_x
+        else:
+            tl.store(grad_x + t * units + at, grad_h * slope_x, mask=here)
+    if constant:
+        tl.store(grad_x + at, total, mask=here)
+
+
+@triton.jit
+def _slope(x, alpha, surrogate: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The surrogate's derivative at x = h - v_threshold."""
+    if surrogate == ATAN:
+        y = HALF_PI * alpha * x
+        slope = 0.5 * alpha / (1.0 + y * y)
+    elif surrogate == SIGMOID:
+        s = 1.0 / (1.0 + tl.exp(-alpha * x))
+        slope = alpha * s * (1.0 - s)
+    elif surrogate == QUADRATIC_GATE:
+        slope = tl.maximum(0.0, alpha - alpha * alpha * tl.abs(x))
+    elif surrogate == GATE:
+        slope = tl.where(tl.abs(x) < 1.0 / alpha, 1.0, 0.0)
+    elif surrogate == FAST_SIGMOID:
+        y = 1.0 + alpha * tl.abs(x)
+        slope = 1.0 / (y * y)
+    else:
+        slope = tl.maximum(0.0, 1.0 - alpha * tl.abs(x))
+    return slope
