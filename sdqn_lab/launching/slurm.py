@@ -29,8 +29,9 @@ JOBS = ".slurm"
 """What submitit writes lies here, a fresh folder a submission, for job ids may recur."""
 RESERVED = frozenset({"job-name", "array", "signal", "output", "error", "dependency", "time"})
 """Options of sbatch that are the launcher's own."""
-LOST_SECONDS = 60.0
-"""Network file systems may hide for so long what happened on a node."""
+DOUBT_SECONDS = 60.0
+"""So long a network file system may hide what happened on a node, and a queue that a job of it was
+requeued."""
 T = TypeVar("T")
 
 
@@ -293,19 +294,19 @@ def python() -> list[str]:
 def attend(sweep_dir: Path, poll_seconds: float) -> Observation:
     """Show a sweep until nothing more will happen by itself.
 
-    A cell counts as lost only when it was seen so for a minute: files may reach this machine late.
+    That a cell is lost, or stopped, is believed when it was seen so for a minute.
 
     Raises:
         SystemExit: with code 143, if stopped by a signal; the jobs go on.
     """
     console = Console(stderr=True, emoji=False, markup=False, highlight=False)
-    stop, lost = StopFlag(), dict[str, float]()
+    stop, doubtful = StopFlag(), dict[str, float]()
     with stop.listening(), watching(console) as watch:
         while not stop.requested:
             seen = observe(sweep_dir)
             now = time.monotonic()
-            lost = {name: lost.get(name, now) for name in seen.names(["lost"])}
-            certain = all(now - since > LOST_SECONDS for since in lost.values())
+            doubtful = {n: doubtful.get(n, now) for n in seen.names(["lost", "stopped"])}
+            certain = all(now - since > DOUBT_SECONDS for since in doubtful.values())
             if certain:
                 watch.show(seen)
             if certain and not seen.active and not seen.problem:

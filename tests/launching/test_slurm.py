@@ -13,6 +13,7 @@ import pytest
 
 from sdqn_lab.launching import slurm
 from sdqn_lab.launching.ledger import Ledger, Submission
+from sdqn_lab.launching.observe import Observation, Report
 from sdqn_lab.launching.queue import SlurmError
 from sdqn_lab.launching.slurm import SlurmLauncher, stop_signals_later
 from sdqn_lab.stopping import STOP_SIGNALS, StopFlag
@@ -161,3 +162,27 @@ def test_a_stop_during_a_submission_comes_when_its_jobs_are_in_the_ledger(monkey
     finally:
         signal.signal(signal.SIGTERM, before)
     assert noted == [{"7_0": ["a"], "7_1": ["b"]}]
+
+
+def seen_as(state: str) -> Observation:
+    return Observation(SWEEP, [Report("a", state, "pong", 0, 100)])
+
+
+@pytest.mark.parametrize("doubtful", ["lost", "stopped"])
+def test_what_a_waiting_command_sees_for_a_moment_only_does_not_end_it(monkeypatch, doubtful):
+    seen = iter([doubtful, "requeued", doubtful, "running", "finished"])
+    states = []
+
+    def observe(sweep_dir: Path) -> Observation:
+        states.append(next(seen))
+        return seen_as(states[-1])
+
+    monkeypatch.setattr(slurm, "observe", observe)
+    assert slurm.attend(SWEEP, poll_seconds=0.01).reports[0].state == "finished"
+    assert len(states) == 5
+
+
+def test_a_cell_that_stays_stopped_ends_the_waiting(monkeypatch):
+    monkeypatch.setattr(slurm, "DOUBT_SECONDS", 0.1)
+    monkeypatch.setattr(slurm, "observe", lambda _: seen_as("stopped"))
+    assert slurm.attend(SWEEP, poll_seconds=0.01).reports[0].state == "stopped"
