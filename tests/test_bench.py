@@ -121,10 +121,9 @@ def test_a_decision_costs_what_a_calculation_by_hand_says():
     conv, bytes_ = 2 * 9 + 2, {}
     bytes_["input", "scale"] = 2 * 16 * (1 + 4)
     bytes_["conv1", "map"] = 4 * (2 * 16 + conv + 2 * 8)
-    bytes_["conv1", "norm"] = 4 * (2 * 2 * 8 + 2 * 8)
-    bytes_["conv1", "neuron"] = 4 * (2 * 8 + 2 * 4 * 8)
+    bytes_["conv1", "norm, neuron"] = 4 * (2 * 8 + 2 * 8 + 2 * 4 * 8)
     bytes_["hidden", "map"] = 4 * (2 * 4 * 8 + (8 * 3 + 3) + 2 * 4 * 3)
-    bytes_["hidden", "neuron"] = 4 * (2 * 4 * 3 + 2 * 4 * 3)
+    bytes_["hidden", "norm, neuron"] = 4 * (2 * 4 * 3 + 2 * 4 * 3)
     bytes_["head", "mean"] = 4 * (2 * 4 * 3 + 2 * 3)
     bytes_["head", "map"] = 4 * (2 * 3 + 2 * 3 + 3 * 3)
     work = counts.decision(tiny(), (1, 4, 4), BATCH)
@@ -141,11 +140,10 @@ def test_an_update_costs_what_a_calculation_by_hand_says():
     parameters = 20 + 16 + 27 + 9
     assert plain[2 * len(forward) :] == [
         Work("head", "map", 2 * 18, 2 * 4 * (6 + 6 + 9)),
-        Work("hidden", "neuron", 0, 4 * (24 + 2 * 24)),
+        Work("hidden", "norm, neuron", 0, 4 * (24 + 2 * 24)),
         Work("hidden", "map, weights", 192, 4 * (64 + 27 + 24)),
         Work("hidden", "map, input", 192, 4 * (64 + 27 + 24)),
-        Work("conv1", "neuron", 0, 4 * (64 + 2 * 16)),
-        Work("conv1", "norm", 0, 4 * (3 * 16 + 2 * 16)),
+        Work("conv1", "norm, neuron", 0, 4 * (64 + 2 * 16 + 2 * 16)),
         Work("conv1", "map, weights", 144, 4 * (32 + 20 + 16)),
         Work("all", "optimizer", 0, 4 * 7 * parameters),
     ]

@@ -14,8 +14,8 @@ from sdqn_lab.benchmarks.stepwise import StepByStep
 from sdqn_lab.networks.value import ValueNetwork
 from sdqn_lab.spiking.neuron import Backend, Neuron
 
-Kind = Literal["fused", "reference", "step-by-step", "spikingjelly", "dqn"]
-"""Forms of the same agent; dqn is its artificial twin."""
+Kind = Literal["fused", "bf16", "reference", "step-by-step", "spikingjelly", "dqn"]
+"""Forms of the same agent; bf16 rounds its maps, dqn is its artificial twin."""
 RIVALS: tuple[Kind, ...] = ("step-by-step", "reference", "spikingjelly", "dqn")
 
 SHAPES = {"pong": (4, 84, 84), "minatar_breakout": (4, 10, 10)}
@@ -29,11 +29,17 @@ FILLED_ROWS = 256
 def composed(game: str, kind: Kind, device: str, threads: int) -> Any:
     """The config of one form: PL-SDQN or the DQN on a game, with a replay that fits everywhere."""
     experiment = "dqn" if kind == "dqn" else "pl_sdqn"
+    precision = "bf16" if kind == "bf16" else "float32"
     place = "device" if torch.device(device).type == "cuda" else "cpu"
     return config.compose(
         [
             *(f"env={game}", f"experiment={experiment}", "tracker=none"),
-            *(f"device={device}", f"threads={threads}", f"algo.replay_device={place}"),
+            *(
+                f"precision={precision}",
+                f"device={device}",
+                f"threads={threads}",
+                f"algo.replay_device={place}",
+            ),
             *(f"algo.replay_capacity_steps={REPLAY_STEPS}", "algo.replay_start_steps=320"),
         ]
     )

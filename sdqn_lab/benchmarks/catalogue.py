@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sdqn_lab.benchmarks.arms import RIVALS
 from sdqn_lab.benchmarks.cells import cells_rows
 from sdqn_lab.benchmarks.layer import SIZES, layer_rows
-from sdqn_lab.benchmarks.learning import decision_rows, update_rows
+from sdqn_lab.benchmarks.learning import decision_rows, rounded_rows, update_rows
 from sdqn_lab.benchmarks.memory import memory_rows
 from sdqn_lab.benchmarks.rows import Row, Setting
 from sdqn_lab.benchmarks.session import Plan
@@ -74,6 +74,7 @@ def _benchmark(
 def _learning(setting: Setting) -> Iterator[Entry]:
     for steps in (1, 4, 8, 16):
         yield f"update/atari/T={steps}/batch={BATCH}", update_rows, (ATARI, steps, BATCH)
+    yield f"bf16/atari/T=16/batch={BATCH}", rounded_rows, (ATARI, 16, BATCH)
     yield f"update/minatar/T=8/batch={BATCH}", update_rows, (MINATAR, 8, BATCH)
     for steps in (16,) if setting.quick else (1, 4, 8, 16):
         for batch in (1, 10, 128):

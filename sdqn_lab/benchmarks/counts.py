@@ -1,9 +1,9 @@
 """Multiply-adds and bytes that a decision or an update cannot do without, counted by layer.
 
 The count is that of the best program we know how to write, in float32 and without any saving by
-sparseness: a constant input passes the first map and norm once, the head runs once, a neuron reads
-its currents and writes its spikes once and keeps its membrane in registers, and the backward pass
-works the membrane out anew. Every tensor is read and written once by each operation.
+sparseness: a constant input passes the first map and norm once, the head runs once, norm and neuron
+are one operation that reads currents and writes spikes and keeps its membranes to itself, and the
+backward pass works them out anew. Every tensor is read and written once by each operation.
 """
 
 from collections.abc import Iterator
@@ -78,9 +78,7 @@ def _forward(network: ValueNetwork, shape: tuple[int, ...], batch: int) -> Itera
         spikes = batch * at.steps_out * at.outputs
         macs = batch * at.steps_in * at.macs
         yield Work(at.name, "map", macs, FLOAT * (read + at.weights + made))
-        if at.norm_weights:
-            yield Work(at.name, "norm", 0, FLOAT * (2 * made + at.norm_weights))
-        yield Work(at.name, "neuron", 0, FLOAT * (made + spikes))
+        yield Work(at.name, "norm, neuron", 0, FLOAT * (made + at.norm_weights + spikes))
     features, actions = _head(network)
     steps = _steps(network)
     yield Work("head", "mean", 0, FLOAT * batch * features * (steps + 1))
@@ -96,9 +94,8 @@ def _backward(network: ValueNetwork, shape: tuple[int, ...], batch: int) -> Iter
         read, made = batch * at.steps_in * at.inputs, batch * at.steps_in * at.outputs
         spikes = batch * at.steps_out * at.outputs
         macs = batch * at.steps_in * at.macs
-        yield Work(at.name, "neuron", 0, FLOAT * (spikes + 2 * made))
-        if at.norm_weights:
-            yield Work(at.name, "norm", 0, FLOAT * (3 * made + 2 * at.norm_weights))
+        tensors = spikes + 2 * made + 2 * at.norm_weights
+        yield Work(at.name, "norm, neuron", 0, FLOAT * tensors)
         tensors = read + at.weights + made
         yield Work(at.name, "map, weights", macs, FLOAT * tensors)
         if number:  # nobody asks for the observation's gradient

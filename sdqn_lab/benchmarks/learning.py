@@ -21,6 +21,16 @@ def update_rows(name: str, setting: Setting, game: str, time_window: int, batch:
     return _with_floor(name, setting, build, work)
 
 
+def rounded_rows(name: str, setting: Setting, game: str, time_window: int, batch: int) -> list[Row]:
+    """The update with bf16 maps against that with float32 ones, and the step-by-step form."""
+    build = partial(update_form, setting, game, time_window, batch)
+    rivals: dict[str, Rival] = {
+        "float32": partial(build, "fused"),
+        "step-by-step": partial(build, "step-by-step"),
+    }
+    return contest(name, build("bf16"), rivals, setting)
+
+
 def update_form(setting: Setting, game: str, time_window: int, batch: int, kind: Kind) -> Form:
     """One update of a fresh agent at each call."""
     cfg = arms.composed(game, kind, str(setting.device), setting.threads)

@@ -48,6 +48,7 @@ def peak_bytes(setting: Setting, kind: Kind, game: str, time_window: int, batch:
     On a CPU this is the process's resident memory as the kernel counts it, libraries' scratch
     included; on a GPU it is what torch allocates.
     """
+    update_form(setting, game, time_window, 1, kind)()  # loads the code that updates need
     update = update_form(setting, game, time_window, batch, kind)
     on_gpu = setting.device.type == "cuda"
     idle = torch.cuda.memory_allocated() if on_gpu else _resident("VmRSS")

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn.utils import get_total_norm
 
 
 def layer_of(parameter: str) -> str:
@@ -12,11 +13,8 @@ def layer_of(parameter: str) -> str:
 
 def gradient_norms(network: nn.Module) -> dict[str, torch.Tensor]:
     """L2 norm of the gradient of each layer (linear map, norm and neuron together), 0-d tensors."""
-    squares: dict[str, torch.Tensor] = {}
+    grads: dict[str, list[torch.Tensor]] = {}
     for name, parameter in network.named_parameters():
-        if parameter.grad is None:
-            continue
-        layer = layer_of(name)
-        square = parameter.grad.detach().square().sum()
-        squares[layer] = squares[layer] + square if layer in squares else square
-    return {layer: square.sqrt() for layer, square in squares.items()}
+        if parameter.grad is not None:
+            grads.setdefault(layer_of(name), []).append(parameter.grad)
+    return {layer: get_total_norm(of_layer) for layer, of_layer in grads.items()}
