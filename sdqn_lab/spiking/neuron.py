@@ -7,6 +7,7 @@ scale, and nothing but the membrane time constant is called tau.
 
 import math
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import ClassVar, Literal
 
 import torch
@@ -19,8 +20,8 @@ from sdqn_lab.spiking.norm import NoNorm, PopNorm
 from sdqn_lab.spiking.surrogate import Atan, Surrogate
 
 _ATAN = Atan()
-FUSIBLE_NORMS = (type(None), NoNorm, PopNorm)
-"""Those that the kernel on the CPU does itself."""
+DYNAMICS = ("charge", "step", "reference", "forward")
+"""What a neuron must not change after it named its slopes."""
 Backend = Literal["auto", "fused", "reference"]
 """auto: the fastest form that a layer has; fused: one that takes all steps at once, and neurons
 without are refused when a network is built; reference: always the plain steps."""
@@ -92,12 +93,6 @@ class SpikingNeuron(Neuron):
 
     temporal = True
 
-    def __init_subclass__(cls) -> None:
-        """Who changes charge or step loses inherited slopes, unless it names its own."""
-        super().__init_subclass__()
-        if {"charge", "step"} & vars(cls).keys() and "slopes" not in vars(cls):
-            cls.slopes = SpikingNeuron.slopes  # type: ignore[method-assign]
-
     def __init__(
         self,
         *,
@@ -135,8 +130,9 @@ class SpikingNeuron(Neuron):
 
     @property
     def fusible(self) -> bool:
-        """Whether the slopes are constants, and `forward` is this one."""
-        return self.slopes is not None and type(self).forward is SpikingNeuron.forward
+        """Whether the slopes are numbers, and nobody changed the dynamics after naming them."""
+        numbers = all(isinstance(slope, float | int) for slope in self.slopes or (None,))
+        return numbers and _slopes_hold(type(self)) and vars(self).keys().isdisjoint(DYNAMICS)
 
     def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the class's equation: current and membrane (B, ...) to (spike, membrane)."""
@@ -155,13 +151,18 @@ class SpikingNeuron(Neuron):
         Args:
             x_seq: currents (T, B, ...), or (1, B, ...) if constant.
             norm: normalization that comes first, with the signature of `Norm`; None: none.
-            time_window: T, a multiple of the entries of x_seq; None: as many as those.
+            time_window: T; None: as many as the entries of x_seq.
+
+        Raises:
+            ValueError: x_seq has neither T entries nor one.
         """
         steps = time_window or len(x_seq)
+        if len(x_seq) not in (1, steps):
+            raise ValueError(f"x_seq must have {steps} entries (T), or one, got {len(x_seq)}")
         if x_seq.stride(0) == 0:  # one entry, seen T times
             x_seq = x_seq[:1]
         layer = None if self.backend == "reference" else self._layer(norm)
-        if layer is not None and takes_norm(x_seq) and type(norm) in FUSIBLE_NORMS:
+        if layer is not None and takes_norm(x_seq) and _is_fusible(norm, x_seq):
             weight, bias = (norm.weight, norm.bias) if isinstance(norm, PopNorm) else (None, None)
             return run_layer(x_seq, weight, bias, steps, layer)
         if norm is not None:
@@ -169,7 +170,7 @@ class SpikingNeuron(Neuron):
         if layer is not None and takes_neuron(x_seq):
             return run_neuron(x_seq, steps, layer)
         x_seq = x_seq.expand(steps, *x_seq.shape[1:])
-        if self.backend != "reference" and self.slopes is not None:
+        if self.backend != "reference" and self.fusible and self.slopes is not None:
             return run_sequence(x_seq, self._dynamics(*self.slopes))
         return self.reference(x_seq)
 
@@ -184,7 +185,7 @@ class SpikingNeuron(Neuron):
 
     def _layer(self, norm: nn.Module | None) -> Layer | None:
         """What a compiled kernel must know; None where there is none."""
-        if self.slopes is None or type(self.surrogate) not in SLOPES:
+        if self.slopes is None or not self.fusible or type(self.surrogate) not in SLOPES:
             return None
         return Layer(
             *self.slopes,
@@ -192,7 +193,7 @@ class SpikingNeuron(Neuron):
             v_reset=self.v_reset,
             alpha=self.surrogate.alpha,
             eps=norm.eps if isinstance(norm, PopNorm) else 0.0,
-            surrogate=SLOPES.index(type(self.surrogate)),
+            surrogate=type(self.surrogate),
             hard=self.reset == "hard",
             detach_reset=self.detach_reset,
             normalize=isinstance(norm, PopNorm),
@@ -216,6 +217,23 @@ class SpikingNeuron(Neuron):
             f"v_threshold={self.v_threshold}, v_reset={self.v_reset}, surrogate={self.surrogate}, "
             f"detach_reset={self.detach_reset}, reset={self.reset}"
         )
+
+
+@cache
+def _slopes_hold(cls: type[SpikingNeuron]) -> bool:
+    """Whether no class that comes before the one with the slopes changes the dynamics."""
+    line = [vars(each).keys() for each in cls.__mro__]
+    named = next(i for i, names in enumerate(line) if "slopes" in names)
+    return all(names.isdisjoint(DYNAMICS) for names in line[:named])
+
+
+def _is_fusible(norm: nn.Module | None, x_seq: Tensor) -> bool:
+    """Whether the kernel on the CPU does this norm itself; hooks on a norm want it to be called."""
+    if type(norm) in (type(None), NoNorm):
+        return True
+    if type(norm) is not PopNorm or norm._forward_hooks or norm._forward_pre_hooks:
+        return False
+    return norm.weight.shape == x_seq.shape[2:] and norm.weight.dtype == x_seq.dtype
 
 
 class IF(SpikingNeuron):

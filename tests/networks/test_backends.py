@@ -51,10 +51,13 @@ def test_ten_updates_leave_the_same_weights(norm: str, device: str) -> None:
         rng, one = np.random.default_rng(0), agent(*words)
         assert one.device.type == device
         before = {k: v.clone() for k, v in one.network.state_dict().items()}
-        losses = [float(one.update(batch(rng))["loss/td"]) for _ in range(10)]
+        losses = [float(one.update(batch(rng))["loss/td"])]
+        first = {f"grad {k}": p.grad for k, p in one.network.named_parameters()}
+        first = {k: grad.clone() for k, grad in first.items() if grad is not None}
+        losses += [float(one.update(batch(rng))["loss/td"]) for _ in range(9)]
         after = one.network.state_dict()
         assert all(not torch.equal(before[k], after[k]) for k in after)
-        trained.append({"losses": losses, **after})
+        trained.append({"losses": losses, **first, **after})
     fast, slow = trained
     np.testing.assert_allclose(fast.pop("losses"), slow.pop("losses"), rtol=1e-4)
     for name, value in slow.items():

@@ -5,19 +5,25 @@ threshold may fire here and not there; everything behind it then differs. The te
 for which none does, and say so if one should.
 """
 
+import ast
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pytest import MonkeyPatch
 from torch import Tensor, nn
 
 from sdqn_lab.spiking.kernels import cpu
 from sdqn_lab.spiking.kernels.layer import SLOPES
 from sdqn_lab.spiking.neuron import IF, LIF, PLIF, SpikingNeuron
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
-from sdqn_lab.spiking.surrogate import Atan, Surrogate
+from sdqn_lab.spiking.surrogate import Atan, Gate, Surrogate
 
 SHAPE = (6, 5, 3)
 STEPS, BATCH = 7, 4
@@ -84,13 +90,14 @@ def test_equals_the_reference_in_spikes_and_all_gradients(
 
 
 @pytest.mark.parametrize("norm", ["none", "popnorm"])
+@pytest.mark.parametrize("batch", [1, 4, 37])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("constant", [False, True])
 def test_equals_the_reference_in_every_layout(
-    constant: bool, channels_last: bool, norm: str
+    constant: bool, channels_last: bool, batch: int, norm: str
 ) -> None:
     layer, scale = LIF(tau=1.5), norm_of(norm)
-    x = currents(constant=constant, channels_last=channels_last)
+    x = currents(constant=constant, channels_last=channels_last, batch=batch)
     assert_equal(run(layer, scale, x, "auto"), run(layer, scale, x, "reference"))
 
 
@@ -105,7 +112,8 @@ def test_images_with_channels_last_give_spikes_with_channels_last() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 37])
-def test_the_number_of_threads_changes_no_bit(batch: int) -> None:
+def test_the_number_of_threads_changes_no_bit(batch: int, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "GRAIN", 1)
     layer, norm = LIF(), norm_of("popnorm")
     x = currents(constant=False, channels_last=False, batch=batch)
     torch.set_num_threads(1)
@@ -125,11 +133,14 @@ def test_what_a_thread_raises_is_raised() -> None:
         cpu._share(work, batch=cpu.CHUNKS, threads=2)
 
 
-def test_a_current_that_is_no_number_never_fires_and_spoils_its_own_unit_alone() -> None:
+@pytest.mark.parametrize("surrogate", [cls for cls in SLOPES if cls is not Gate])
+def test_a_current_that_is_no_number_never_fires_and_spoils_its_own_unit_alone(
+    surrogate: type[Surrogate],
+) -> None:
     x = torch.full((3, 1, 2), 5.0)
     x[0, 0, 0] = torch.nan
     x.requires_grad_()
-    spikes = LIF()(x)
+    spikes = LIF(surrogate=surrogate())(x)
     spikes.sum().backward()
     assert x.grad is not None
     assert spikes[:, 0, 0].tolist() == [0, 0, 0]
@@ -192,3 +203,112 @@ def test_a_setting_that_changes_later_counts() -> None:
     assert x.grad is not None
     # the slope of the arc tangent at 0.75 - 0.5, times that of the charge
     assert x.grad.item() == pytest.approx(0.5 * 1.5 / (1 + (1.5 * torch.pi * 0.25) ** 2))
+
+
+@pytest.mark.parametrize("tau", [1.0, 1.7, 2.0, 3.7, 7.0])
+def test_a_constant_current_at_the_threshold_never_fires(tau: float) -> None:
+    assert not LIF(tau=tau, v_threshold=0.7)(torch.full((200, 1, 1), 0.7)).any()
+
+
+class Weaker:
+    def charge(self, x: Tensor, v: Tensor) -> Tensor:
+        return v + 0.1 * x
+
+
+class Mixed(Weaker, LIF):
+    """Its charge is not the one whose slopes it inherits."""
+
+
+class Silent(LIF):
+    def reference(self, x_seq: Tensor) -> Tensor:
+        return torch.zeros_like(x_seq)
+
+
+class Learned(LIF):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.5))
+
+    @property
+    def slopes(self) -> tuple[Any, Any]:
+        return self.gain, 1 - self.gain
+
+    def charge(self, x: Tensor, v: Tensor) -> Tensor:
+        return v + (x - v) * self.gain
+
+
+@pytest.mark.parametrize("neuron", [Mixed, Silent, Learned])
+def test_who_changes_the_dynamics_and_names_no_slopes_takes_the_reference(
+    neuron: type[LIF],
+) -> None:
+    layer, x = neuron(), torch.full((6, 1, 1), 3.0)
+    assert not layer.fusible
+    assert torch.equal(layer(x), layer.reference(x))
+    for parameter in layer.parameters():
+        layer(x).sum().backward()
+        assert parameter.grad is not None
+
+
+def test_a_charge_of_one_neuron_alone_counts() -> None:
+    layer, x = LIF(), torch.full((6, 1, 1), 3.0)
+    layer.charge = lambda x, v: v + 0.1 * x  # type: ignore[method-assign]
+    assert torch.equal(layer(x), layer.reference(x))
+
+
+def test_a_norm_that_does_not_fit_is_refused_as_by_torch() -> None:
+    with pytest.raises(RuntimeError, match="normalized_shape"):
+        LIF()(torch.ones(2, 3, 5), PopNorm((3,)), 2)
+    with pytest.raises(RuntimeError):
+        LIF()(torch.ones(2, 3, 5), PopNorm((5,)).double(), 2)
+
+
+def test_a_norm_over_the_last_dimensions_alone_is_left_to_torch() -> None:
+    x = torch.randn(1, 4, 2, 3, generator=torch.Generator().manual_seed(0))
+    layer, norm = LIF(), PopNorm((3,))
+    fast = layer(x, norm, 5)
+    layer.backend = "reference"
+    assert torch.equal(fast, layer(x, norm, 5))
+
+
+def test_hooks_on_a_norm_are_called() -> None:
+    norm, seen = PopNorm((5,)), []
+    norm.register_forward_hook(lambda *_: seen.append(1))
+    LIF()(torch.ones(1, 3, 5), norm, 4)
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("entries", [2, 3, 5])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_currents_for_another_time_window_are_refused(entries: int, backend: Any) -> None:
+    layer = LIF()
+    layer.backend = backend
+    with pytest.raises(ValueError, match=f"4 entries .T., or one, got {entries}"):
+        layer(torch.ones(entries, 1, 1), None, 4)
+
+
+def test_code_on_disk_holds_the_number_of_every_surrogate() -> None:
+    """Code on disk outlives changes of other files: these numbers must not come from one."""
+    assert set(cpu.CODES) == set(SLOPES)
+    assigned = next(
+        node
+        for node in ast.parse(Path(cpu.__file__).read_text()).body
+        if isinstance(node, ast.Assign) and "QUADRATIC_GATE" in ast.unparse(node.targets[0])
+    )
+    assert ast.literal_eval(assigned.value) == tuple(range(len(SLOPES)))
+
+
+@pytest.mark.parametrize("damage", ["cut", "full disk"])
+def test_code_on_disk_that_is_damaged_or_cannot_be_written_stops_nobody(
+    damage: str, tmp_path: Path
+) -> None:
+    program = "import torch; from sdqn_lab.spiking.neuron import LIF; LIF()(torch.ones(2, 1, 1))"
+    if damage == "full disk":
+        limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10)); "
+        ignore = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        program = ignore + limit + program
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run(command, env=environment, check=True)
+    for file in tmp_path.rglob("*.nb?"):
+        file.write_bytes(file.read_bytes()[:20])
+    subprocess.run(command, env=environment, check=True)

@@ -8,27 +8,46 @@ kernels do not care what their order stands for.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache, lru_cache, partial
+from pickle import UnpicklingError
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
 import numpy.typing as npt
+from numba.core.caching import NullCache
 
-from sdqn_lab.spiking.kernels.layer import SLOPES, Layer
-from sdqn_lab.spiking.surrogate import Atan, FastSigmoid, Gate, QuadraticGate, Sigmoid
+from sdqn_lab.spiking.kernels.layer import Layer
+from sdqn_lab.spiking.surrogate import (
+    Atan,
+    FastSigmoid,
+    Gate,
+    QuadraticGate,
+    Sigmoid,
+    Triangle,
+)
 
 Array = npt.NDArray[np.float32]
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 CHUNKS = 16
 """Parts of a batch, whatever the threads: sums over it do not depend on how many there are."""
+GRAIN = 1 << 19
+"""Units times steps of a thread; with less to do a second one costs more than it saves."""
 REORDER = {"reassoc", "contract", "nsz", "arcp"}
 """Liberties of the compiler: sums in any order, but infinities and NaN stay what they are."""
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 HALF_PI = np.float32(np.pi / 2)
-QUADRATIC_GATE, GATE, SIGMOID = map(SLOPES.index, (QuadraticGate, Gate, Sigmoid))
-ATAN, FAST_SIGMOID = map(SLOPES.index, (Atan, FastSigmoid))
+# Machine code on disk is renewed when this file changes, and no other: what it holds stands here.
+QUADRATIC_GATE, GATE, SIGMOID, ATAN, FAST_SIGMOID, TRIANGLE = 0, 1, 2, 3, 4, 5
+CODES = {
+    QuadraticGate: QUADRATIC_GATE,
+    Gate: GATE,
+    Sigmoid: SIGMOID,
+    Atan: ATAN,
+    FastSigmoid: FAST_SIGMOID,
+    Triangle: TRIANGLE,
+}
 
 
 class _Numbers(NamedTuple):
@@ -41,6 +60,7 @@ class _Numbers(NamedTuple):
     alpha: np.float32
     eps: np.float32
     surrogate: int
+    leaky: bool
     hard: bool
     detach_reset: bool
     normalize: bool
@@ -65,11 +85,8 @@ def forward(
     spikes = np.empty((steps, *x.shape[1:]), np.float32)
     statistics = np.empty((*x.shape[:2], 2), np.float32)
     numbers = _numbers(layer)
-    _share(
-        lambda first, last: _forward(x, weight, bias, spikes, statistics, numbers, first, last),
-        x.shape[1],
-        threads,
-    )
+    words = (x, weight, bias, spikes, statistics, numbers)
+    _share(partial(_call, _forward, *words), x.shape[1], _useful(threads, spikes))
     return spikes, statistics
 
 
@@ -97,21 +114,33 @@ def backward(
     chunks = min(CHUNKS, x.shape[1])
     grad_affine = np.zeros((chunks, 2, len(weight)), np.float32)
     numbers = _numbers(layer)
-    _share(
-        lambda first, last: _backward(
-            grad, x, weight, bias, statistics, grad_x, grad_affine, numbers, first, last
-        ),
-        x.shape[1],
-        threads,
-    )
+    words = (grad, x, weight, bias, statistics, grad_x, grad_affine, numbers)
+    _share(partial(_call, _backward, *words), x.shape[1], _useful(threads, grad))
     grad_weight, grad_bias = grad_affine.sum(0)
     return grad_x, grad_weight, grad_bias
 
 
-@cache
+@lru_cache(256)
 def _numbers(layer: Layer) -> _Numbers:
     *reals, surrogate, hard, detach_reset, normalize = layer
-    return _Numbers._make([*map(np.float32, reals), surrogate, hard, detach_reset, normalize])
+    leaky = layer.slope_v == 1 - layer.slope_x
+    flags = (leaky, hard, detach_reset, normalize)
+    return _Numbers._make([*map(np.float32, reals), CODES[surrogate], *flags])
+
+
+def _useful(threads: int, steps: Array) -> int:
+    """No more threads than have enough to do to be worth waking."""
+    return min(threads, 1 + steps.size // GRAIN)
+
+
+def _call(kernel: Callable[..., None], *words: Any) -> None:
+    """Run a kernel, without code on disk if that cannot be read or written."""
+    try:
+        kernel(*words)
+    except (OSError, EOFError, UnpicklingError):
+        for each in _kernels:
+            each._cache = NullCache()
+        kernel(*words)
 
 
 def _share(work: Callable[[int, int], None], batch: int, threads: int) -> None:
@@ -122,7 +151,11 @@ def _share(work: Callable[[int, int], None], batch: int, threads: int) -> None:
         work(0, chunks)
         return
     bounds = [chunks * i // parts for i in range(parts + 1)]
-    others = [_pool(parts - 1).submit(work, *bounds[i : i + 2]) for i in range(1, parts)]
+    try:
+        others = [_pool(parts - 1).submit(work, *bounds[i : i + 2]) for i in range(1, parts)]
+    except RuntimeError:  # the interpreter is about to end and starts no threads
+        work(0, chunks)
+        return
     work(*bounds[:2])
     for other in others:
         other.result()
@@ -133,13 +166,17 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="neurons")
 
 
+_kernels: list[Any] = []
+
+
 def _compiled(function: Kernel) -> Kernel:
     """Machine code, kept on disk where there is a place for it."""
     compiled = partial(numba.njit, function, nogil=True, fastmath=REORDER, error_model="numpy")
     try:
-        return cast(Kernel, compiled(cache=True))
+        _kernels.append(compiled(cache=True))
     except RuntimeError:  # no folder can be written
-        return cast(Kernel, compiled())
+        _kernels.append(compiled())
+    return cast(Kernel, _kernels[-1])
 
 
 @_compiled
@@ -198,6 +235,10 @@ def _current(
 
 @_compiled
 def _charge(z: Array, v: Array, h: Array, layer: _Numbers) -> None:
+    if layer.leaky:
+        for i in range(len(z)):
+            h[i] = v[i] + layer.slope_x * (z[i] - v[i])
+        return
     for i in range(len(z)):
         h[i] = layer.slope_v * v[i] + layer.slope_x * z[i]
 
@@ -296,7 +337,8 @@ def _slope(h: Array, slope: Array, layer: _Numbers) -> None:
             slope[i] = alpha * s * (ONE - s)
     elif layer.surrogate == QUADRATIC_GATE:
         for i in range(len(h)):
-            slope[i] = max(ZERO, alpha - alpha * alpha * abs(h[i] - layer.v_threshold))
+            y = alpha - alpha * alpha * abs(h[i] - layer.v_threshold)
+            slope[i] = ZERO if y < ZERO else y  # what is no number stays so
     elif layer.surrogate == GATE:
         for i in range(len(h)):
             slope[i] = ONE if abs(h[i] - layer.v_threshold) < ONE / alpha else ZERO
@@ -306,7 +348,8 @@ def _slope(h: Array, slope: Array, layer: _Numbers) -> None:
             slope[i] = ONE / (y * y)
     else:
         for i in range(len(h)):
-            slope[i] = max(ZERO, ONE - alpha * abs(h[i] - layer.v_threshold))
+            y = ONE - alpha * abs(h[i] - layer.v_threshold)
+            slope[i] = ZERO if y < ZERO else y
 
 
 @_compiled

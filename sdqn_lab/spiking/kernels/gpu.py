@@ -5,6 +5,7 @@ back, and the spikes follow from them. Normalization is left to torch, whose own
 good. With TRITON_INTERPRET=1 in the environment the kernels run on the CPU, slowly, for tests.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,16 +14,20 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sdqn_lab.spiking.kernels.layer import SLOPES, Layer
-from sdqn_lab.spiking.surrogate import Atan, FastSigmoid, Gate, QuadraticGate, Sigmoid
+from sdqn_lab.spiking.kernels.layer import Layer
+from sdqn_lab.spiking.surrogate import (
+    Atan,
+    FastSigmoid,
+    Gate,
+    QuadraticGate,
+    Sigmoid,
+    Triangle,
+)
 
 BLOCK = 256
 """Units of a program."""
-QUADRATIC_GATE = tl.constexpr(SLOPES.index(QuadraticGate))
-GATE = tl.constexpr(SLOPES.index(Gate))
-SIGMOID = tl.constexpr(SLOPES.index(Sigmoid))
-ATAN = tl.constexpr(SLOPES.index(Atan))
-FAST_SIGMOID = tl.constexpr(SLOPES.index(FastSigmoid))
+QUADRATIC_GATE, GATE, SIGMOID, ATAN, FAST_SIGMOID = (tl.constexpr(code) for code in range(5))
+CODES = {QuadraticGate: 0, Gate: 1, Sigmoid: 2, Atan: 3, FastSigmoid: 4, Triangle: 5}
 HALF_PI = tl.constexpr(torch.pi / 2)
 
 
@@ -46,11 +51,13 @@ class _Neuron(torch.autograd.Function):
         keep = ctx.needs_input_grad[0]
         charged = torch.empty_like(spikes) if keep else spikes
         units = x[0].numel()
-        _forward[_programs(units)](
-            *(x, spikes, charged, units, steps, len(x) == 1, keep),
-            *(layer.slope_x, layer.slope_v, layer.v_threshold, layer.v_reset, layer.hard),
-            BLOCK=BLOCK,
-        )
+        leaky = layer.slope_v == 1 - layer.slope_x
+        with _device_of(x):
+            _forward[_programs(units)](
+                *(x, spikes, charged, units, steps, len(x) == 1, keep, leaky, layer.hard),
+                *(layer.slope_x, layer.slope_v, layer.v_threshold, layer.v_reset),
+                BLOCK=BLOCK,
+            )
         if keep:
             ctx.save_for_backward(charged)
             ctx.steps_in, ctx.layer = len(x), layer
@@ -61,15 +68,18 @@ class _Neuron(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (charged,) = ctx.saved_tensors
         layer: Layer = ctx.layer
-        grad = torch.empty_like(charged).copy_(grad_outputs[0])
+        grad = grad_outputs[0]
+        if grad.stride() != charged.stride():
+            grad = torch.empty_like(charged).copy_(grad)
         grad_x = _like(charged, ctx.steps_in)
         units = charged[0].numel()
-        _backward[_programs(units)](
-            *(grad, charged, grad_x, units, len(charged), ctx.steps_in == 1),
-            *(layer.slope_x, layer.slope_v, layer.v_threshold, layer.v_reset, layer.alpha),
-            *(layer.surrogate, layer.hard, layer.detach_reset),
-            BLOCK=BLOCK,
-        )
+        with _device_of(grad):
+            _backward[_programs(units)](
+                *(grad, charged, grad_x, units, len(charged), ctx.steps_in == 1),
+                *(layer.slope_x, layer.slope_v, layer.v_threshold, layer.v_reset, layer.alpha),
+                *(CODES[layer.surrogate], layer.hard, layer.detach_reset),
+                BLOCK=BLOCK,
+            )
         return grad_x, None, None
 
 
@@ -77,7 +87,7 @@ def _dense(x_seq: Tensor) -> Tensor:
     """The same numbers without gaps in memory, step after step; channels may stay last."""
     one = x_seq[0]
     images = one.dim() == 4 and one.is_contiguous(memory_format=torch.channels_last)
-    if images and x_seq.stride(0) == one.numel():
+    if images and (len(x_seq) == 1 or x_seq.stride(0) == one.numel()):
         return x_seq
     return x_seq.contiguous()
 
@@ -86,6 +96,11 @@ def _like(x_seq: Tensor, steps: int) -> Tensor:
     """Room for T steps that lie as those of x_seq do."""
     strides = (x_seq[0].numel(), *x_seq.stride()[1:])
     return torch.empty_strided((steps, *x_seq.shape[1:]), strides, device=x_seq.device)
+
+
+def _device_of(x: Tensor) -> AbstractContextManager[None]:
+    """Triton takes the current device, whatever it is handed."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 def _programs(units: int) -> tuple[int]:
@@ -101,11 +116,12 @@ def _forward(  # type: ignore[no-untyped-def]
     steps: tl.constexpr,
     constant: tl.constexpr,
     keep: tl.constexpr,
+    leaky: tl.constexpr,
+    hard: tl.constexpr,
     slope_x,
     slope_v,
     v_threshold,
     v_reset,
-    hard: tl.constexpr,
     BLOCK: tl.constexpr,  # noqa: N803
 ):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -113,13 +129,14 @@ def _forward(  # type: ignore[no-untyped-def]
     v = tl.zeros([BLOCK], tl.float32) + v_reset
     current = tl.load(x + at, mask=here, other=0.0)
     for t in range(steps):
+        row = t * tl.cast(units, tl.int64) + at
         if not constant:
-            current = tl.load(x + t * units + at, mask=here, other=0.0)
-        h = slope_v * v + slope_x * current
+            current = tl.load(x + row, mask=here, other=0.0)
+        h = v + slope_x * (current - v) if leaky else slope_v * v + slope_x * current
         fires = h - v_threshold > 0
         if keep:
-            tl.store(charged + t * units + at, h, mask=here)
-        tl.store(spikes + t * units + at, tl.where(fires, 1.0, 0.0), mask=here)
+            tl.store(charged + row, h, mask=here)
+        tl.store(spikes + row, tl.where(fires, 1.0, 0.0), mask=here)
         v = tl.where(fires, v_reset if hard else h - v_threshold, h)
 
 
@@ -146,18 +163,18 @@ def _backward(  # type: ignore[no-untyped-def]
     grad_v = tl.zeros([BLOCK], tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     for i in range(steps):
-        t = steps - 1 - i
-        h = tl.load(charged + t * units + at, mask=here, other=0.0)
+        row = (steps - 1 - i) * tl.cast(units, tl.int64) + at
+        h = tl.load(charged + row, mask=here, other=0.0)
         slope = _slope(h - v_threshold, alpha, surrogate)
         kept = tl.where(h - v_threshold > 0, 0.0, 1.0) if hard else 1.0
         if not detach_reset:
             kept += (v_reset - h if hard else -v_threshold) * slope
-        grad_h = tl.load(grad + t * units + at, mask=here, other=0.0) * slope + grad_v * kept
+        grad_h = tl.load(grad + row, mask=here, other=0.0) * slope + grad_v * kept
         grad_v = grad_h * slope_v
         if constant:
             total += grad_h * slope_x
         else:
-            tl.store(grad_x + t * units + at, grad_h * slope_x, mask=here)
+            tl.store(grad_x + row, grad_h * slope_x, mask=here)
     if constant:
         tl.store(grad_x + at, total, mask=here)
 
@@ -172,12 +189,14 @@ def _slope(x, alpha, surrogate: tl.constexpr):  # type: ignore[no-untyped-def]
         s = 1.0 / (1.0 + tl.exp(-alpha * x))
         slope = alpha * s * (1.0 - s)
     elif surrogate == QUADRATIC_GATE:
-        slope = tl.maximum(0.0, alpha - alpha * alpha * tl.abs(x))
+        y = alpha - alpha * alpha * tl.abs(x)
+        slope = tl.where(y < 0, 0.0, y)  # what is no number stays so
     elif surrogate == GATE:
         slope = tl.where(tl.abs(x) < 1.0 / alpha, 1.0, 0.0)
     elif surrogate == FAST_SIGMOID:
         y = 1.0 + alpha * tl.abs(x)
         slope = 1.0 / (y * y)
     else:
-        slope = tl.maximum(0.0, 1.0 - alpha * tl.abs(x))
+        y = 1.0 - alpha * tl.abs(x)
+        slope = tl.where(y < 0, 0.0, y)
     return slope

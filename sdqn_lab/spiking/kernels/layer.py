@@ -13,11 +13,14 @@ from sdqn_lab.spiking.surrogate import (
 )
 
 SLOPES: tuple[type[Surrogate], ...] = (QuadraticGate, Gate, Sigmoid, Atan, FastSigmoid, Triangle)
-"""Surrogates whose derivative the kernels have; a layer names its own by its place here."""
+"""Surrogates whose derivative the kernels have."""
 
 
 class Layer(NamedTuple):
     """The constants of a neuron with charge slope_x x + slope_v v, and of its norm.
+
+    Where the slopes add up to 1 the charge is computed as v + slope_x (x - v), which stays at x
+    once it is there.
 
     Attributes:
         slope_x: d charge / d x.
@@ -26,7 +29,7 @@ class Layer(NamedTuple):
         v_reset: start of the membrane and target of the hard reset.
         alpha: the surrogate's.
         eps: the normalization's.
-        surrogate: its place in `SLOPES`.
+        surrogate: one of `SLOPES`.
         hard: hard reset, else soft.
         detach_reset: no gradient through the reset.
         normalize: PopNorm goes before, with weight and bias.
@@ -38,7 +41,7 @@ class Layer(NamedTuple):
     v_reset: float
     alpha: float
     eps: float
-    surrogate: int
+    surrogate: type[Surrogate]
     hard: bool
     detach_reset: bool
     normalize: bool
