@@ -61,6 +61,8 @@ class Env:
     observation_scale: float = MISSING
     """Networks see observations divided by this (255 for byte images, 1 for binary planes)."""
     log_every_steps: int = MISSING
+    threads: int | None = None
+    """CPU threads that pay for networks of this family; null: as many as there are."""
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     """What budget=smoke, short and full mean for this family."""
     dqn: dict[str, Any] = field(default_factory=dict)
@@ -455,7 +457,7 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     keys = [str(key) for key in cfg if key not in NEUTRAL]
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
     assert isinstance(plain, dict)
-    for key in ("sizes", "dqn"):
+    for key in ("sizes", "dqn", "threads"):
         plain["env"].pop(key)
     plain["env"].pop("log_every_steps")
     plain["algo"].pop("replay_device")

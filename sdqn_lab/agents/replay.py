@@ -146,7 +146,7 @@ class Replay:
         self._check_row(frames, row)
         at = self.rows_written % self.capacity_rows
         self._columns["age"][at] = self._next_age()
-        self._frames[at].copy_(torch.from_numpy(frames), non_blocking=True)
+        self._write_frames(at, frames)
         for name, values in row.items():
             self._columns[name][at] = values
         self.rows_written += 1
@@ -253,6 +253,12 @@ class Replay:
         if wrong.size:
             row = self.oldest_row + int(wrong[0]) + 1
             raise ValueError(f"replay row {row} does not follow from the row before it")
+
+    def _write_frames(self, at: int, frames: Array) -> None:
+        if self._frames.is_cpu:  # so few bytes that torch's threads cost more than they save
+            self._frames.numpy()[at] = frames
+        else:
+            self._frames[at].copy_(torch.from_numpy(frames), non_blocking=True)
 
     def _next_age(self) -> Array:
         if not self.rows:
