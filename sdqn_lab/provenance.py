@@ -15,7 +15,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("sdqn_lab", "hydra_plugins/sdqn_lab", "conf", "sweeps")
 """Folders whose content can change what a run does."""
-PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "hydra-core")
+PACKAGES = ("torch", "numpy", "numba", "gymnasium", "ale-py", "hydra-core")
 
 
 def code() -> dict[str, Any]:

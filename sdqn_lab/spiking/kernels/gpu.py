@@ -5,8 +5,12 @@ back, and the spikes follow from them. Normalization is left to torch, whose own
 good. With TRITON_INTERPRET=1 in the environment the kernels run on the CPU, slowly, for tests.
 """
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+
+# Products and sums may be rounded as one, whatever a version of Triton takes for its default.
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 import torch
 import triton

@@ -1,0 +1,163 @@
+"""Aggregates over games and seeds, with intervals that say how sure they are.
+
+Scores of an arm are one array a game; its last axis counts the seeds, which may be unequally many.
+Axes before it are replicates of a bootstrap, worked off together. Aggregates expect normalized
+scores (0: random player, 1: reference), so that games can be averaged.
+
+Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice".
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import trim_mean
+
+Array = npt.NDArray[np.float64]
+Games = Sequence[Array]
+"""(..., seeds) for each game."""
+Statistic = Callable[[Games], Array]
+"""Games to one number a replicate."""
+REPETITIONS = 2_000
+LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    """An estimate with its confidence interval.
+
+    Attributes:
+        estimate: from the scores themselves.
+        low: lower end; None where no game has two seeds, for then nothing is known of the spread.
+        high: upper end, likewise.
+    """
+
+    estimate: float
+    low: float | None
+    high: float | None
+
+
+def mean(games: Games) -> Array:
+    """Mean over games of the mean over seeds."""
+    return _means(games).mean(-1)
+
+
+def median(games: Games) -> Array:
+    """Median over games of the mean over seeds."""
+    return np.asarray(np.median(_means(games), axis=-1))
+
+
+def iqm(games: Games) -> Array:
+    """Interquartile mean: the mean of the middle half of all scores, games and seeds together."""
+    return np.asarray(trim_mean(np.concatenate(games, axis=-1), 0.25, axis=-1))
+
+
+def optimality_gap(games: Games, target: float = 1.0) -> Array:
+    """Mean over games and seeds of how far scores stay below the target; what is above counts 0."""
+    return _means([np.maximum(target - game, 0.0) for game in games]).mean(-1)
+
+
+def probability_of_improvement(ours: Games, theirs: Games) -> Array:
+    """Probability that a run of ours beats one of theirs on a game drawn at random.
+
+        mean over games of P(X > Y) + P(X = Y) / 2
+
+    Args:
+        ours: one array a game.
+        theirs: arrays of the same games, in the same order.
+    """
+    return np.stack([_beats(x, y) for x, y in zip(ours, theirs, strict=True)], -1).mean(-1)
+
+
+def performance_profile(games: Games, thresholds: Array) -> Array:
+    """Share of runs with a score above each threshold, every game counting the same.
+
+    Returns:
+        (..., thresholds), falling.
+    """
+    above = [(game[..., None] > thresholds).mean(-2) for game in games]
+    return np.asarray(np.mean(above, axis=0))
+
+
+def interval(
+    statistic: Statistic,
+    games: Games,
+    rng: np.random.Generator,
+    *,
+    repetitions: int = REPETITIONS,
+    level: float = LEVEL,
+) -> Interval:
+    """Percentile interval of a stratified bootstrap: seeds are drawn anew within each game.
+
+    Args:
+        statistic: of one arm.
+        games: (seeds,) for each game.
+        rng: source of the draws.
+        repetitions: of the bootstrap.
+        level: coverage, in (0, 1).
+
+    Raises:
+        ValueError: there is no game, or one without a seed.
+    """
+    _check(games)
+    estimate = float(statistic(games))
+    if max(map(len, games)) < 2:
+        return Interval(estimate, None, None)
+    low, high = band(statistic, games, rng, repetitions=repetitions, level=level)
+    return Interval(estimate, float(low), float(high))
+
+
+def band(
+    statistic: Statistic,
+    games: Games,
+    rng: np.random.Generator,
+    *,
+    repetitions: int = REPETITIONS,
+    level: float = LEVEL,
+) -> tuple[Array, Array]:
+    """Lower and upper ends for a statistic that may answer with several numbers; see `interval`."""
+    _check(games)
+    drawn = statistic([resampled(game, rng, repetitions) for game in games])
+    outside = (1 - level) / 2
+    low, high = np.quantile(drawn, [outside, 1 - outside], axis=0)
+    return low, high
+
+
+def improvement(
+    ours: Games,
+    theirs: Games,
+    rng: np.random.Generator,
+    *,
+    repetitions: int = REPETITIONS,
+    level: float = LEVEL,
+) -> Interval:
+    """`probability_of_improvement` with its interval; both arms are drawn anew."""
+
+    def statistic(both: Games) -> Array:
+        return probability_of_improvement(both[: len(ours)], both[len(ours) :])
+
+    if len(ours) != len(theirs):
+        raise ValueError(f"arms must share their games, got {len(ours)} and {len(theirs)}")
+    both = [*ours, *theirs]
+    return interval(statistic, both, rng, repetitions=repetitions, level=level)
+
+
+def resampled(game: Array, rng: np.random.Generator, repetitions: int) -> Array:
+    """Seeds (n, ...) drawn with replacement, (repetitions, n, ...); curves stay together."""
+    return game[rng.integers(len(game), size=(repetitions, len(game)))]
+
+
+def _means(games: Games) -> Array:
+    return np.stack([game.mean(-1) for game in games], axis=-1)
+
+
+def _beats(x: Array, y: Array) -> Array:
+    difference = x[..., :, None] - y[..., None, :]
+    return np.asarray((np.sign(difference) / 2 + 0.5).mean((-1, -2)))
+
+
+def _check(games: Games) -> None:
+    if not games:
+        raise ValueError("games must not be empty")
+    if empty := [number for number, game in enumerate(games) if len(game) == 0]:
+        raise ValueError(f"every game must have a seed, got none for game {empty[0]}")

@@ -1,0 +1,135 @@
+"""Statistics over games and seeds against closed forms and cases worked out by hand."""
+
+import numpy as np
+import pytest
+
+from sdqn_lab.analysis import statistics
+from sdqn_lab.analysis.statistics import (
+    Interval,
+    improvement,
+    interval,
+    iqm,
+    mean,
+    median,
+    optimality_gap,
+    performance_profile,
+    probability_of_improvement,
+)
+
+ONE = np.array([0.0, 1.0, 2.0, 3.0])
+TWO = np.array([10.0, 10.0, 10.0, 10.0])
+THREE = np.array([-4.0, 0.0])
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_the_mean_weighs_games_equally_however_many_seeds_they_have():
+    assert mean([ONE, THREE]) == pytest.approx((1.5 - 2.0) / 2)
+
+
+def test_the_median_is_that_of_the_games_means():
+    assert median([ONE, TWO, THREE]) == 1.5
+
+
+def test_the_interquartile_mean_leaves_out_a_quarter_of_all_runs_at_each_end():
+    # sorted: 0 1 | 2 3 10 10 | 10 10
+    assert iqm([ONE, TWO]) == pytest.approx((2 + 3 + 10 + 10) / 4)
+    assert iqm([np.array([5.0])]) == 5.0
+
+
+def test_the_optimality_gap_counts_what_is_missing_and_not_what_is_above():
+    # (1 + 0 + 0 + 0) / 4 and (5 + 1) / 2
+    assert optimality_gap([ONE, THREE]) == pytest.approx((0.25 + 3.0) / 2)
+    assert optimality_gap([TWO]) == 0.0
+    assert optimality_gap([TWO], target=12.0) == 2.0
+
+
+def test_the_probability_of_improvement_counts_pairs_and_halves_ties():
+    # of 4 x 2 pairs: 0 beats -4 and ties 0, 1 2 3 beat both
+    assert probability_of_improvement([ONE], [THREE]) == pytest.approx(7.5 / 8)
+    assert probability_of_improvement([THREE], [ONE]) == pytest.approx(0.5 / 8)
+    assert probability_of_improvement([ONE, TWO], [ONE, TWO]) == 0.5
+    assert probability_of_improvement([ONE, TWO], [THREE, TWO]) == pytest.approx(
+        (7.5 / 8 + 0.5) / 2
+    )
+
+
+def test_the_profile_is_the_share_of_runs_strictly_above_each_threshold():
+    thresholds = np.array([-5.0, 0.0, 2.0, 10.0])
+    np.testing.assert_allclose(
+        performance_profile([ONE, THREE], thresholds), [1.0, (0.75 + 0.0) / 2, 0.25 / 2, 0.0]
+    )
+
+
+@pytest.mark.parametrize("statistic", [mean, median, iqm, optimality_gap])
+def test_replicates_are_worked_off_together_and_give_what_each_gives_alone(statistic):
+    games = [rng().normal(size=(5, 4)), rng().normal(size=(5, 7))]
+    alone = [statistic([game[i] for game in games]) for i in range(5)]
+    np.testing.assert_allclose(statistic(games), alone)
+
+
+def test_one_seed_gives_no_interval():
+    assert interval(mean, [np.array([1.0]), np.array([2.0])], rng()) == Interval(1.5, None, None)
+
+
+def test_equal_seeds_give_an_interval_of_no_width():
+    assert interval(iqm, [TWO, TWO], rng()) == Interval(10.0, 10.0, 10.0)
+
+
+def test_seeds_are_drawn_within_their_game():
+    """Across games the means of replicates would vary; within them they cannot."""
+    games = [np.full(5, float(number)) for number in range(10)]
+    assert interval(mean, games, rng()) == Interval(4.5, 4.5, 4.5)
+
+
+def test_the_interval_of_a_mean_has_the_width_that_theory_says():
+    scores = rng().normal(size=400)
+    found = interval(mean, [scores], rng(), repetitions=20_000)
+    deviation = scores.std() / 20  # of the mean of 400
+    assert found.low == pytest.approx(scores.mean() - 1.96 * deviation, abs=0.08 * deviation)
+    assert found.high == pytest.approx(scores.mean() + 1.96 * deviation, abs=0.08 * deviation)
+
+
+def test_an_interval_covers_the_truth_as_often_as_its_level_says():
+    covered = 0
+    for number in range(300):
+        drawn = np.random.default_rng(number)
+        games = [drawn.normal(size=20) for _ in range(4)]
+        found = interval(mean, games, drawn, repetitions=400, level=0.9)
+        assert found.low is not None and found.high is not None
+        covered += found.low <= 0 <= found.high
+    assert 0.82 < covered / 300 < 0.96
+
+
+def test_the_same_generator_gives_the_same_interval_and_leaves_the_global_one_alone():
+    np.random.seed(0)
+    before = np.random.get_state()[1].tolist()
+    assert interval(iqm, [ONE, THREE], rng()) == interval(iqm, [ONE, THREE], rng())
+    assert np.random.get_state()[1].tolist() == before
+
+
+def test_an_arm_that_always_wins_improves_surely():
+    assert improvement([ONE + 100, TWO], [ONE, TWO - 1], rng()) == Interval(1.0, 1.0, 1.0)
+
+
+def test_arms_with_other_games_are_not_compared():
+    with pytest.raises(ValueError, match="arms must share their games, got 2 and 1"):
+        improvement([ONE, TWO], [ONE], rng())
+
+
+@pytest.mark.parametrize(
+    ("games", "problem"),
+    [([], "games must not be empty"), ([ONE, np.array([])], "got none for game 1")],
+)
+def test_what_has_no_scores_is_refused(games, problem):
+    with pytest.raises(ValueError, match=problem):
+        interval(mean, games, rng())
+
+
+def test_whole_curves_are_drawn_together():
+    curves = np.stack([np.arange(3.0), np.arange(3.0) + 10])
+    drawn = statistics.resampled(curves, rng(), 50)
+    assert drawn.shape == (50, 2, 3)
+    np.testing.assert_array_equal(drawn[..., 1] - drawn[..., 0], 1)
