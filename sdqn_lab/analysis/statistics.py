@@ -39,7 +39,7 @@ class Interval(NamedTuple):
 
 def mean(games: Games) -> Array:
     """Mean over games of the mean over seeds."""
-    return _means(games).mean(-1)
+    return np.asarray(_means(games).mean(-1))
 
 
 def median(games: Games) -> Array:
@@ -54,7 +54,7 @@ def iqm(games: Games) -> Array:
 
 def optimality_gap(games: Games, target: float = 1.0) -> Array:
     """Mean over games and seeds of how far scores stay below the target; what is above counts 0."""
-    return _means([np.maximum(target - game, 0.0) for game in games]).mean(-1)
+    return np.asarray(_means([np.maximum(target - game, 0.0) for game in games]).mean(-1))
 
 
 def probability_of_improvement(ours: Games, theirs: Games) -> Array:
@@ -66,7 +66,8 @@ def probability_of_improvement(ours: Games, theirs: Games) -> Array:
         ours: one array a game.
         theirs: arrays of the same games, in the same order.
     """
-    return np.stack([_beats(x, y) for x, y in zip(ours, theirs, strict=True)], -1).mean(-1)
+    won = [_beats(x, y) for x, y in zip(ours, theirs, strict=True)]
+    return np.asarray(np.mean(won, axis=0))
 
 
 def performance_profile(games: Games, thresholds: Array) -> Array:
