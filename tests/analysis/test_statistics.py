@@ -1,5 +1,8 @@
 """Statistics over games and seeds against closed forms and cases worked out by hand."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -133,3 +136,41 @@ def test_whole_curves_are_drawn_together():
     drawn = statistics.resampled(curves, rng(), 50)
     assert drawn.shape == (50, 2, 3)
     np.testing.assert_array_equal(drawn[..., 1] - drawn[..., 0], 1)
+
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "rliable.json").read_text())
+STATISTICS = {
+    "mean": mean,
+    "median": median,
+    "iqm": iqm,
+    "optimality_gap": optimality_gap,
+}
+
+
+def golden(arm: str) -> list[np.ndarray]:
+    return [np.array(game) for game in GOLDEN[arm]]
+
+
+@pytest.mark.parametrize("arm", ["a", "b"])
+@pytest.mark.parametrize("name", STATISTICS)
+def test_estimates_and_intervals_are_rliables(name, arm):
+    at = GOLDEN["names"].index(name)
+    low, high = (end[at] for end in GOLDEN["intervals"][arm])
+    found = interval(STATISTICS[name], golden(arm), rng(), repetitions=50_000)
+    assert found.estimate == pytest.approx(GOLDEN["estimates"][arm][at], abs=1e-12)
+    # both ends are quantiles of as many draws, of other random numbers
+    slack = 0.015 * (high - low)
+    assert found.low == pytest.approx(low, abs=slack)
+    assert found.high == pytest.approx(high, abs=slack)
+
+
+def test_the_probability_of_improvement_and_its_interval_are_rliables():
+    found = improvement(golden("a"), golden("b"), rng(), repetitions=20_000)
+    low, high = GOLDEN["improvement_interval"]
+    assert found.estimate == pytest.approx(GOLDEN["improvement"], abs=1e-12)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.02 * (high - low))
+
+
+def test_the_profile_is_rliables():
+    profile = performance_profile(golden("a"), np.array(GOLDEN["thresholds"]))
+    np.testing.assert_allclose(profile, GOLDEN["profile"], atol=1e-12)
