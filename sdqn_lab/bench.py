@@ -15,7 +15,7 @@ from sdqn_lab.benchmarks.catalogue import Benchmark, benchmarks, selected
 from sdqn_lab.benchmarks.rows import Row, Setting
 from sdqn_lab.benchmarks.timing import FULL, QUICK, Spread
 from sdqn_lab.build import resolve_threads
-from sdqn_lab.provenance import machine
+from sdqn_lab.provenance import code, machine
 from sdqn_lab.tracking.atomic import write_json
 
 PLAIN_WIDTH = 160
@@ -89,14 +89,15 @@ def _chosen(args: argparse.Namespace) -> list[Benchmark]:
 def _measure(chosen: list[Benchmark], file: Path | None) -> None:
     """Run one after the other; the file is whole after each of them."""
     out = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, markup=False, emoji=False)
-    facts = machine()
+    facts, sha = machine(), code()["git_sha"]
     rows: list[Row] = []
     records: list[dict[str, Any]] = []
     for number, benchmark in enumerate(chosen, start=1):
         print(f"[{number}/{len(chosen)}] {benchmark.name}", file=sys.stderr, flush=True)
         made = benchmark.measure()
         rows += made
-        records += [row.record() | _where(benchmark.setting, facts) for row in made]
+        where = {"git_sha": sha, **_where(benchmark.setting, facts)}
+        records += [row.record() | where for row in made]
         if file is not None:
             write_json(file, records)
     for line in _heading(chosen, facts):

@@ -336,7 +336,7 @@ def test_the_command_writes_rows_and_prints_a_table(tmp_path):
     records = json.loads((tmp_path / "rows.json").read_text())
     assert isinstance(records, list)
     for record in records:
-        assert record.keys() >= KEYS | {"device", "threads", "machine", "note"}
+        assert record.keys() >= KEYS | {"device", "threads", "machine", "git_sha", "note"}
         assert record["name"] in done.stdout
         assert record["ours_ms"] > 0
         if record["against_ms"] is None:

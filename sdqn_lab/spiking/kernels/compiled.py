@@ -67,7 +67,9 @@ class _Layer(torch.autograd.Function):
         rows = _Rows(x_seq)
         x = rows.array(x_seq)
         affine = rows.parameter(weight), rows.parameter(bias)
-        spikes, statistics = cpu.forward(x, *affine, steps, layer, torch.get_num_threads())
+        spikes = torch.empty(steps, *x.shape[1:], dtype=torch.float32, device="cpu")
+        threads = torch.get_num_threads()
+        statistics = cpu.forward(x, *affine, spikes.numpy(), layer, threads)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(x_seq, weight, bias, torch.from_numpy(statistics))
             ctx.rows, ctx.layer = rows, layer
@@ -78,16 +80,18 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x_seq, weight, bias, statistics = ctx.saved_tensors
         rows: _Rows = ctx.rows
-        grads = cpu.backward(
+        x = rows.array(x_seq)
+        grad_x = torch.empty(x.shape, dtype=torch.float32, device="cpu")
+        grad_weight, grad_bias = cpu.backward(
             rows.array(grad_outputs[0]),
-            rows.array(x_seq),
+            x,
             rows.parameter(weight),
             rows.parameter(bias),
             statistics.numpy(),
+            grad_x.numpy(),
             ctx.layer,
             torch.get_num_threads(),
         )
-        grad_x, grad_weight, grad_bias = grads
         if weight is None:
             return rows.tensor(grad_x), None, None, None, None
         shaped = rows.reshaped(grad_weight), rows.reshaped(grad_bias)
@@ -110,9 +114,8 @@ class _Rows:
         ordered = x_seq.permute(0, 1, 3, 4, 2) if self.channels_last else x_seq
         return ordered.detach().contiguous().view(*x_seq.shape[:2], self.units).numpy()
 
-    def tensor(self, array: cpu.Array) -> Tensor:
-        """The way back, without a copy."""
-        x_seq = torch.from_numpy(array)
+    def tensor(self, x_seq: Tensor) -> Tensor:
+        """The way back of a tensor (T, B, F), without a copy."""
         if not self.channels_last:
             return x_seq.view(*x_seq.shape[:2], *self.shape)
         channels, height, width = self.shape
@@ -128,4 +131,4 @@ class _Rows:
 
     def reshaped(self, array: cpu.Array) -> Tensor:
         """The way back."""
-        return self.tensor(array[None, None])[0, 0].contiguous()
+        return self.tensor(torch.from_numpy(array)[None, None])[0, 0].contiguous()

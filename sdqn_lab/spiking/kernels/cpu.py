@@ -67,27 +67,26 @@ class _Numbers(NamedTuple):
 
 
 def forward(
-    x: Array, weight: Array, bias: Array, steps: int, layer: Layer, threads: int
-) -> tuple[Array, Array]:
-    """Spikes of a layer.
+    x: Array, weight: Array, bias: Array, spikes: Array, layer: Layer, threads: int
+) -> Array:
+    """Write the spikes of a layer.
 
     Args:
         x: currents (T, B, F), or (1, B, F) if constant.
         weight: (F,), of the normalization; empty without one.
         bias: (F,), likewise.
-        steps: T.
+        spikes: room for them, (T, B, F).
         layer: its constants.
         threads: to share the batch out among.
 
     Returns:
-        Spikes (T, B, F), and the statistics (T or 1, B, 2) of the rows: mean, 1 / deviation.
+        The statistics (T or 1, B, 2) of the rows: mean, 1 / deviation.
     """
-    spikes = np.empty((steps, *x.shape[1:]), np.float32)
     statistics = np.empty((*x.shape[:2], 2), np.float32)
     numbers = _numbers(layer)
     words = (x, weight, bias, spikes, statistics, numbers)
     _share(partial(_call, _forward, *words), x.shape[1], _useful(threads, spikes))
-    return spikes, statistics
+    return statistics
 
 
 def backward(
@@ -96,10 +95,11 @@ def backward(
     weight: Array,
     bias: Array,
     statistics: Array,
+    grad_x: Array,
     layer: Layer,
     threads: int,
-) -> tuple[Array, Array, Array]:
-    """Gradients with respect to the currents, weight and bias, from that of the spikes.
+) -> tuple[Array, Array]:
+    """Write the gradient of the currents, from that of the spikes.
 
     Args:
         grad: (T, B, F).
@@ -107,17 +107,20 @@ def backward(
         weight: as there.
         bias: as there.
         statistics: what `forward` gave.
+        grad_x: room for the gradient, of the shape of x.
         layer: as there.
         threads: as there.
+
+    Returns:
+        The gradients of weight and bias.
     """
-    grad_x = np.empty_like(x)
     chunks = min(CHUNKS, x.shape[1])
     grad_affine = np.zeros((chunks, 2, len(weight)), np.float32)
     numbers = _numbers(layer)
     words = (grad, x, weight, bias, statistics, grad_x, grad_affine, numbers)
     _share(partial(_call, _backward, *words), x.shape[1], _useful(threads, grad))
     grad_weight, grad_bias = grad_affine.sum(0)
-    return grad_x, grad_weight, grad_bias
+    return grad_weight, grad_bias
 
 
 @lru_cache(256)
