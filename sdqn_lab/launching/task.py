@@ -151,6 +151,9 @@ def _wait(seconds: float, orders: "Orders") -> None:
 class Orders(StopFlag):
     """When to stop: at once on TERM and before a preemption, before a time limit when due.
 
+    SLURM announces a limit by USR2, up to a minute early, and perhaps to a job whose program it has
+    not started yet: so the clock is watched as well.
+
     Args:
         job: this job's id.
         limit_seconds: its time limit.
@@ -160,8 +163,8 @@ class Orders(StopFlag):
     def __init__(self, job: str, limit_seconds: float, delay_seconds: float) -> None:
         super().__init__()
         self.job = job
-        self._limit, self._delay = limit_seconds, delay_seconds
-        self._begin = time.time()
+        self._delay = delay_seconds
+        self._end = self._ends(time.time() + limit_seconds)
         self._due: float | None = None
         self._timed_out = False
 
@@ -175,27 +178,42 @@ class Orders(StopFlag):
     @property
     def requested(self) -> bool:
         """Whether the cells must stop now."""
-        if self.signal != signal.SIGUSR2:
-            return self.signal is not None
-        if self._due is None:
-            self._due = self._when()
-        return time.time() >= self._due
-
-    def _when(self) -> float:
-        """USR2 does not say what it is for: ask the controller, or go by the clock."""
+        if self.signal not in (None, signal.SIGUSR2):
+            return True
         now = time.time()
+        if self.signal is None:
+            return self._over(now)
+        if self._due is None:
+            self._due = self._when(now)
+        return now >= self._due
+
+    def _over(self, now: float) -> bool:
+        """Whether the time is up by the clock; limits can be changed, so the end is looked up."""
+        if not self._timed_out and now >= self._end - self._delay:
+            self._end = self._ends(self._end)
+            self._timed_out = now >= self._end - self._delay
+        return self._timed_out
+
+    def _when(self, now: float) -> float:
+        """When to stop after USR2, which does not say what it is for."""
+        self._end = self._ends(self._end)
+        self._timed_out = not self._preempted and self._end - now <= self._delay + EARLY_SECONDS
+        return self._end - self._delay if self._timed_out else now
+
+    def _ends(self, expected: float) -> float:
+        """When the job's time is over; what was expected where the controller does not say."""
+        self._preempted = False
         try:
             told = queue.facts(self.job)
             end = datetime.fromisoformat(told["EndTime"]).timestamp()
-            preempted = told.get("PreemptTime", "None") not in ("None", "Unknown")
         except (queue.SlurmError, KeyError, ValueError):
-            end, preempted = self._begin + self._limit, False
-        self._timed_out = not preempted and end - now <= self._delay + EARLY_SECONDS
-        return end - self._delay if self._timed_out else now
+            return expected
+        self._preempted = told.get("PreemptTime", "None") not in ("None", "Unknown")
+        return end
 
     def cause(self) -> str:
         """Why the job stops: time limit, preemption, or cancelled (also: requeued by others)."""
-        if self.signal == signal.SIGUSR2:
+        if self.signal in (None, signal.SIGUSR2):
             return "time limit" if self._timed_out else "preemption"
         # In a grace period the job still counts as running, and would end for good if it left.
         try:

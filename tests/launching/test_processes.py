@@ -80,7 +80,7 @@ def test_no_more_cells_are_at_work_than_there_are_slots_and_all_slots_are_used(p
     program(f"touch $4/here; ls */here | wc -l >> counts; sleep 0.5; rm $4/here; {FINISHES}")
     work(*"abcdef", slots=2)
     counts = {int(line) for line in Path("counts").read_text().split()}
-    assert counts == {1, 2}
+    assert max(counts) == 2
 
 
 def test_a_slot_gives_its_environment_and_its_cpus(program):

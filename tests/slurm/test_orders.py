@@ -128,3 +128,41 @@ def test_a_signal_that_came_before_anyone_listened_is_heard(number: signal.Signa
     signal.raise_signal(number)  # to this thread: the others of a test worker do not block it
     with orders.listening():
         assert orders.signal == number
+
+
+def at(monkeypatch: pytest.MonkeyPatch, seconds_from_now: float) -> None:
+    """Let the clock show another time."""
+    there = time.time() + seconds_from_now
+    monkeypatch.setattr(time, "time", lambda: there)
+
+
+def test_a_time_limit_that_nobody_announces_is_kept_by_the_clock(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, queue.SlurmError("down"))
+    at(monkeypatch, HOUR - DELAY - 60)
+    assert not orders.requested
+    at(monkeypatch, 61)
+    assert orders.requested
+    assert orders.cause() == "time limit"
+
+
+def test_the_clock_goes_by_the_end_that_the_controller_tells_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer(monkeypatch, told(DELAY + 100))  # begun long ago, by slow loading
+    orders = Orders("7_1", HOUR, DELAY)
+    assert not orders.requested
+    at(monkeypatch, 101)
+    assert orders.requested
+
+
+def test_a_limit_that_was_extended_does_not_stop_and_a_preemption_after_it_does(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, told(3 * HOUR))
+    at(monkeypatch, HOUR)
+    assert not orders.requested
+    signal.raise_signal(signal.SIGUSR2)
+    assert orders.requested
+    assert orders.cause() == "preemption"
