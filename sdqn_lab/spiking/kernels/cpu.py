@@ -126,8 +126,7 @@ def backward(
 @lru_cache(256)
 def _numbers(layer: Layer) -> _Numbers:
     *reals, surrogate, hard, detach_reset, normalize = layer
-    leaky = layer.slope_v == 1 - layer.slope_x
-    flags = (leaky, hard, detach_reset, normalize)
+    flags = (layer.leaky, hard, detach_reset, normalize)
     return _Numbers._make([*map(np.float32, reals), CODES[surrogate], *flags])
 
 

@@ -55,10 +55,9 @@ class _Neuron(torch.autograd.Function):
         keep = ctx.needs_input_grad[0]
         charged = torch.empty_like(spikes) if keep else spikes
         units = x[0].numel()
-        leaky = layer.slope_v == 1 - layer.slope_x
         with _device_of(x):
             _forward[_programs(units)](
-                *(x, spikes, charged, units, steps, len(x) == 1, keep, leaky, layer.hard),
+                *(x, spikes, charged, units, steps, len(x) == 1, keep, layer.leaky, layer.hard),
                 *(layer.slope_x, layer.slope_v, layer.v_threshold, layer.v_reset),
                 BLOCK=BLOCK,
             )

@@ -45,3 +45,8 @@ class Layer(NamedTuple):
     hard: bool
     detach_reset: bool
     normalize: bool
+
+    @property
+    def leaky(self) -> bool:
+        """Whether the slopes add up to 1."""
+        return self.slope_v == 1 - self.slope_x
