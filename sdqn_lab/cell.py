@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from torch import nn
 from sdqn_lab import build, provenance
 from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.envs.base import VectorEnv
+from sdqn_lab.networks.probe import Probe
 from sdqn_lab.stopping import PREEMPTED_EXIT, StopFlag
 from sdqn_lab.tracking.atomic import write_atomic, write_json
 from sdqn_lab.tracking.metrics import MetricsFile
 from sdqn_lab.tracking.mirror import mirrored_run
 from sdqn_lab.tracking.progress import RunProgress
 from sdqn_lab.tracking.recorder import Mirror, RunRecorder
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.tracking.run_directory import PROBE_VERSION, RunDirectory
 from sdqn_lab.training.checkpoint import Checkpoint
 from sdqn_lab.training.health import cures, dead_line, first_observations, probe
 from sdqn_lab.training.loop import StopRequested, Trainer
@@ -125,6 +127,7 @@ def _train(
             eval_env,
             recorder,
             save=saver.save,
+            probed=partial(_write_probe, directory),
             save_due=saver.due,
             stop_requested=stop,
         )
@@ -215,6 +218,10 @@ def _differs(cfg: DictConfig, delta: dict[str, Any]) -> bool:
     if "_target_" in keys:
         return bool(cfg[group]._target_ != keys["_target_"])
     return all(key in cfg[group] and cfg[group][key] != value for key, value in keys.items())
+
+
+def _write_probe(directory: RunDirectory, step: int, seen: Probe) -> None:
+    write_json(directory.probe, {"version": PROBE_VERSION, "step": step, **asdict(seen)})
 
 
 class _Saver:

@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from sdqn_lab import build
+from sdqn_lab.config import Config, conf_dir
+from sdqn_lab.envs.base import Protocol, VectorEnv
 from sdqn_lab.networks.value import ValueNetwork
 from sdqn_lab.training.seeding import stream_seed
-from sdqn_lab.validation import check_plugins
+from sdqn_lab.validation import ConfigError, check_plugins
 
 
 class Player:
@@ -22,25 +24,88 @@ class Player:
     Args:
         cfg: the run's config.
         network: its weights loaded; it is put into evaluation mode.
+
+    Attributes:
+        generator: where a random encoder draws from.
     """
 
     def __init__(self, cfg: DictConfig, network: ValueNetwork) -> None:
         self.cfg = cfg
         self.network = network.eval()
-        self._generator = torch.Generator().manual_seed(stream_seed(cfg.seed, "player"))
+        self.generator = torch.Generator().manual_seed(stream_seed(cfg.seed, "player"))
+
+    @property
+    def time_window(self) -> int:
+        """T that it plays with by itself; 1 for a network without time."""
+        if not self.network.temporal:
+            return 1
+        return int(self.cfg.time_window_eval or self.cfg.time_window)
+
+    @property
+    def game(self) -> str:
+        """The option of ``env``; the id where one option stands for many games."""
+        option = self.cfg.choices.get("env")
+        return str(self.cfg.env.id if option in (None, "gymnasium") else option)
+
+    @property
+    def arm(self) -> str:
+        """The experiment's name, or the axes."""
+        choices = self.cfg.choices
+        axes = ("neuron", "norm", "surrogate") if self.network.temporal else ("neuron", "norm")
+        return str(choices.get("experiment") or " ".join(str(choices.get(axis)) for axis in axes))
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return self.network.readout.linear.out_features
+
+    @property
+    def protocol(self) -> Protocol:
+        """The rules that it plays under."""
+        return Protocol(**OmegaConf.to_container(self.cfg.protocol))  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def q_values(self, observations: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.float32]:
-        """Values (N, A) of observations (N, ...) as the environment gives them."""
+    def q_values(
+        self, observations: npt.NDArray[Any] | torch.Tensor, time_window: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Values (N, A) of observations (N, ...) as the environment gives them.
+
+        Args:
+            observations: a batch, not scaled.
+            time_window: T; None: the run's own.
+        """
         inputs = torch.as_tensor(observations)
-        window = self.cfg.time_window_eval
-        values = self.network(inputs, time_window=window, generator=self._generator)
+        window = time_window or self.cfg.time_window_eval
+        values = self.network(inputs, time_window=window, generator=self.generator)
         return values.numpy()  # type: ignore[no-any-return]
 
     def act(self, observations: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.int64]:
         """The greedy action (N,) for each observation; of equal values the first."""
         actions: npt.NDArray[np.int64] = self.q_values(observations).argmax(axis=1)
         return actions
+
+    def make_env(self, num_envs: int) -> VectorEnv:
+        """The run's game under the player's protocol, ``num_envs`` copies stepped together.
+
+        Raises:
+            ValueError: the environment cannot be made, or cannot honour the protocol.
+        """
+        return build.build_env(self.cfg, num_envs)
+
+    def under(self, protocol: str) -> "Player":
+        """The same network under a protocol of ``conf/protocol``, whose values replace the run's.
+
+        Raises:
+            ConfigError: there is no such protocol.
+        """
+        files = {file.stem: file for file in (conf_dir() / "protocol").glob("[!_]*.yaml")}
+        if protocol not in files:
+            names = ", ".join(sorted(files))
+            raise ConfigError([f"protocol={protocol}: no such protocol; write one of {names}"])
+        cfg = self.cfg.copy()
+        OmegaConf.update(cfg, "protocol", OmegaConf.load(files[protocol]), merge=True)
+        cfg.choices.protocol = protocol
+        return Player(cfg, self.network)
 
 
 def load(run_dir: Path | str, which: Literal["last", "best"] = "last") -> Player:
@@ -52,20 +117,50 @@ def load(run_dir: Path | str, which: Literal["last", "best"] = "last") -> Player
 
     Raises:
         FileNotFoundError: no run is there, or no network was saved yet.
-        ConfigError: the config names a class that is no part of a network.
+        ConfigError: the config names a class that is no part of a network or no environment, or
+            one of the two files is damaged.
     """
     path = Path(run_dir)
-    weights = path / f"network_{which}.safetensors"
-    for file in (path / "config.yaml", weights):
-        if not file.exists():
-            raise FileNotFoundError(f"{file}: not there, so {path} holds no trained network")
-    cfg = OmegaConf.load(path / "config.yaml")
-    assert isinstance(cfg, DictConfig)
+    config, weights = path / "config.yaml", path / f"network_{which}.safetensors"
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"{config}: not there, so {path} holds no run; write the directory of a run"
+        )
+    if not weights.is_file():
+        raise FileNotFoundError(
+            f"{weights}: not there, so {path} holds no trained network yet; the run saves one at "
+            "its first evaluation, wait for it or write the directory of another run"
+        )
+    cfg = _stored_config(config)
     check_plugins(cfg)
-    with safe_open(weights, framework="pt") as file:
-        facts = file.metadata()
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    ends = json.loads(facts["ends"])
-    network = build.build_network(cfg, tuple(ends["observation_shape"]), ends["num_actions"])
-    network.load_state_dict(tensors)
-    return Player(cfg, network)
+    return Player(cfg, _stored_network(cfg, weights))
+
+
+def _stored_config(file: Path) -> DictConfig:
+    """The run's config, its types checked by the schema."""
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(file))
+        assert isinstance(cfg, DictConfig)
+        if missing := sorted(OmegaConf.missing_keys(cfg)):
+            raise ValueError(f"no value for {', '.join(missing)}")
+    except Exception as error:  # whatever a damaged or foreign file may cause
+        raise _damaged(file, "the config of a run", error) from error
+    return cfg
+
+
+def _stored_network(cfg: DictConfig, weights: Path) -> ValueNetwork:
+    try:
+        with safe_open(weights, framework="pt") as file:
+            facts = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        ends = json.loads(facts["ends"])
+        network = build.build_network(cfg, tuple(ends["observation_shape"]), ends["num_actions"])
+        network.load_state_dict(tensors)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise _damaged(weights, "the network of this run's config", error) from error
+    return network
+
+
+def _damaged(file: Path, expected: str, error: Exception) -> ConfigError:
+    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
+    return ConfigError([f"{file}: not {expected} ({reason}); put the file back"])

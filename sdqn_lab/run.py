@@ -151,8 +151,9 @@ def _finish(planned: Plan, stopped: bool = False) -> int:
 
 
 def _show(directories: list[Path]) -> None:
-    # Imported here: plotting takes half a second to load, and most commands draw nothing.
-    from sdqn_lab.analysis.curves import draw_learning_curves
+    # Imported here: plotting takes a second to load, and most commands draw nothing.
+    from sdqn_lab.analysis.comparison import Comparison
+    from sdqn_lab.analysis.report.learning import learning_curves
 
     sweep_dir = directories[0].parent
     # A launcher's ledger knows more than the cells: who was lost could not say so.
@@ -163,9 +164,11 @@ def _show(directories: list[Path]) -> None:
     print_table(runs, out, f"{len(runs)} cells in {sweep_dir}")
     for line in notes(seen):
         console.print(line, soft_wrap=True)
-    figure = sweep_dir / "learning_curves.png"
-    if draw_learning_curves(runs, figure):
-        out.print(f"learning curves: {figure}", soft_wrap=True)
+    if not any(run.evaluations for run in runs):
+        return
+    learning_curves(Comparison(runs)).write(sweep_dir)
+    out.print(f"learning curves: {sweep_dir / 'learning-curves.png'}", soft_wrap=True)
+    out.print(f"the whole comparison: python -m sdqn_lab.report {sweep_dir}", soft_wrap=True)
 
 
 def _hydra_main(words: list[str]) -> None:

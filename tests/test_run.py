@@ -62,7 +62,7 @@ def test_a_multirun_names_cells_by_what_they_are_and_ends_with_one_table():
     )
     assert done.stdout.count("finished") == 4
     assert "protocol: minatar" in done.stdout
-    assert (sweep_dir / "learning_curves.png").stat().st_size > 10_000
+    assert (sweep_dir / "learning-curves.png").stat().st_size > 10_000
     before = {p: p.stat().st_mtime_ns for p in sweep_dir.rglob("metrics.jsonl")}
     again = command(*words)
     assert again.stderr.count("finished already, not touched") == 4

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 
 import numpy as np
-from ale_py import roms
+from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
 from numpy.typing import NDArray
 
 from sdqn_lab.envs.base import (
+    LATE,
     Protocol,
     Step,
     check_actions,
@@ -49,6 +51,9 @@ class Atari:
     value; after a truncation the bootstrap sees a picture that is one emulator frame old, laid
     over the frame before.
 
+    The picture is the screen in colour, at its own size and pooled over the same two frames, so
+    that objects which the console draws in turns do not flicker.
+
     Args:
         game: One of `games()`, such as ``space_invaders``.
         num_envs: N >= 1.
@@ -67,6 +72,7 @@ class Atari:
     observation_dtype = np.dtype(np.uint8)
     stack = 4
     frames_per_step = 4
+    decisions_per_second = 15.0
 
     def __init__(self, game: str, num_envs: int, protocol: Protocol, num_threads: int = 0) -> None:
         _check_game(game)
@@ -75,17 +81,28 @@ class Atari:
             raise ValueError(f"num_threads must be >= 0, got {num_threads}")
         protocol.require("Atari games", "braincog", difficulty_ramping=False)
         self.num_envs = num_envs
-        self._emulators = AtariVectorEnv(
-            game,
+        self._game, self._protocol = game, protocol
+        self._emulators = self._opened(num_envs, num_threads, 84, 84, grayscale=True)
+        self._screen: AtariVectorEnv | None = None
+        actions = self._emulators.ale.get_action_set()
+        self.num_actions = len(actions)
+        self.action_names = tuple(_readable(action.name) for action in actions)
+
+    def _opened(
+        self, num_envs: int, num_threads: int, height: int, width: int, grayscale: bool
+    ) -> AtariVectorEnv:
+        protocol = self._protocol
+        return AtariVectorEnv(
+            self._game,
             num_envs,
             num_threads=num_threads,
             max_num_frames_per_episode=protocol.episode_cap_frames,
             repeat_action_probability=protocol.sticky_actions,
             full_action_space=protocol.full_action_space,
             autoreset_mode="NextStep",
-            img_height=84,
-            img_width=84,
-            grayscale=True,
+            img_height=height,
+            img_width=width,
+            grayscale=grayscale,
             stack_num=self.stack,
             frameskip=self.frames_per_step,
             maxpool=True,
@@ -96,7 +113,6 @@ class Atari:
             reward_clipping=False,
             use_fire_reset=protocol.fire_reset,
         )
-        self.num_actions = len(self._emulators.ale.get_action_set())
 
     def reset(self, seed: int) -> NDArray[typing.Any]:
         """Start all games anew from a seed in [0, 2**31); see `VectorEnv`."""
@@ -104,6 +120,9 @@ class Atari:
         observations, info = self._emulators.reset(seed=seeds)
         self._lives: NDArray[np.int32] = info["lives"]
         self._over = np.zeros(self.num_envs, np.bool_)
+        self._first_seed: NDArray[np.int64] | None = seeds[:1]
+        if self._screen is not None:
+            self._shown = self._screen.reset(seed=seeds[:1])[0]
         return typing.cast(NDArray[typing.Any], observations)
 
     def step(self, actions: NDArray[np.integer[typing.Any]]) -> Step:
@@ -112,6 +131,9 @@ class Atari:
         observations, rewards, terminated, truncated, info = self._emulators.step(
             actions.astype(np.int64, copy=False)
         )
+        self._first_seed = None
+        if self._screen is not None:
+            self._shown = self._screen.step(actions[:1].astype(np.int64, copy=False))[0]
         started = self._over
         life_lost = (info["lives"] < self._lives) & ~terminated & ~started
         self._lives = info["lives"]
@@ -120,9 +142,39 @@ class Atari:
             observations, rewards.astype(np.float32), terminated, truncated, life_lost, started
         )
 
+    def picture(self) -> NDArray[np.uint8]:
+        """Return the first game's screen; a second emulator draws it, see `Watchable`."""
+        if self._screen is None:
+            if self._first_seed is None:
+                raise ValueError(LATE)
+            self._screen = self._opened(1, 1, *_screen_size(self._game), grayscale=False)
+            self._shown = self._screen.reset(seed=self._first_seed)[0]
+        newest: NDArray[np.uint8] = self._shown[0, -1]
+        return newest.copy()
+
     def close(self) -> None:
         """Close the emulators."""
         self._emulators.close()
+        if self._screen is not None:
+            self._screen.close()
+
+
+def _screen_size(game: str) -> tuple[int, int]:
+    """Height and width of a game's screen in pixels; it is not the same for all."""
+    ALEInterface.setLoggerMode(LoggerMode.Error)
+    emulator, rom = ALEInterface(), roms.get_rom_path(game)
+    assert rom is not None
+    emulator.loadROM(rom)
+    height, width = emulator.getScreenDims()
+    return height, width
+
+
+def _readable(action: str) -> str:
+    """``UPRIGHTFIRE`` to ``up right fire``."""
+    if action == "NOOP":
+        return "no-op"
+    words = re.fullmatch(r"(UP|DOWN)?(LEFT|RIGHT)?(FIRE)?", action)
+    return " ".join(filter(None, words.groups())).lower() if words else action.lower()
 
 
 def _check_game(game: str) -> None:

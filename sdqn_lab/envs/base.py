@@ -136,6 +136,35 @@ class VectorEnv(typing.Protocol):
         ...
 
 
+@typing.runtime_checkable
+class Watchable(VectorEnv, typing.Protocol):
+    """A vector environment whose game 0 a person can watch.
+
+    Attributes:
+        action_names: What each of the actions does, in a word or two.
+        decisions_per_second: Agent steps a second at the speed that is natural for the game.
+    """
+
+    action_names: tuple[str, ...]
+    decisions_per_second: float
+
+    def picture(self) -> NDArray[np.uint8]:
+        """Return game 0 as a person sees it now, RGB (H, W, 3).
+
+        The first call belongs between a `reset` and the first `step`: some games are drawn by a
+        second copy that plays along, which begins there. Play is the same with pictures and
+        without.
+
+        Raises:
+            ValueError: Nothing can draw this game, or the first call comes too late.
+        """
+        ...
+
+
+LATE = "picture must be asked for first between a reset and the first step, got a later call"
+"""What a game says that is drawn by a copy which cannot catch up."""
+
+
 def environment_seeds(seed: int, num_envs: int) -> list[int]:
     """Spread one seed over N environments, so that no two runs share an environment's stream.
 

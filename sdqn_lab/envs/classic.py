@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
-from sdqn_lab.envs.base import Protocol, check_num_envs
+from sdqn_lab.envs.base import LATE, Protocol, check_num_envs
 from sdqn_lab.envs.serial import Serial
 
 
@@ -45,6 +45,7 @@ class Classic(Serial):
             observation_dtype=np.uint8 if copies[0].is_image else np.float32,
             num_actions=copies[0].num_actions,
             episode_cap_frames=protocol.episode_cap_frames,
+            decisions_per_second=copies[0].decisions_per_second,
         )
 
 
@@ -63,8 +64,17 @@ def require_plain(protocol: Protocol, environment: str) -> None:
 
 
 class _Game:
+    """A Gymnasium environment; its picture is what it observes, or what it draws by itself.
+
+    Drawing is asked for when an environment is made and may cost time at each step, so a second
+    environment that plays along does it.
+    """
+
     def __init__(self, id: str) -> None:
+        self._id = id
         self._environment = _make(id)
+        self._screen: typing.Any = None
+        self.decisions_per_second = _speed(self._environment)
         observations = _checked_observations(id, self._environment.observation_space)
         actions = _checked_actions(id, self._environment.action_space)
         self.is_image = len(observations.shape) > 1
@@ -78,18 +88,35 @@ class _Game:
         self._seed = seed
 
     def start(self) -> NDArray[typing.Any]:
-        observation, _ = self._environment.reset(seed=self._seed)
-        self._seed = None
-        return self._arranged(observation)
+        self._fresh_seed, self._seed = self._seed, None
+        self._observed, _ = self._environment.reset(seed=self._fresh_seed)
+        if self._screen is not None:
+            self._screen.reset(seed=self._fresh_seed)
+        return self._arranged(self._observed)
 
     def play(self, action: int) -> tuple[NDArray[typing.Any], float, bool, bool]:
-        observation, reward, terminated, truncated, _ = self._environment.step(
+        self._fresh_seed = None
+        self._observed, reward, terminated, truncated, _ = self._environment.step(
             action + self._first_action
         )
-        return self._arranged(observation), float(reward), terminated, truncated
+        if self._screen is not None:
+            self._screen.step(action + self._first_action)
+        return self._arranged(self._observed), float(reward), terminated, truncated
+
+    def picture(self) -> NDArray[np.uint8]:
+        if self.is_image:
+            return _colored(self._id, self._arranged(self._observed))
+        if self._screen is None:
+            if self._fresh_seed is None:
+                raise ValueError(LATE)
+            self._screen = _screen(self._id, self._fresh_seed)
+        picture: NDArray[np.uint8] = np.asarray(self._screen.render(), np.uint8)
+        return picture
 
     def close(self) -> None:
         self._environment.close()
+        if self._screen is not None:
+            self._screen.close()
 
     def _arranged(self, observation: NDArray[typing.Any]) -> NDArray[typing.Any]:
         if observation.ndim == 1:
@@ -97,6 +124,44 @@ class _Game:
         if observation.ndim == 2:
             return observation[np.newaxis]
         return observation.transpose(2, 0, 1) if self._channels_last else observation
+
+
+def _speed(environment: typing.Any) -> float:
+    """What the environment says of its speed, if it says so."""
+    rate = (getattr(environment, "metadata", None) or {}).get("render_fps")
+    return float(rate) if isinstance(rate, int | float) and rate > 0 else 10.0
+
+
+def _colored(id: str, planes: NDArray[typing.Any]) -> NDArray[np.uint8]:
+    """An observation (C, H, W) as RGB (H, W, 3)."""
+    if len(planes) not in (1, 3):
+        raise ValueError(
+            f"env.id must observe 1 or 3 colours to be shown, got {id} with {len(planes)}: "
+            "write another env.id"
+        )
+    scale = 255 if planes.dtype == np.bool_ else 1
+    rgb = np.repeat(planes, 3, axis=0) if len(planes) == 1 else planes
+    return (rgb * scale).astype(np.uint8).transpose(1, 2, 0)
+
+
+def _screen(id: str, seed: int) -> typing.Any:
+    """A copy that draws, at the start of the same episode."""
+    try:
+        screen = gymnasium.make(id, disable_env_checker=True, render_mode="rgb_array")
+        screen.reset(seed=seed)
+        picture: typing.Any = screen.render()
+        shape = np.shape(picture)
+    except Exception as error:  # whatever may be missing for drawing
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"env.id must be an environment that draws itself, got {id} ({reason}): "
+            "write pip install pygame for Gymnasium's own, or another env.id"
+        ) from error
+    if len(shape) == 3 and shape[-1] == 3:
+        return screen
+    raise ValueError(
+        f"env.id must draw pictures (H, W, 3), got {id} with {shape}: write another env.id"
+    )
 
 
 def _make(id: str) -> typing.Any:

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sdqn_lab.envs.base import Protocol, check_num_envs
 from sdqn_lab.envs.serial import Serial
 
+RGB = tuple[int, int, int]
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
+
+ACTIONS = {"n": "no-op", "l": "left", "u": "up", "r": "right", "d": "down", "f": "fire"}
+GROUND: RGB = (16, 20, 28)
+COLORS: Mapping[str, RGB] = {
+    "trail": (74, 85, 104),
+    **{f"speed{level}": (45 + 14 * level, 52 + 15 * level, 66 + 18 * level) for level in range(6)},
+    "brick": (213, 94, 0),
+    "alien": (213, 94, 0),
+    "car": (230, 159, 0),
+    "enemy": (213, 94, 0),
+    "enemy_fish": (213, 94, 0),
+    "enemy_sub": (230, 159, 0),
+    "oxygen_guage": (0, 114, 178),
+    "diver_guage": (0, 158, 115),
+    "diver": (0, 158, 115),
+    "gold": (240, 228, 66),
+    "enemy_bullet": (204, 121, 167),
+    "friendly_bullet": (255, 255, 255),
+    "ball": (255, 255, 255),
+    "sub_back": (46, 128, 178),
+    **dict.fromkeys(("paddle", "player", "chicken", "cannon", "sub_front"), (86, 180, 233)),
+}
+"""Channel by MinAtar's own name -> its colour, after Okabe and Ito; what comes later covers what
+came before. Channels that only say where aliens are going have no colour."""
 
 
 class MinAtar(Serial):
@@ -46,6 +73,7 @@ class MinAtar(Serial):
             observation_dtype=np.uint8,
             num_actions=len(copies[0].actions),
             episode_cap_frames=protocol.episode_cap_frames,
+            action_names=copies[0].action_names,
         )
 
 
@@ -66,6 +94,8 @@ class _Game:
             if protocol.full_action_space
             else self._environment.minimal_action_set()
         )
+        letters = self._environment.env.action_map
+        self.action_names = [ACTIONS[letters[action]] for action in self.actions]
 
     def seed(self, seed: int) -> None:
         self._environment.seed(seed)
@@ -78,6 +108,14 @@ class _Game:
     def play(self, action: int) -> tuple[NDArray[np.bool_], float, bool, bool]:
         reward, terminated = self._environment.act(self.actions[action])
         return self._observation(), reward, terminated, False
+
+    def picture(self) -> NDArray[np.uint8]:
+        state: NDArray[np.bool_] = self._environment.state()
+        picture = np.full((*state.shape[:2], 3), GROUND, np.uint8)
+        channels: Mapping[str, int] = self._environment.env.channels
+        for name in (name for name in COLORS if name in channels):
+            picture[state[:, :, channels[name]].astype(bool)] = COLORS[name]
+        return picture
 
     def close(self) -> None:
         """Nothing is held."""

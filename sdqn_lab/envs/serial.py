@@ -26,6 +26,10 @@ class Game(typing.Protocol):
         """Return the next observation, the reward, and whether terminated, whether truncated."""
         ...
 
+    def picture(self) -> NDArray[np.uint8]:
+        """Return what a person sees of the game now, RGB (H, W, 3); see `Watchable`."""
+        ...
+
     def close(self) -> None:
         """Give back what the game holds."""
         ...
@@ -40,6 +44,8 @@ class Serial:
         observation_dtype: Type to which observations are cast.
         num_actions: Number of actions of each game.
         episode_cap_frames: Steps after which an episode is truncated.
+        action_names: A word for each action; None: its number.
+        decisions_per_second: Speed at which a person watches.
 
     Raises:
         ValueError: There is no game.
@@ -56,12 +62,16 @@ class Serial:
         observation_dtype: DTypeLike,
         num_actions: int,
         episode_cap_frames: int,
+        action_names: Sequence[str] | None = None,
+        decisions_per_second: float = 10.0,
     ) -> None:
         check_num_envs(len(games))
         self.num_envs = len(games)
         self.observation_shape = observation_shape
         self.observation_dtype = np.dtype(observation_dtype)
         self.num_actions = num_actions
+        self.action_names = tuple(action_names or map(str, range(num_actions)))
+        self.decisions_per_second = decisions_per_second
         self._games = list(games)
         self._cap = episode_cap_frames
 
@@ -91,6 +101,10 @@ class Serial:
         truncated = (truncated | (self._age >= self._cap)) & ~terminated
         self._over = terminated | truncated
         return Step(observations, rewards, terminated, truncated, np.zeros_like(started), started)
+
+    def picture(self) -> NDArray[np.uint8]:
+        """Return what a person sees of the first game; see `Watchable`."""
+        return self._games[0].picture()
 
     def close(self) -> None:
         """Close every game."""

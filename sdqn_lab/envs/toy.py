@@ -104,6 +104,9 @@ class _Identity:
         reward = float(action == self._state)
         return self.start(), reward, False, False
 
+    def picture(self) -> NDArray[np.uint8]:
+        return _grey(self._picture())
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -128,12 +131,21 @@ class _Chain:
         over = self._state == len(self._pictures) - 1
         return self._picture(), float(over), over, False
 
+    def picture(self) -> NDArray[np.uint8]:
+        return _grey(self._picture())
+
     def close(self) -> None:
         """Nothing is held."""
 
     def _picture(self) -> NDArray[typing.Any]:
         picture: NDArray[typing.Any] = self._pictures[self._state]
         return picture
+
+
+def _grey(cells: NDArray[typing.Any]) -> NDArray[np.uint8]:
+    """Cells of zeros and ones, (F,) or (1, H, W), as RGB (H, W, 3)."""
+    bright = (255 * np.atleast_2d(cells.squeeze())).astype(np.uint8)
+    return np.repeat(bright[..., None], 3, axis=-1)
 
 
 def _check_least(name: str, value: int, least: int) -> None:

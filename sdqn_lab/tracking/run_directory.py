@@ -1,7 +1,7 @@
 """A run's directory: what is in it and in which state the run is.
 
-``config.yaml`` (resolved), ``status.json``, ``metrics.jsonl``, ``checkpoint/``, networks. It is
-data: nothing in it is executed by reading it.
+``config.yaml`` (resolved), ``status.json``, ``metrics.jsonl``, ``probe.json``, ``checkpoint/``,
+networks. It is data: nothing in it is executed by reading it.
 """
 
 import fcntl
@@ -18,6 +18,8 @@ import psutil
 
 from sdqn_lab.tracking.atomic import write_json
 
+PROBE_VERSION = 1
+"""Of ``probe.json``; whoever reads another one must not guess."""
 STATES = ("pending", "running", "preempted", "finished", "failed")
 
 
@@ -33,6 +35,7 @@ class RunDirectory:
         self.config = self.path / "config.yaml"
         self.status_file = self.path / "status.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.probe = self.path / "probe.json"
         self.checkpoint = self.path / "checkpoint"
 
     @contextmanager

@@ -163,7 +163,7 @@ class WandB(BackgroundMirror):
         if self._mode in ("offline", "dryrun"):
             return self._go_offline(address)
         try:
-            if _has_key():
+            if has_key():
                 self._session.start(address, "online")
                 return None
         except Exception as error:  # wrong key, no server: there are many ways to say no
@@ -267,7 +267,7 @@ def _connect_or_raise(session: _Session, address: Address) -> None:
         raise SyncError("the client would take it for a run of WANDB_SWEEP_ID; unset that first")
     session.setup(UPLOAD_SETTINGS)
     try:
-        keyed = _has_key()
+        keyed = has_key()
         if keyed:
             session.start(address, "online")
     except Exception as error:  # wrong key, no server: there are many ways to say no
@@ -310,7 +310,7 @@ class _Session:
         import wandb
 
         self._more = more or {}
-        with _environment("WANDB_CACHE_DIR", str(self._home / "wandb" / "cache")):
+        with environment("WANDB_CACHE_DIR", str(self._home / "wandb" / "cache")):
             quiet = wandb.Settings(silent=True)
             wandb.setup(settings=quiet)
         wandb.termsetup(quiet, _Listener(self._fault))
@@ -447,7 +447,7 @@ def _first(message: str) -> str:
     return message.partition(". ")[0]
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
     """Whether W&B finds a key: environment, netrc file, or its settings; never asks for one."""
     import wandb.sdk.lib.wbauth
 
@@ -465,7 +465,7 @@ def _host() -> str:
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
+def environment(name: str, value: str) -> Iterator[None]:
     """Set a variable for a moment, unless the user has set it."""
     if name in os.environ:
         yield

@@ -1,7 +1,7 @@
 """The trainer: act, learn, log, evaluate, checkpoint; one path for every agent, spiking or not.
 
 A run is a row of iterations. Each starts its environments anew from a seed of its own, trains for
-``iteration_steps`` agent steps, evaluates and checkpoints.
+``iteration_steps`` agent steps, evaluates, probes its network and checkpoints.
 """
 
 from collections.abc import Callable
@@ -9,11 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.agents.replay import Batch, Replay
 from sdqn_lab.agents.schedules import LinearSchedule
 from sdqn_lab.envs.base import VectorEnv
+from sdqn_lab.networks.probe import Probe, probe
+from sdqn_lab.networks.value import ValueNetwork
 from sdqn_lab.spiking.stats import SpikeRecorder
 from sdqn_lab.training.collector import Collector
 from sdqn_lab.training.evaluation import Evaluation, evaluate, own_encoder_stream
@@ -91,6 +94,7 @@ class Trainer:
         recorder: Recorder,
         *,
         save: Callable[["Trainer"], None],
+        probed: Callable[[int, Probe], None] = lambda step, seen: None,
         save_due: Callable[[], bool] = lambda: False,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -100,6 +104,7 @@ class Trainer:
         self.monitor = Monitor()
         self._eval_env, self._recorder = eval_env, recorder
         self._save, self._save_due, self._stop_requested = save, save_due, stop_requested
+        self._probed = probed
         self._frames_per_step = train_env.frames_per_step
         self._draws = stream(settings.seed, "replay")
         self.collector = Collector(
@@ -124,6 +129,7 @@ class Trainer:
                 counters.trained = True
             self._save_if_due()
             self._evaluate()
+            self._probe()
             counters.iteration += 1
             counters.trained = False
             self._save(self)
@@ -205,6 +211,16 @@ class Trainer:
             for layer, stats in recorder.layers().items()
             for name, value in stats._asdict().items()
         }
+
+    def _probe(self) -> None:
+        """Operations and potentials on a batch of replay, drawn apart from learning's batches."""
+        network, device = self.agent.network, self.agent.device
+        if not isinstance(network, ValueNetwork) or not self._can_sample():
+            return
+        seed, index = self.settings.seed, self.counters.steps
+        batch = self._sample(stream(seed, "probe", index)).to(device)
+        draws = torch.Generator(device).manual_seed(stream_seed(seed, "probe/encoder", index))
+        self._probed(index, probe(network, batch.observations, generator=draws))
 
     def _evaluate(self) -> None:
         settings, counters = self.settings, self.counters

@@ -1,4 +1,7 @@
-"""A stand-in for the W&B server: loopback only, in memory, just what the client needs for a run."""
+"""A stand-in for the W&B server: loopback only, in memory.
+
+It holds just what the client needs for a run, and what it needs for a report.
+"""
 
 import gzip
 import json
@@ -40,11 +43,27 @@ class ServedRun:
         return [{k: v for k, v in row.items() if not k.startswith("_")} for row in self.history]
 
 
+@dataclass
+class ServedView:
+    """A report as it was saved."""
+
+    entity: str
+    project: str
+    title: str
+    description: str
+    type: str
+    """``runs``, or ``runs/draft``."""
+    spec: dict[str, Any]
+
+
 class WandbServer:
     """Context manager; ``url`` is what ``WANDB_BASE_URL`` takes."""
 
     def __init__(self) -> None:
         self.runs: dict[str, ServedRun] = {}
+        self.views: list[ServedView] = []
+        self.projects: set[tuple[str, str]] = set()
+        """Entity and name of projects that exist beside those of the runs."""
         self.refuse_all_with: int | None = None
         self.refuse_records_with: int | None = None
         self.die_at_first_record = False
@@ -108,6 +127,16 @@ class WandbServer:
             return {"viewer": {**viewer, "teams": {"edges": []}}, "serverInfo": _SERVER_INFO}
         if "serverInfo" in query:
             return {"serverInfo": _SERVER_INFO}
+        return self._answer_a_report(query, variables)
+
+    def _answer_a_report(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        if "upsertView" in query:
+            return {"upsertView": self._save(variables)}
+        if "query GetProjects(" in query:
+            return {"models": self._models(variables["entity"])}
+        if "query ProjectInternalId(" in query:
+            wanted = (variables["entityName"], variables["projectName"])
+            return {"project": {"id": "1", "internalId": "1"} if wanted in self._known() else None}
         return {}
 
     def _bucket(self, variables: dict[str, Any]) -> dict[str, Any] | None:
@@ -152,6 +181,42 @@ class WandbServer:
         }
         return {"bucket": bucket, "inserted": inserted}
 
+    def _known(self) -> set[tuple[str, str]]:
+        """Projects there are, by entity and name."""
+        used = {(run.entity or "me", run.project or "uncategorized") for run in self.runs.values()}
+        return self.projects | used
+
+    def _models(self, entity: str) -> dict[str, Any]:
+        """The projects of an entity, all on one page."""
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        names = sorted(name for owner, name in self._known() if owner == entity)
+        edges = [{"node": {**_PROJECT, "name": name, "entityName": entity}} for name in names]
+        return {"pageInfo": page, "edges": edges}
+
+    def _save(self, variables: dict[str, Any]) -> dict[str, Any]:
+        entity, project = variables["entityName"], variables["projectName"]
+        self.views.append(
+            ServedView(
+                entity=entity,
+                project=project,
+                title=variables["displayName"],
+                description=variables["description"],
+                type=variables["type"],
+                spec=json.loads(variables["spec"]),
+            )
+        )
+        view = {
+            "id": f"view{len(self.views)}",
+            "type": variables["type"],
+            "name": variables["name"],
+            "displayName": variables["displayName"],
+            "description": variables["description"],
+            "project": {"id": "1", "name": project, "entityName": entity},
+            "spec": variables["spec"],
+            "updatedAt": "2026-01-01T00:00:00",
+        }
+        return {"view": view, "inserted": True}
+
     def _files(self, variables: dict[str, Any]) -> dict[str, Any]:
         self.runs[variables["run"]].files |= set(variables["files"])
         files = [{"name": f, "uploadUrl": f"{self.url}/up/{f}"} for f in variables["files"]]
@@ -163,6 +228,14 @@ def _project(variables: dict[str, Any]) -> dict[str, Any]:
     entity = {"id": "1", "name": variables.get("entity") or "me"}
     return {"name": variables.get("project") or "uncategorized", "entity": entity}
 
+
+_PROJECT = {
+    "__typename": "Project",
+    "id": "1",
+    "createdAt": "2026-01-01T00:00:00",
+    "isBenchmark": False,
+    "user": None,
+}
 
 _SERVER_INFO = {
     "cliVersionInfo": {"max_cli_version": "99.0.0", "min_cli_version": "0.0.0"},

@@ -1,0 +1,106 @@
+"""``metrics.jsonl`` read for figures: every evaluation, training thinned, damage told."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+Array = npt.NDArray[np.float64]
+Record = dict[str, Any]
+MOST_RECORDS = 300
+"""Training records kept of a run, evenly spread: more than a figure can show."""
+SCORE = "eval/return_mean"
+EVENT = "health/event"
+
+
+@dataclass
+class Records:
+    """What is known of a run through its metrics.
+
+    Attributes:
+        evaluations: all of them, in order.
+        training: at most `MOST_RECORDS`, evenly spread over the file.
+        events: sentences that the run wrote for a person.
+        last: the last record of all.
+        problems: what was wrong with the file, each a clause that names the line.
+    """
+
+    evaluations: list[Record] = field(default_factory=list)
+    training: list[Record] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    last: Record = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def series(self, key: str) -> tuple[Array, Array]:
+        """Agent steps and values of a key, over the records that have it as a number."""
+        kept = self.evaluations if key.startswith("eval/") else self.training
+        points = [(r["step"], r[key]) for r in kept if is_number(r.get(key))]
+        steps, values = zip(*points, strict=True) if points else ((), ())
+        return np.array(steps, float), np.array(values, float)
+
+
+def read_records(path: Path) -> Records:
+    """Read a metrics file, whatever state it is in.
+
+    A line that is torn, no JSON (NaN is none), no record, or older than the line before is left
+    out and told of in ``problems``. A torn last line is what a crash leaves and is no problem: the
+    run writes it anew when it goes on.
+    """
+    records = Records()
+    try:
+        with path.open("rb") as file:
+            _read(file, records)
+    except FileNotFoundError:
+        records.problems.append("metrics.jsonl is missing")
+    except OSError as error:
+        records.problems.append(f"metrics.jsonl cannot be read: {error.strerror}")
+    return records
+
+
+def _read(lines: Iterator[bytes], records: Records) -> None:
+    stride, bad, first = 1, 0, ""
+    for number, line in enumerate(lines):
+        record = _parsed(line, records.last)
+        if isinstance(record, str):
+            if line.endswith(b"\n"):
+                bad, first = bad + 1, first or f"line {number + 1} {record}"
+            continue
+        records.last = record
+        if SCORE in record:
+            records.evaluations.append(record)
+        elif EVENT in record:
+            records.events.append(f"step {record['step']:,}: {record[EVENT]}")
+        elif number % stride == 0:
+            records.training.append(record)
+            if len(records.training) == 2 * MOST_RECORDS:
+                records.training = records.training[::2]
+                stride *= 2
+    records.training = records.training[:: -(-len(records.training) // MOST_RECORDS) or 1]
+    if bad:
+        others = f" (and {bad - 1:,} more lines)" if bad > 1 else ""
+        records.problems.append(f"metrics.jsonl: {first}{others}; left out")
+
+
+def _parsed(line: bytes, before: Record) -> Record | str:
+    """The record of a line, or why it is none."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return "is not valid JSON"
+    if not isinstance(record, dict) or not is_number(record.get("step")):
+        return "is no record: it has no number `step`"
+    if record["step"] < before.get("step", 0):
+        return f"goes back to step {record['step']:,}"
+    if SCORE in record and not is_number(record[SCORE]):
+        return f"has a {SCORE} that is no number"
+    return record
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a record is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

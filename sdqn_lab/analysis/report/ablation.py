@@ -1,0 +1,111 @@
+"""The ablation view: what each axis does by itself, and two together."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from sdqn_lab.analysis import statistics
+from sdqn_lab.analysis.comparison import varied
+from sdqn_lab.analysis.figures import Figure, panels
+from sdqn_lab.analysis.records import Array
+from sdqn_lab.analysis.report.how_sure import BOOTSTRAP, SEED, in_words
+from sdqn_lab.analysis.report.section import Section
+from sdqn_lab.analysis.scores import Scores, Suite, suites
+from sdqn_lab.analysis.tables import Table
+
+NO_AXIS = "experiment"
+"""A name for a combination of axes; here the axes themselves are asked for."""
+
+
+def ablation(scores: Scores) -> Section | None:
+    """A table an axis and a heat map a pair of axes; None where fewer than two axes vary."""
+    axes = varied(scores.comparison.runs, without=(NO_AXIS,))
+    if len(axes) < 2:
+        return None
+    remarks = [
+        "Each row pools every run with that value, whatever its other axes; where the grid has "
+        "holes, rows differ in more than the axis. Pairs show where."
+    ]
+    items: list[Table | Figure] = []
+    for number, suite in enumerate(suites(scores.comparison.tasks)):
+        end = "" if number == 0 else f"-{number + 1}"
+        items += [_marginal(scores, suite, axis, end) for axis in axes]
+        items += [_heat(scores, suite, *pair, end) for pair in combinations(axes, 2)]
+    return Section("ablation", "One axis at a time", remarks, items)
+
+
+def _values(scores: Scores, suite: Suite, chosen: dict[str, object]) -> list[Array]:
+    """Scores (seeds,) of each task, of all runs with these options; tasks without any stay out."""
+    games = []
+    for task in suite.tasks:
+        found = [
+            score.last
+            for arm in scores.comparison.arms
+            for score in scores.of(task, arm)
+            if all(score.run.options.get(key) == value for key, value in chosen.items())
+        ]
+        if found:
+            games.append(suite.normalize(task, np.array(found, float)))
+    return games
+
+
+def _options(scores: Scores, axis: str) -> list[object]:
+    return list(dict.fromkeys(run.options.get(axis) for run in scores.comparison.runs))
+
+
+def _name(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _marginal(scores: Scores, suite: Suite, axis: str, end: str) -> Table:
+    rng = np.random.default_rng(SEED)
+    shown, data = [], []
+    for value in _options(scores, axis):
+        games = _values(scores, suite, {axis: value})
+        row = {axis: _name(value), "games": len(games), "runs": sum(map(len, games))}
+        told = {
+            name: statistics.interval(statistic, games, rng) if games else None
+            for name, statistic in (("IQM", statistics.iqm), ("mean", statistics.mean))
+        }
+        shown.append(row | {name: in_words(v) if v else "-" for name, v in told.items()})
+        data.append(row | {name: v.estimate if v else None for name, v in told.items()})
+    dash = "A dash: the axis means nothing to the neuron."
+    caption = f"Last window, {suite.name}; {BOOTSTRAP}. {dash}"
+    name = f"by-{axis.replace('.', '-')}{end}"
+    return Table(name, f"By {axis}", caption, pd.DataFrame(shown), pd.DataFrame(data))
+
+
+def _heat(scores: Scores, suite: Suite, down: str, across: str, end: str) -> Figure:
+    rows, columns = _options(scores, down), _options(scores, across)
+    grid = np.full((len(rows), len(columns)), np.nan)
+    counts = np.zeros(grid.shape, int)
+    for place in np.ndindex(grid.shape):
+        games = _values(scores, suite, {down: rows[place[0]], across: columns[place[1]]})
+        counts[place] = sum(map(len, games))
+        if games:
+            grid[place] = statistics.mean(games)
+    canvas, (panel,) = panels([f"{down} x {across}"])
+    panel.grid(visible=False)
+    image = panel.imshow(grid, cmap="viridis", aspect="auto")
+    low, high = np.nanmin(grid), np.nanmax(grid)
+    for place in np.ndindex(grid.shape):
+        text = "no run" if not counts[place] else f"{grid[place]:.3g}\n({counts[place]} runs)"
+        dark = bool(counts[place]) and grid[place] < (low + high) / 2
+        panel.text(
+            place[1],
+            place[0],
+            text,
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if dark else "black",
+        )
+    panel.set_xticks(range(len(columns)), [_name(value) for value in columns])
+    panel.set_yticks(range(len(rows)), [_name(value) for value in rows])
+    panel.set_xlabel(across)
+    panel.set_ylabel(down)
+    canvas.colorbar(image, ax=panel, label=suite.name)
+    caption = f"Mean over games of the last window, {suite.name}; other axes pooled."
+    name = f"pair-{down}-{across}{end}".replace(".", "-")
+    return Figure(name, f"{down} and {across}", caption, canvas)

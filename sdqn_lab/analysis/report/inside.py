@@ -1,0 +1,191 @@
+"""Inside the network: firing by layer, silent and saturated units, potentials around the norm."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter
+
+from sdqn_lab.analysis.comparison import Comparison
+from sdqn_lab.analysis.figures import Figure, Look, legend, looks, matrix, panels
+from sdqn_lab.analysis.records import Array
+from sdqn_lab.analysis.report.section import Section
+from sdqn_lab.analysis.run import FIRING, Run
+from sdqn_lab.analysis.tables import Table
+
+SHARES = {
+    "firing_rate": "firing rate",
+    "silent_fraction": "silent units",
+    "saturated_fraction": "saturated",
+}
+POTENTIALS = {
+    "current": "before the norm",
+    "normalized": "after the norm",
+    "membrane": "membrane, charged",
+}
+CURVE_POINTS = 60
+HISTOGRAM_LIMIT = 4.0
+OF_RELU = "of the artificial twin: the share of active units, and always a single step"
+
+
+def inside(comparison: Comparison) -> Section:
+    """What spikes do in every layer."""
+    layers = _layers(comparison)
+    if not layers or not comparison.begun:
+        return Section("inside", "Inside the network", ["No run has recorded its firing yet."])
+    items: list[Table | Figure] = [
+        _rates(comparison, layers),
+        _rates_figure(comparison, layers),
+        _shares(comparison, layers),
+    ]
+    remarks = []
+    if any(run.probe for run in comparison.runs):
+        items.append(_potentials(comparison, layers))
+    else:
+        remarks.append("No run has a probe.json, so there are no histograms of its potentials.")
+    return Section("inside", "Inside the network", remarks, items)
+
+
+def _layers(comparison: Comparison) -> list[str]:
+    return list(dict.fromkeys(layer for run in comparison.runs for layer in run.layers))
+
+
+def _rates(comparison: Comparison, layers: Sequence[str]) -> Table:
+    shown, data = [], []
+    for (task, arm), runs in comparison.cells.items():
+        if task not in comparison.begun:
+            continue
+        rates = {layer: _last(runs, layer) for layer in layers}
+        row = {layer: in_range(values) for layer, values in rates.items()}
+        shown.append({"game": str(task), "arm": str(arm), **row})
+        numbers = {layer: values.mean() if len(values) else None for layer, values in rates.items()}
+        data.append({"game": task.game, "arm": str(arm), **numbers})
+    caption = (
+        "Share of units that fire per step, at each run's last record: mean over seeds and "
+        f"lowest to highest; {OF_RELU}."
+    )
+    return Table("firing", "Firing rate by layer", caption, pd.DataFrame(shown), pd.DataFrame(data))
+
+
+def _last(runs: Sequence[Run], layer: str) -> Array:
+    found = [run.last_of(FIRING).get(layer) for run in runs]
+    return np.array([rate for rate in found if rate is not None], float)
+
+
+def in_range(values: Array) -> str:
+    """``0.12 (0.10 to 0.15)``."""
+    if not len(values):
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})"
+
+
+def _rates_figure(comparison: Comparison, layers: Sequence[str]) -> Figure:
+    """Layers from the input on: do the spikes reach the deep ones?"""
+    canvas, axes = panels([str(task) for task in comparison.begun], sharey=True)
+    arm_looks = looks(comparison)
+    for panel, task in zip(axes, comparison.begun, strict=True):
+        for number, (arm, look) in enumerate(arm_looks.items()):
+            rates = [_last(comparison.of(task, arm), layer) for layer in layers]
+            at = [place for place, values in enumerate(rates) if len(values)]
+            middle = np.array([rates[place].mean() for place in at])
+            ends = np.array([[rates[p].min() for p in at], [rates[p].max() for p in at]])
+            x = np.array(at) + 0.06 * (number - (len(arm_looks) - 1) / 2)
+            if at:
+                whiskers = np.abs(ends - middle)
+                panel.errorbar(
+                    x,
+                    middle,
+                    whiskers,
+                    color=look.color,
+                    marker=look.marker,
+                    ls=look.dash,
+                    ms=4,
+                    lw=1,
+                )
+        panel.set_xticks(range(len(layers)), layers)
+        panel.set_ylim(bottom=0)
+    canvas.supylabel("firing rate", fontsize=9)
+    legend(canvas, arm_looks)
+    caption = (
+        "Share of units that fire per step, by layer from the input on, at each run's last "
+        f"record. Mark: mean over seeds, whisker: lowest to highest; {OF_RELU}."
+    )
+    return Figure("firing", "Firing rate by layer", caption, canvas)
+
+
+def _shares(comparison: Comparison, layers: Sequence[str]) -> Figure:
+    canvas, grid = matrix(list(layers), list(SHARES.values()))
+    for row, layer in zip(grid, layers, strict=True):
+        for panel, key in zip(row, SHARES, strict=True):
+            _over_arms(comparison, panel, f"snn/{key}/{layer}")
+            panel.set_ylim(-0.02, 1.02 if key != "firing_rate" else None)
+            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for panel in grid[-1]:
+        panel.set_xlabel("agent steps")
+    legend(canvas, looks(comparison))
+    caption = (
+        "Mean over all runs of an arm, games and seeds together; band: its middle half. silent: "
+        "units that fire for no sample at no step of a batch of replay; saturated: (sample, "
+        f"unit) pairs active at every step; {OF_RELU}, so there saturated equals active."
+    )
+    return Figure("firing-over-training", "Firing over training", caption, canvas)
+
+
+def _over_arms(comparison: Comparison, panel: Axes, key: str) -> None:
+    for arm, look in looks(comparison).items():
+        curves = [
+            run.records.series(key) for task in comparison.tasks for run in comparison.of(task, arm)
+        ]
+        _mean_curve(panel, [curve for curve in curves if len(curve[0])], look)
+
+
+def _mean_curve(panel: Axes, curves: Sequence[tuple[Array, Array]], look: Look) -> None:
+    if not curves:
+        return
+    end = min(steps[-1] for steps, _ in curves)
+    begin = max(steps[0] for steps, _ in curves)
+    grid = np.linspace(begin, max(end, begin), CURVE_POINTS)
+    values = np.stack([np.interp(grid, steps, values) for steps, values in curves])
+    panel.plot(grid, values.mean(0), look.dash, color=look.color)
+    if len(curves) > 1:
+        low, high = np.quantile(values, [0.25, 0.75], axis=0)
+        panel.fill_between(grid, low, high, color=look.color, alpha=0.15, linewidth=0)
+
+
+def _potentials(comparison: Comparison, layers: Sequence[str]) -> Figure:
+    canvas, grid = matrix(list(layers), list(POTENTIALS.values()))
+    known = 0
+    for arm, look in looks(comparison).items():
+        runs = [r for task in comparison.tasks for r in comparison.of(task, arm) if r.probe]
+        known += len(runs)
+        for row, layer in zip(grid, layers, strict=True):
+            for panel, key in zip(row, POTENTIALS, strict=True):
+                _histogram(panel, _probed(runs, layer, key), look)
+    for panel in grid.flat:
+        panel.axvline(1.0, color="0.4", linestyle=":", linewidth=1)
+        panel.set_ylim(bottom=0)
+    for panel in grid[-1]:
+        panel.set_xlabel("in units of the threshold")
+    legend(canvas, looks(comparison))
+    caption = (
+        f"Histograms of {known} runs that have a probe.json: mean over the runs of an arm. "
+        "Dotted: the threshold, above which a neuron fires. The outer bins hold what lies "
+        "beyond. Membrane: after charge and before reset, at all steps; the artificial twin has "
+        "none, and its unit is 1."
+    )
+    return Figure("potentials", "Potentials around the norm", caption, canvas)
+
+
+def _probed(runs: Sequence[Run], layer: str, key: str) -> list[Sequence[float]]:
+    layers = [told for run in runs if run.probe for told in run.probe.get("layers", [])]
+    return [told[key] for told in layers if told.get("name") == layer and told.get(key)]
+
+
+def _histogram(panel: Axes, shares: Sequence[Sequence[float]], look: Look) -> None:
+    if not shares:
+        return
+    edges = np.linspace(-HISTOGRAM_LIMIT, HISTOGRAM_LIMIT, len(shares[0]) + 1)
+    panel.stairs(np.mean(shares, axis=0), edges, color=look.color, linestyle=look.dash)

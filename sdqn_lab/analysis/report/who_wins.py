@@ -1,0 +1,138 @@
+"""Who wins: scores of every arm in every game, and what others have printed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from sdqn_lab.analysis.comparison import Task
+from sdqn_lab.analysis.figures import Figure, looks, panels
+from sdqn_lab.analysis.literature import Result, columns
+from sdqn_lab.analysis.records import Array
+from sdqn_lab.analysis.report.section import Section
+from sdqn_lab.analysis.scores import LAST_SHARE, Scores
+from sdqn_lab.analysis.tables import Table
+from sdqn_lab.envs.scores import scale_of
+
+
+def who_wins(scores: Scores, literature: Sequence[Result]) -> Section:
+    """Tables of scores, a figure with a dot for every seed, and reference rows apart."""
+    remarks = [f"Protocol {task.protocol} of {task}: {task.rules}." for task in _rules(scores)]
+    for task in scores.interim:
+        at = f"compared at {scores.steps[task]:,} agent steps; these numbers will move"
+        remarks.append(
+            f"{task}: no run is finished, {at if scores.steps[task] else 'no score yet'}."
+        )
+    references = [_reference(*item) for item in columns(literature, _games(scores)).items()]
+    figures = [_figure(scores)] if scores.comparison.begun else []
+    return Section("who-wins", "Who wins?", remarks, [_table(scores), *figures, *references])
+
+
+def _rules(scores: Scores) -> list[Task]:
+    """A task for each set of rules."""
+    return list({task.rules: task for task in scores.comparison.tasks}.values())
+
+
+def _games(scores: Scores) -> list[str]:
+    return list(dict.fromkeys(task.game for task in scores.comparison.tasks))
+
+
+def _table(scores: Scores) -> Table:
+    comparison = scores.comparison
+    shown, data = [], []
+    for task in comparison.tasks:
+        scale = scale_of(task.game)
+        for arm in comparison.arms:
+            runs = comparison.of(task, arm)
+            last, best = scores.last(task, arm), scores.best(task, arm)
+            shown.append(
+                {
+                    "game": str(task),
+                    "arm": str(arm),
+                    "seeds": f"{len(last)} of {len(runs)}",
+                    "agent steps": f"{scores.steps[task]:,}",
+                    "last window": with_spread(last),
+                    "best": with_spread(best),
+                    "normalized": with_spread(scale.normalize(last)) if scale else "-",
+                }
+            )
+            data.append(
+                {
+                    "game": task.game,
+                    "protocol": task.protocol,
+                    "rules": task.rules,
+                    "arm": str(arm),
+                    "seeds": len(last),
+                    "runs": len(runs),
+                    "agent_steps": scores.steps[task],
+                    **_numbers("last", last),
+                    **_numbers("best", best),
+                    **_numbers("normalized", scale.normalize(last) if scale else np.array([])),
+                }
+            )
+    caption = (
+        "Mean ± standard deviation over seeds (n-1), unclipped returns in game points. last "
+        f"window: mean of each seed's evaluations in the last {LAST_SHARE:.0%} of the steps "
+        "compared; best: the highest evaluation of each seed, the largest of many noisy numbers "
+        "and above what the arm can be relied on for; normalized: last window, 0 a random "
+        "player, 1 a human player (Atari) or Xu et al.'s DQN after 5M transitions (MinAtar). "
+        "seeds: runs that are as long as the comparison, of all runs; the others are named under "
+        "the missing ones. Protocols: "
+        f"{', '.join(sorted({task.protocol for task in comparison.tasks}))}."
+    )
+    return Table("scores", "Scores", caption, pd.DataFrame(shown), pd.DataFrame(data))
+
+
+def with_spread(values: Array) -> str:
+    """``3.20 ± 0.41``; one seed has no spread, and says so."""
+    if not len(values):
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.3g} (one seed)"
+    return f"{values.mean():.3g} ± {values.std(ddof=1):.2g}"
+
+
+def _numbers(name: str, values: Array) -> dict[str, float | None]:
+    mean = float(values.mean()) if len(values) else None
+    std = float(values.std(ddof=1)) if len(values) > 1 else None
+    return {f"{name}_mean": mean, f"{name}_std": std}
+
+
+def _figure(scores: Scores) -> Figure:
+    comparison = scores.comparison
+    canvas, axes = panels([str(task) for task in comparison.begun])
+    names = [str(arm) for arm in comparison.arms]
+    for panel, task in zip(axes, comparison.begun, strict=True):
+        for place, (arm, look) in enumerate(looks(comparison).items()):
+            values = scores.last(task, arm)
+            spread = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else np.zeros(1)
+            panel.plot(
+                place + spread[: len(values)], values, look.marker, color=look.color, alpha=0.7
+            )
+            if len(values):
+                panel.hlines(values.mean(), place - 0.3, place + 0.3, color=look.color)
+        panel.set_xticks(
+            range(len(names)), names, rotation=25 if len(names) < 7 else 90, ha="right"
+        )
+        panel.set_xlim(-0.6, len(names) - 0.4)
+    canvas.supylabel("return of the last window, game points", fontsize=9)
+    caption = "A mark is a seed, the line their mean. Agent steps compared: " + "; ".join(
+        f"{task} {scores.steps[task]:,}" for task in comparison.begun
+    )
+    return Figure("scores", "Every seed's score", caption + ".", canvas)
+
+
+def _reference(source: tuple[str, str], table: pd.DataFrame) -> Table:
+    paper, protocol = source
+    caption = (
+        f"Protocol: {protocol}. As printed there, mean ± spread as given; another protocol than "
+        "ours, so for orientation only. Empty: not known to us; `--literature FILE.csv` fills it."
+    )
+    name = "literature-" + "".join(
+        c if c.isalnum() else "-" for c in paper.partition(" (")[0].lower()
+    )
+    return Table(f"{name}-{_short(protocol)}", f"From the literature: {paper}", caption, table)
+
+
+def _short(protocol: str) -> str:
+    return "".join(c for c in protocol.partition(",")[0].lower() if c.isalnum())[:20]

@@ -1,0 +1,227 @@
+"""What a decision costs and what its potentials look like, measured layer by layer.
+
+Synaptic operations are counted exactly: every input that is not zero is one operation for each
+synapse that leaves it, and inputs at the border of a convolution have fewer of them. What an
+operation costs is arithmetic on these counts and lives elsewhere.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sdqn_lab.networks.blocks import Block
+from sdqn_lab.networks.value import ValueNetwork
+from sdqn_lab.spiking.neuron import Neuron, SpikingNeuron
+from sdqn_lab.spiking.stats import SpikeRecorder
+
+BINS = 64
+LIMIT = 4.0
+"""Histograms have equal bins over [-LIMIT, LIMIT), in units of v_threshold. A bin holds its lower
+edge; the outer two also take what lies beyond, the upper one what is not a number."""
+
+
+@dataclass(frozen=True)
+class LayerProbe:
+    """One layer: a linear map with the norm and neuron behind it.
+
+    Attributes:
+        name: its place in the torso (`conv1`, ..., `hidden`), or `head`, the readout's linear map.
+        parameters: trainable numbers of linear map, norm and neuron.
+        synapses: multiply-adds of one dense pass for one sample, without the bias.
+        analog: whether its input consists of numbers; else it is spikes, 0 or 1.
+        passes: how often the map runs for one decision: T, or 1 where its input is constant.
+        operations: per decision, synapses whose input is not zero, summed over the passes, mean
+            over samples.
+        firing_rate: share of active entries of the neuron, as `SpikeRecorder` counts it; None
+            without neuron.
+        current: histogram of the map's output, as shares of all entries; None for the head.
+        normalized: the same of the norm's output.
+        membrane: the same of the membrane after charge and before reset, over all T steps; None
+            where there is none.
+    """
+
+    name: str
+    parameters: int
+    synapses: int
+    analog: bool
+    passes: int
+    operations: float
+    firing_rate: float | None
+    current: list[float] | None
+    normalized: list[float] | None
+    membrane: list[float] | None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A network on one batch of observations.
+
+    Attributes:
+        temporal: whether its neurons know time.
+        time_window: T of the decisions; 1 without time.
+        samples: observations in the batch.
+        layers: from the observation to the head.
+    """
+
+    temporal: bool
+    time_window: int
+    samples: int
+    layers: list[LayerProbe]
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """What went into a module and what came out of it."""
+
+    inputs: Tensor
+    outputs: Tensor
+
+
+@torch.no_grad()
+def probe(
+    network: ValueNetwork,
+    observations: Tensor,
+    *,
+    time_window: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Probe:
+    """Count the synaptic operations of a batch and take histograms of its potentials.
+
+    A copy of the network runs in evaluation mode, so neither the network nor any random stream is
+    moved. Inputs, spikes and counts are those of the network's own forward, whichever kernel it
+    takes; membranes come from the neuron's plain steps on the same currents. For counting, each
+    spike that reaches the head is worked off at its own step, although the mean of spikes is mapped
+    once.
+
+    Args:
+        network: made of blocks, each of which runs once in a forward; others are not seen.
+        observations: (B, ...) with B >= 1, on the network's device, as for its forward.
+        time_window: T; None: the network's own.
+        generator: whose present state a random encoder begins with, on the same device; None: a
+            fixed seed.
+
+    Raises:
+        ValueError: there are no observations, or time_window is below 1.
+    """
+    if not len(observations):
+        raise ValueError("observations must not be empty")
+    network = deepcopy(network).eval()
+    blocks = {n: m for n, m in network.torso.named_modules() if isinstance(m, Block)}
+    watched = [*blocks.values(), *(block.linear for block in blocks.values()), network.readout]
+    draws = generator.clone_state() if generator else torch.Generator(observations.device)
+    with SpikeRecorder(network) as recorder, _watching(watched) as flows:
+        network(observations, time_window=time_window, generator=draws)
+    firing = recorder.layers()
+    layers, analog = [], _holds_numbers(network, flows[watched[0]].inputs)
+    for name, block in blocks.items():
+        layers.append(_block(name, block, flows, analog, firing[name].firing_rate))
+        analog = not isinstance(block.neuron, SpikingNeuron)
+    head = flows[network.readout].inputs
+    layers.append(_head(network.readout, head, analog))
+    return Probe(network.temporal, len(head), len(observations), layers)
+
+
+def fan_out(linear: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
+    """Synapses that leave each input of a linear map, exact at borders too.
+
+    The gradient of the sum of all outputs counts them, once all weights are 1.
+
+    Args:
+        linear: a map of (N, *input_shape).
+        input_shape: of one sample.
+
+    Returns:
+        int64 (*input_shape), on the CPU.
+    """
+    ones = {name: torch.ones(factor.shape) for name, factor in linear.named_parameters()}
+    with torch.enable_grad():
+        x = torch.zeros(1, *input_shape, requires_grad=True)
+        (counts,) = torch.autograd.grad(functional_call(linear, ones, (x,)).sum(), x)
+    return counts[0].round().long()
+
+
+@contextmanager
+def _watching(modules: list[nn.Module]) -> Iterator[dict[nn.Module, _Flow]]:
+    """Keep what flows through modules while the context is open."""
+    flows: dict[nn.Module, _Flow] = {}
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...], outputs: Tensor) -> None:
+        flows[module] = _Flow(inputs[0], outputs)
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_hook(keep).remove)
+        yield flows
+
+
+def _holds_numbers(network: ValueNetwork, x_seq: Tensor) -> bool:
+    """Whether an encoder's sequence is more than spikes."""
+    return network.encoder.constant or bool(((x_seq != 0) & (x_seq != 1)).any())
+
+
+def _block(
+    name: str, block: Block, flows: dict[nn.Module, _Flow], analog: bool, firing_rate: float
+) -> LayerProbe:
+    x_seq, activity = flows[block].inputs, flows[block].outputs
+    steps = len(activity)
+    currents = flows[block.linear].outputs.to(x_seq.dtype)
+    currents = currents.view(*x_seq.shape[:2], *currents.shape[1:])
+    normalized = block.norm(currents, repeats=steps // len(x_seq))
+    return LayerProbe(
+        name,
+        *_counted(block, block.linear, x_seq, analog),
+        firing_rate,
+        _shares(currents, block.neuron),
+        _shares(normalized, block.neuron),
+        _membrane(block.neuron, normalized.expand(steps, *normalized.shape[1:])),
+    )
+
+
+def _head(readout: nn.Module, spikes: Tensor, analog: bool) -> LayerProbe:
+    linear = readout.get_submodule("linear")
+    counted = _counted(readout, linear, spikes, analog)
+    return LayerProbe("head", *counted, None, None, None, None)
+
+
+def _counted(
+    layer: nn.Module, linear: nn.Module, x_seq: Tensor, analog: bool
+) -> tuple[int, int, bool, int, float]:
+    """The fields from `parameters` to `operations`; x_seq (passes, B, ...) is the map's input."""
+    passes, samples = x_seq.shape[:2]
+    synapses = fan_out(linear, x_seq.shape[2:])
+    active = torch.stack([step.count_nonzero(0) for step in x_seq]).sum(0).cpu()
+    parameters = sum(parameter.numel() for parameter in layer.parameters())
+    operations = int((active * synapses).sum()) / samples
+    return parameters, int(synapses.sum()), analog, passes, operations
+
+
+def _membrane(neuron: Neuron, normalized: Tensor) -> list[float] | None:
+    """The membranes' histogram, taken step by step as the plain loop charges them."""
+    if not isinstance(neuron, SpikingNeuron):
+        return None
+    steps: list[list[float]] = []
+    charge = neuron.charge
+
+    def charged(x: Tensor, v: Tensor) -> Tensor:
+        v = charge(x, v)
+        steps.append(_shares(v, neuron))
+        return v
+
+    neuron.charge = charged  # type: ignore[method-assign]  # of our copy
+    neuron.reference(normalized)
+    return torch.tensor(steps, dtype=torch.float64).mean(0).tolist() if steps else None
+
+
+def _shares(potentials: Tensor, neuron: Neuron) -> list[float]:
+    """Histogram in units of the neuron's threshold; shares of all entries."""
+    bins = (potentials / neuron.v_threshold).flatten().mul_(BINS / (2 * LIMIT)).floor_()
+    bins = bins.add_(BINS // 2).nan_to_num_(nan=BINS).clamp_(0, BINS - 1).to(torch.uint8)
+    counts = torch.bincount(bins, minlength=BINS)
+    shares: list[float] = (counts.double() / len(bins)).tolist()
+    return shares

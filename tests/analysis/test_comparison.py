@@ -1,0 +1,149 @@
+"""Runs sorted into arms and tasks."""
+
+import shutil
+
+import pytest
+
+from sdqn_lab.analysis.comparison import Comparison, ComparisonError
+from sdqn_lab.analysis.run import Run
+from tests.analysis.runs import make_run
+
+
+def compare(tmp_path, *cells, **options):
+    """A comparison of runs; a cell is the words of its config."""
+    runs = [
+        Run(make_run(tmp_path / f"{number}", *words.split(), seed=seed))
+        for number, (words, seed) in enumerate(cells)
+    ]
+    return Comparison(runs, **options)
+
+
+def names(comparison):
+    return [str(arm) for arm in comparison.arms]
+
+
+def test_an_arm_is_the_combination_of_the_choices_that_vary(tmp_path):
+    comparison = compare(
+        tmp_path, ("norm=popnorm", 0), ("norm=none", 0), ("norm=none", 1), ("norm=popnorm", 1)
+    )
+    assert comparison.axes == ("norm",)
+    assert names(comparison) == ["norm=popnorm", "norm=none"]
+    assert [len(runs) for runs in comparison.cells.values()] == [2, 2]
+
+
+def test_what_follows_from_another_choice_names_no_arm(tmp_path):
+    cells = [(f"experiment={name}", 0) for name in ("pl_sdqn", "dqn", "sdqn")]
+    comparison = compare(tmp_path, *cells)
+    assert comparison.axes == ("experiment",)
+    assert names(comparison) == ["pl_sdqn", "dqn", "sdqn"]
+
+
+def test_single_settings_tell_arms_apart_too(tmp_path):
+    comparison = compare(
+        tmp_path, ("time_window=2 neuron.tau=2.0", 0), ("time_window=4 neuron.tau=3.0", 0),
+        ("time_window=2 neuron.tau=3.0", 0),
+    )  # fmt: skip
+    assert comparison.axes == ("neuron.tau", "time_window")
+    assert names(comparison)[0] == "neuron.tau=2.0, T=2"
+
+
+def test_the_game_its_sizes_and_the_seed_make_no_arm(tmp_path):
+    comparison = compare(
+        tmp_path, ("env=minatar_breakout", 0), ("env=minatar_freeway", 1), ("env=pong", 2)
+    )
+    assert comparison.axes == ()
+    assert names(comparison) == ["all"]
+    assert [task.game for task in comparison.tasks] == [
+        "minatar_breakout",
+        "minatar_freeway",
+        "pong",
+    ]
+
+
+def test_a_network_without_time_has_no_time_window_and_no_surrogate(tmp_path):
+    comparison = compare(
+        tmp_path, ("neuron=relu norm=none", 0), ("time_window=4", 0), ("time_window=8", 0)
+    )
+    assert names(comparison) == ["neuron=relu", "neuron=lif, T=4", "neuron=lif, T=8"]
+
+
+def test_the_same_game_under_another_protocol_is_another_task(tmp_path):
+    comparison = compare(
+        tmp_path, ("protocol=minatar", 0), ("protocol=minatar protocol.sticky_actions=0.25", 0)
+    )
+    first, second = comparison.tasks
+    assert first.game == second.game == "minatar_breakout"
+    assert {"sticky_actions=0.1", "sticky_actions=0.25"} == {
+        word for task in (first, second) for word in task.rules.split(", ") if "sticky" in word
+    }
+    assert "sticky_actions=" in str(first)
+    assert comparison.axes == ()
+
+
+def test_the_dqn_is_the_baseline_unless_another_arm_is_asked_for(tmp_path):
+    cells = [(f"experiment={name}", 0) for name in ("pl_sdqn", "dqn", "dqn_popnorm")]
+    comparison = compare(tmp_path / "a", *cells)
+    assert str(comparison.baseline) == "dqn"
+    chosen = compare(tmp_path / "b", *cells, against=["neuron=lif"])
+    assert str(chosen.baseline) == "pl_sdqn"
+
+
+@pytest.mark.parametrize(
+    ("against", "said"),
+    [
+        (["experiment=vanilla"], "no arm fits; write key=value so that one of these is meant"),
+        (["neuron=relu"], "2 arms fit"),
+        (["dqn"], "--against dqn: not key=value"),
+    ],
+)
+def test_a_baseline_that_is_not_one_arm_is_refused_with_the_arms_there_are(tmp_path, against, said):
+    cells = [(f"experiment={name}", 0) for name in ("pl_sdqn", "dqn", "dqn_popnorm")]
+    with pytest.raises(ComparisonError, match=said):
+        compare(tmp_path, *cells, against=against)
+
+
+def test_arms_can_be_told_apart_by_chosen_keys_and_what_is_pooled_is_said(tmp_path):
+    cells = [(f"norm={norm} time_window={t}", 0) for norm in ("popnorm", "none") for t in (2, 4)]
+    comparison = compare(tmp_path, *cells, by=["norm"])
+    assert names(comparison) == ["norm=popnorm", "norm=none"]
+    (notice,) = comparison.notices
+    assert "differ in time_window are counted as one arm" in notice.message
+
+
+def test_an_unknown_key_to_tell_arms_apart_by_is_refused(tmp_path):
+    with pytest.raises(ComparisonError, match=r"--by normm: no run has it; write keys such as"):
+        compare(tmp_path, ("norm=popnorm", 0), ("norm=none", 0), by=["normm"])
+
+
+def test_a_run_that_is_there_twice_counts_once_and_is_named(tmp_path):
+    first = make_run(tmp_path / "first")
+    shutil.copytree(first, tmp_path / "copy")
+    comparison = Comparison([Run(first), Run(tmp_path / "copy")])
+    assert len(comparison.runs) == 1
+    (notice,) = comparison.notices
+    assert notice.run == "copy"
+    assert "the same run as" in notice.message
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("config.yaml", "seed: [", "config.yaml cannot be read"),
+        ("config.yaml", "name: something else", "it has no `choices`"),
+        ("status.json", '{"state": "fini', "not valid JSON"),
+        ("status.json", '{"state": "done"}', "no state of pending"),
+        ("metrics.jsonl", "garbage\n", "line 1 is not valid JSON"),
+    ],
+)
+def test_a_damaged_file_is_a_notice_that_names_run_and_file(tmp_path, file, text, said):
+    whole, damaged = make_run(tmp_path / "whole"), make_run(tmp_path / "damaged", seed=1)
+    (damaged / file).write_text(text)
+    comparison = Comparison([Run(whole), Run(damaged)])
+    assert any(n.run == "damaged" and said in n.message for n in comparison.notices)
+
+
+def test_failed_and_lost_runs_are_named_with_their_reason(tmp_path):
+    path = make_run(tmp_path / "bad", state="failed", error="Traceback\nValueError: loss is nan")
+    comparison = Comparison([Run(path)])
+    (notice,) = comparison.notices
+    assert notice.message == "failed at step 5,000 of 5,000: ValueError: loss is nan"

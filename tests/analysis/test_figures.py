@@ -1,0 +1,133 @@
+"""Figures hold the numbers of the runs: what is drawn is read back and compared."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sdqn_lab.analysis.comparison import Comparison
+from sdqn_lab.analysis.figures import Figure, looks
+from sdqn_lab.analysis.report.costs import costs
+from sdqn_lab.analysis.report.how_sure import how_sure
+from sdqn_lab.analysis.report.inside import inside
+from sdqn_lab.analysis.report.learning import learning_curves
+from sdqn_lab.analysis.run import Run
+from sdqn_lab.analysis.scores import Scores
+from tests.analysis.runs import STEPS, make_run
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    cells = [("popnorm", 0, 1.0), ("popnorm", 1, 3.0), ("none", 0, 2.0), ("none", 1, 2.0)]
+    paths = [
+        make_run(
+            tmp_path / f"{norm}{seed}",
+            f"norm={norm}",
+            seed=seed,
+            scores=tuple(slope * part for part in range(1, 6)),
+            rates=(0.1 * (seed + 1), 0.4),
+        )
+        for norm, seed, slope in cells
+    ]
+    return Comparison([Run(path) for path in paths])
+
+
+def lines(figure: Figure, panel: int = 0):
+    return [line.get_xydata() for line in figure.canvas.axes[panel].lines]
+
+
+def of(section, name) -> Figure:
+    (figure,) = [figure for figure in section.figures if figure.name == name]
+    return figure
+
+
+def test_a_learning_curve_is_the_mean_over_seeds_and_its_band_that_of_the_bootstrap(comparison):
+    figure = learning_curves(comparison)
+    drawn = lines(figure)
+    np.testing.assert_allclose(drawn[0][:, 0], STEPS)
+    np.testing.assert_allclose(drawn[0][:, 1], [2, 4, 6, 8, 10])  # of slopes 1 and 3
+    band = figure.canvas.axes[0].collections[0].get_paths()[0].vertices
+    at_the_end = band[band[:, 0] == STEPS[-1], 1]
+    # of two seeds a quarter of all draws is the lower one twice, so it is the 2.5% quantile
+    assert (at_the_end.min(), at_the_end.max()) == (5.0, 15.0)
+
+
+def test_where_a_seed_is_missing_the_curve_is_dotted(tmp_path):
+    make_run(tmp_path / "whole", seed=0)
+    make_run(tmp_path / "short", seed=1, scores=(3.0, 4.0), state="running")
+    figure = learning_curves(Comparison([Run(tmp_path / "whole"), Run(tmp_path / "short")]))
+    solid, dotted = figure.canvas.axes[0].lines
+    assert (solid.get_linestyle(), dotted.get_linestyle()) == ("-", ":")
+    np.testing.assert_allclose(solid.get_ydata(), [2.0, 3.0])
+    np.testing.assert_allclose(dotted.get_ydata(), [3.0, 3.0, 4.0, 5.0])
+
+
+def test_an_atari_curve_counts_frames_above(tmp_path):
+    path = make_run(tmp_path / "run", "env=pong")
+    text = (path / "metrics.jsonl").read_text()
+    (path / "metrics.jsonl").write_text(
+        "".join(
+            json.dumps(record | {"frames": 4 * record["step"]}) + "\n"
+            for record in map(json.loads, text.splitlines())
+        )
+    )
+    (panel,) = learning_curves(Comparison([Run(path)])).canvas.axes
+    (above,) = panel.child_axes
+    panel.figure.draw_without_rendering()
+    assert above.get_xlabel() == "emulator frames"
+    np.testing.assert_allclose(above.get_xlim(), 4 * np.array(panel.get_xlim()))
+
+
+def test_the_firing_figure_holds_the_rates_of_each_layer(comparison):
+    section = inside(comparison)
+    firing = of(section, "firing")
+    first = firing.canvas.axes[0].containers[0].lines[0].get_ydata()
+    np.testing.assert_allclose(first, [0.15, 0.4])  # of 0.1 and 0.2; of 0.4 twice
+    (table,) = [table for table in section.tables if table.name == "firing"]
+    assert table.data["conv1"].tolist() == pytest.approx([0.15, 0.15])
+
+
+def test_interval_marks_are_the_estimates_of_the_table(comparison):
+    section = how_sure(Scores(comparison))
+    (table,) = [table for table in section.tables if table.name == "aggregates"]
+    figure = of(section, "aggregates")
+    panel = next(a for a in figure.canvas.axes if a.get_title() == "IQM")
+    marks = [line.get_xdata()[0] for line in panel.lines]
+    assert marks == pytest.approx(table.data["IQM_estimate"].tolist())
+
+
+def test_histograms_are_those_of_the_probe(comparison, tmp_path):
+    share = [0.0] * 64
+    share[8 * 4 + 12] = 1.0  # 64 bins over [-4, 4): the bin from 1.5 on
+    layer = {"name": "conv1", "current": share, "normalized": share, "membrane": None}
+    run = comparison.runs[0]
+    (run.path / "probe.json").write_text(json.dumps({"version": 1, "layers": [layer]}))
+    fresh = Comparison([Run(one.path) for one in comparison.runs])
+    panel = of(inside(fresh), "potentials").canvas.axes[0]
+    (steps,) = panel.patches
+    values, edges, _ = steps.get_data()
+    assert edges[np.argmax(values)] == pytest.approx(1.5)
+    assert values.max() == 1.0
+
+
+def test_costs_are_means_over_seeds_then_games_and_the_ratio_is_to_the_baseline(tmp_path):
+    layers = {"name": "head", "parameters": 10, "synapses": 100, "passes": 2}
+    for name, norm, spikes in (("a", "popnorm", 10.0), ("b", "none", 40.0)):
+        path = make_run(tmp_path / name, f"norm={norm}")
+        probe = {"version": 1, "time_window": 2}
+        told = layers | {"analog": False, "operations": spikes}
+        (path / "probe.json").write_text(json.dumps(probe | {"layers": [told]}))
+    comparison = Comparison([Run(tmp_path / name) for name in ("a", "b")], against=["norm=none"])
+    (table,) = costs(comparison).tables
+    ratio = "nJ / that of norm=none"
+    assert table.shown[ratio].tolist() == ["0.25", "1.00"]
+    assert table.data["energy_nj"].tolist() == pytest.approx([10 * 0.9e-3, 40 * 0.9e-3])
+    assert table.data["dense_energy_nj"].tolist() == pytest.approx([200 * 4.6e-3] * 2)
+
+
+def test_arms_look_alike_in_no_figure(tmp_path):
+    runs = [
+        Run(make_run(tmp_path / f"{window}", f"time_window={window}")) for window in range(1, 13)
+    ]
+    told = [(look.color, look.dash) for look in looks(Comparison(runs)).values()]
+    assert len(set(told)) == len(told) == 12

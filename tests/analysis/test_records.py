@@ -1,0 +1,89 @@
+"""Metrics files in whatever state a crash, a disk or a person leaves them."""
+
+import json
+from itertools import pairwise
+
+import pytest
+
+from sdqn_lab.analysis.records import MOST_RECORDS, read_records
+
+EVALUATION = {"step": 10, "eval/return_mean": 3.0}
+
+
+def write(path, *lines):
+    file = path / "metrics.jsonl"
+    file.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines) + "\n")
+    return file
+
+
+def test_evaluations_training_and_events_are_told_apart(tmp_path):
+    event = {"step": 12, "health/event": "hidden died"}
+    records = read_records(write(tmp_path, {"step": 5, "loss/td": 1.0}, EVALUATION, event))
+    assert [r["step"] for r in records.training] == [5]
+    assert records.evaluations == [EVALUATION]
+    assert records.events == ["step 12: hidden died"]
+    assert records.last == event
+    assert records.problems == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"step": 11, "loss/td": 0.', "line 2 is not valid JSON"),
+        ('{"step": 11, "eval/return_mean": NaN}', "line 2 is not valid JSON"),
+        ("\x00\x00\x00", "line 2 is not valid JSON"),
+        ("[1, 2]", "line 2 is no record: it has no number `step`"),
+        ('{"global_step": 11, "reward": 3}', "line 2 is no record: it has no number `step`"),
+        ('{"step": "11"}', "line 2 is no record: it has no number `step`"),
+        ('{"step": 11, "eval/return_mean": "high"}', "eval/return_mean that is no number"),
+        ('{"step": 11, "eval/return_mean": null}', "eval/return_mean that is no number"),
+        ('{"step": 3, "eval/return_mean": 9.0}', "line 2 goes back to step 3"),
+    ],
+)
+def test_a_damaged_line_is_named_and_left_out_and_the_others_count(tmp_path, line, said):
+    later = {"step": 20, "eval/return_mean": 4.0}
+    records = read_records(write(tmp_path, EVALUATION, line, later))
+    assert records.evaluations == [EVALUATION, later]
+    (problem,) = records.problems
+    assert said in problem
+
+
+def test_many_damaged_lines_are_one_problem_with_their_number(tmp_path):
+    records = read_records(write(tmp_path, *["garbage"] * 7, EVALUATION))
+    assert records.problems == [
+        "metrics.jsonl: line 1 is not valid JSON (and 6 more lines); left out"
+    ]
+
+
+def test_a_line_torn_at_the_very_end_is_what_a_crash_leaves_and_no_problem(tmp_path):
+    file = write(tmp_path, EVALUATION)
+    file.write_text(file.read_text() + '{"step": 20, "eval/retu')
+    records = read_records(file)
+    assert records.evaluations == [EVALUATION]
+    assert records.problems == []
+
+
+def test_a_missing_file_and_a_directory_in_its_place_are_problems_and_no_tracebacks(tmp_path):
+    assert read_records(tmp_path / "metrics.jsonl").problems == ["metrics.jsonl is missing"]
+    (tmp_path / "metrics.jsonl").mkdir()
+    (problem,) = read_records(tmp_path / "metrics.jsonl").problems
+    assert problem.startswith("metrics.jsonl cannot be read")
+
+
+@pytest.mark.parametrize("number", [1, MOST_RECORDS, 2 * MOST_RECORDS + 1, 5_000])
+def test_training_is_thinned_evenly_and_evaluations_never(tmp_path, number):
+    lines = [{"step": step, "loss/td": 1.0} for step in range(1, number + 1)]
+    evaluations = [{"step": number, "eval/return_mean": 1.0}] * 1_000
+    records = read_records(write(tmp_path, *lines, *evaluations))
+    steps = [record["step"] for record in records.training]
+    assert min(number, MOST_RECORDS // 2) <= len(steps) <= MOST_RECORDS
+    assert steps[0] == 1
+    assert len({b - a for a, b in pairwise(steps)}) <= 1
+    assert len(records.evaluations) == 1_000
+
+
+def test_a_series_holds_the_finite_numbers_of_a_key(tmp_path):
+    lines = [{"step": 1, "q/mean": 2}, {"step": 2}, {"step": 3, "q/mean": "x"}]
+    steps, values = read_records(write(tmp_path, *lines)).series("q/mean")
+    assert steps.tolist() == [1.0]
+    assert values.tolist() == [2.0]

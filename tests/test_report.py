@@ -1,0 +1,304 @@
+"""The report command on run directories whose every number is known."""
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sdqn_lab.analysis.literature import printed, read
+from sdqn_lab.analysis.report.write import sections
+from sdqn_lab.launching.ledger import Entry, Ledger
+from sdqn_lab.report import compare, main
+from tests.analysis.runs import make_run
+
+ARMS = ("pl_sdqn", "sdqn", "dqn")
+GAMES = ("minatar_breakout", "minatar_asterix")
+SEEDS = 3
+
+
+def score(game: str, arm: str, seed: int) -> float:
+    """The score that a run ends with; it climbs there linearly."""
+    return 4.0 * GAMES.index(game) + 2.0 * ARMS.index(arm) + seed
+
+
+def make_study(folder: Path, seeds: int = SEEDS) -> Path:
+    for game in GAMES:
+        for arm in ARMS:
+            for seed in range(seeds):
+                end = score(game, arm, seed)
+                climb = tuple(end * part / 5 for part in range(1, 6))
+                words = (f"env={game}", f"experiment={arm}", "time_window=4")
+                make_run(folder / f"{game}_{arm}_{seed}", *words, seed=seed, scores=climb)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return make_study(tmp_path_factory.mktemp("study") / "sweep")
+
+
+@pytest.fixture(scope="module")
+def report(study, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    assert main([str(study), "--out", str(out)]) == 0
+    return out
+
+
+def told(*folders: Path, literature=()) -> dict[str, list[dict]]:
+    """Name -> rows of every table, numbers as they are, without drawing anything to a file."""
+    parts = sections(compare(folders), literature)
+    tables = {table.name: table for part in parts for table in part.tables}
+    return {
+        name: (table.shown if table.data is None else table.data).to_dict("records")
+        for name, table in tables.items()
+    }
+
+
+@pytest.fixture
+def copy(study, tmp_path):
+    return shutil.copytree(study, tmp_path / "sweep")
+
+
+def rows(out: Path, name: str) -> list[dict[str, str]]:
+    with (out / "tables" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_scores_are_means_and_deviations_over_seeds(report):
+    found = {(row["game"], row["arm"]): row for row in rows(report, "scores")}
+    assert len(found) == len(GAMES) * len(ARMS)
+    for (game, arm), row in found.items():
+        ends = np.array([score(game, arm, seed) for seed in range(SEEDS)])
+        assert float(row["last_mean"]) == pytest.approx(ends.mean())
+        assert float(row["last_std"]) == pytest.approx(1.0)  # of 0, 1, 2 with n - 1
+        assert float(row["best_mean"]) == pytest.approx(ends.mean())
+        assert (row["seeds"], row["agent_steps"]) == ("3", "5000")
+    breakout = found["minatar_breakout", "dqn"]  # 4 5 6
+    assert float(breakout["normalized_mean"]) == pytest.approx((5.0 - 0.366) / (27.76 - 0.366))
+
+
+def test_aggregates_are_those_of_the_normalized_scores_within_their_intervals(report):
+    found = {row["arm"]: row for row in rows(report, "aggregates")}
+    breakout = (np.array([4.0, 5.0, 6.0]) - 0.366) / (27.76 - 0.366)
+    asterix = (np.array([8.0, 9.0, 10.0]) - 0.493) / (32.22 - 0.493)
+    row = found["dqn"]
+    assert float(row["mean_estimate"]) == pytest.approx((breakout.mean() + asterix.mean()) / 2)
+    middle = np.sort([*breakout, *asterix])[1:-1]  # a quarter of six runs is one at each end
+    assert float(row["IQM_estimate"]) == pytest.approx(middle.mean())
+    assert float(row["optimality_gap_estimate"]) == pytest.approx(1 - float(row["mean_estimate"]))
+    for name in ("IQM", "median", "mean", "optimality_gap"):
+        low, middle_, high = (float(row[f"{name}_{end}"]) for end in ("low", "estimate", "high"))
+        assert low < middle_ < high
+
+
+def test_the_probability_of_improvement_is_over_the_dqn(report):
+    found = {row["arm"]: float(row["probability_estimate"]) for row in rows(report, "improvement")}
+    # sdqn against dqn: 2 3 4 against 4 5 6: of nine pairs one is a tie
+    assert found == {"pl_sdqn": 0.0, "sdqn": pytest.approx(0.5 / 9)}
+
+
+def test_every_run_has_a_row_with_what_is_needed_to_make_it_again(report):
+    found = rows(report, "runs")
+    assert len(found) == len(GAMES) * len(ARMS) * SEEDS
+    first = found[0]
+    assert first["sha"] == "01234567"
+    assert first["hardware"] == "a processor, 1 thread"
+    assert first["protocol"] == "minatar"
+    assert float(first["score"]) == score(first["game"], first["arm"], int(first["seed"]))
+
+
+def test_reference_rows_stand_apart_with_their_own_protocol_and_unread_ones_stay_empty(report):
+    (xu,) = (report / "tables").glob("literature-xu-et-al--2026*.csv")
+    found = {row["game"]: row for row in csv.DictReader(xu.open())}
+    assert found["minatar_breakout"]["pbLN, T=4"] == "25.03 ± 2.23"
+    assert "5M transitions" in xu.with_suffix(".md").read_text()
+    (paper,) = (report / "tables").glob("literature-sun-et-al--2022*.csv")
+    assert [row["PL-SDQN"] for row in csv.DictReader(paper.open())] == ["", ""]
+
+
+def test_a_file_fills_what_was_empty(study, tmp_path):
+    own = tmp_path / "own.csv"
+    own.write_text(
+        "source,protocol,method,game,mean,spread\n"
+        "Sun et al. 2022 (Front. Neurosci. 16:953368),as printed,PL-SDQN,minatar_asterix,12.5,0.5\n"
+    )
+    tables = told(study, literature=[*printed(), *read(own)])
+    filled = [r for name, rows in tables.items() if name.startswith("literature-sun") for r in rows]
+    assert {"game": "minatar_asterix", "PL-SDQN": "12.5 ± 0.5"} in filled
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(report):
+    page = (report / "index.html").read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|\#)""", page)
+    assert not re.findall(r"https?://(?!www\.w3\.org)", page)
+    assert page.count("data:image/svg+xml;base64,") == len(list((report / "figures").glob("*.svg")))
+
+
+def test_every_figure_is_there_as_svg_and_png_and_every_table_as_csv_and_markdown(report):
+    names = {path.stem for path in (report / "figures").iterdir()}
+    assert {"scores", "aggregates", "improvement", "profiles", "sample-efficiency"} <= names
+    assert {"learning-curves", "learning-curves-time", "firing", "firing-over-training"} <= names
+    assert {path.name for path in (report / "figures").iterdir()} == {
+        f"{name}.{form}" for name in names for form in ("svg", "png")
+    }
+    tables = {path.stem for path in (report / "tables").iterdir()}
+    assert {path.name for path in (report / "tables").iterdir()} == {
+        f"{name}.{form}" for name in tables for form in ("csv", "md")
+    }
+
+
+def test_the_same_runs_give_the_same_page(study, report, tmp_path):
+    assert main([str(study), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "index.html").read_bytes() == (report / "index.html").read_bytes()
+
+
+def test_two_varied_axes_get_a_table_each_and_a_heat_map(tmp_path):
+    for norm in ("popnorm", "none"):
+        for window in (2, 4):
+            words = (f"norm={norm}", f"time_window={window}")
+            make_run(tmp_path / f"{norm}{window}", *words, scores=(float(window),) * 5)
+    by_window = told(tmp_path)["by-time_window"]
+    assert [row["runs"] for row in by_window] == [2, 2]
+    expected = [(window - 0.366) / (27.76 - 0.366) for window in (2, 4)]
+    assert [row["mean"] for row in by_window] == pytest.approx(expected)
+    figures = {f.name for part in sections(compare([tmp_path]), []) for f in part.figures}
+    assert "pair-norm-time_window" in figures
+
+
+def test_one_seed_gives_no_interval_and_says_so(tmp_path):
+    tables = told(make_study(tmp_path, seeds=1))
+    assert all(row["IQM_low"] is None and row["IQM_high"] is None for row in tables["aggregates"])
+    parts = sections(compare([tmp_path]), [])
+    shown = [table.shown for part in parts for table in part.tables if table.name == "scores"]
+    assert shown[0]["last window"].str.endswith("(one seed)").all()
+
+
+def test_few_seeds_are_said_to_be_few(report):
+    assert (
+        "with 3 seeds a bootstrap interval is narrower than the truth"
+        in (report / "index.html").read_text()
+    )
+
+
+RUN = "minatar_asterix_dqn_2"
+DAMAGED = ("minatar_asterix", "dqn")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda run: (run / "metrics.jsonl").write_text('{"step": 1, "eval'), "not evaluated yet"),
+        (lambda run: (run / "metrics.jsonl").unlink(), "metrics.jsonl is missing"),
+        (lambda run: (run / "config.yaml").unlink(), "nothing says which arm it is"),
+        (lambda run: (run / "config.yaml").write_text("{"), "config.yaml cannot be read"),
+        (lambda run: (run / "config.yaml").write_text("a: 1"), "it has no `choices`"),
+        (lambda run: (run / "status.json").write_text("finished"), "not valid JSON"),
+        (lambda run: (run / "probe.json").write_text("{]"), "probe.json cannot be read"),
+        (lambda run: (run / "probe.json").write_text('{"version": 99}'), "version must be"),
+        (
+            lambda run: (run / "metrics.jsonl").write_text('{"epoch": 1, "score": 3.0}\n' * 9),
+            "it has no number `step` (and 8 more lines)",
+        ),
+        (
+            lambda run: (run / "metrics.jsonl").write_text(
+                (run / "metrics.jsonl").read_text().replace('"eval/return_mean": ', "NaN, ")
+            ),
+            "is not valid JSON",
+        ),
+    ],
+)
+def test_garbage_gives_a_named_warning_and_never_a_wrong_number(copy, damage, said):
+    damage(copy / RUN)
+    tables = told(copy)
+    assert any(said in row["warning"] for row in tables["warnings"] if row["run"] == RUN)
+    (mean,) = [r["last_mean"] for r in tables["scores"] if (r["game"], r["arm"]) == DAMAGED]
+    whole = said in ("not valid JSON", "probe.json cannot be read", "version must be")
+    assert mean == pytest.approx(9.0 if whole else 8.5)  # of 8 9 10, or without the 10
+
+
+def test_alien_files_are_passed_by(copy):
+    (copy / "notes.txt").write_text("hello")
+    (copy / RUN / "core.1234").write_bytes(bytes(1000))
+    (copy / "empty").mkdir()
+    assert "warnings" not in told(copy)
+
+
+def test_cells_that_a_sweep_never_started_are_counted_and_named(copy):
+    cells = {
+        path.name: Entry(overrides=["experiment=dqn"], game="minatar_asterix", seed=0, steps=5_000)
+        for path in copy.iterdir()
+    }
+    missing = Entry(overrides=["seed=7"], game="minatar_asterix", seed=7, steps=5_000)
+    Ledger(cells=cells | {"never_started": missing}).write(copy)
+    tables = told(copy)
+    assert "never_started" in {row["run"] for row in tables["warnings"]}
+    runs = {row["run"]: row for row in tables["runs"]}
+    assert runs["never_started"]["state"] == "missing"
+    assert runs[RUN]["command"] == "python -m sdqn_lab.run experiment=dqn"
+
+
+def test_a_run_that_its_sweep_does_not_know_is_left_out_and_named(copy):
+    cells = {
+        path.name: Entry(overrides=[], game="?", seed=0, steps=5_000)
+        for path in copy.iterdir()
+        if path.name != RUN
+    }
+    Ledger(cells=cells).write(copy)
+    tables = told(copy)
+    assert RUN in {row["run"] for row in tables["warnings"]}
+    assert {(r["game"], r["arm"]): r["seeds"] for r in tables["scores"]}[DAMAGED] == 2
+
+
+def test_several_directories_are_compared_as_one(study, tmp_path):
+    words = ("experiment=dqn_popnorm", "time_window=4")
+    other = make_run(tmp_path / "another", *words, scores=(20.0,) * 5)
+    seeds = {(r["game"], r["arm"]): r["seeds"] for r in told(study, other)["scores"]}
+    assert seeds["minatar_breakout", "dqn_popnorm"] == 1
+    assert seeds["minatar_asterix", "dqn_popnorm"] == 0
+    assert seeds["minatar_asterix", "dqn"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "nowhere: no such directory; write the directory of a sweep or a run"),
+        (["empty"], "empty: holds no run"),
+        (["STUDY", "--by", "nrm"], "--by nrm: no run has it"),
+        (["STUDY", "--against", "experiment=ddqn"], "--against experiment=ddqn: no arm fits"),
+        (["STUDY", "--literature", "none.csv"], "--literature none.csv: cannot be read"),
+        (["STUDY", "--literature", "bad.csv"], "--literature bad.csv: no column source"),
+        (["STUDY", "--literature", "text.csv"], "line 2: mean=high: must be a number or empty"),
+        (["STUDY", "--out", "a_file"], "--out a_file: cannot be written"),
+    ],
+)
+def test_bad_words_are_one_line_and_leave_nothing(
+    study, tmp_path, monkeypatch, capsys, words, said
+):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("a_file").touch()
+    Path("bad.csv").write_text("game,score\npong,3\n")
+    Path("text.csv").write_text("source,protocol,method,game,mean,spread\na,b,c,pong,high,\n")
+    before = sorted(path.name for path in Path().iterdir())
+    assert main([str(study) if word == "STUDY" else word for word in words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert sorted(path.name for path in Path().iterdir()) == before
+
+
+def test_an_earlier_report_is_replaced_and_other_files_beside_it_stay(study, tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "stale.png").touch()
+    (tmp_path / "own.txt").write_text("mine")
+    assert main([str(study), "--out", str(tmp_path)]) == 0
+    assert not (tmp_path / "figures" / "stale.png").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "figures",
+        "index.html",
+        "own.txt",
+        "tables",
+    ]
