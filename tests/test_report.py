@@ -240,6 +240,14 @@ def test_cells_that_a_sweep_never_started_are_counted_and_named(copy):
     assert runs[RUN]["command"] == "python -m sdqn_lab.run experiment=dqn"
 
 
+def test_a_sweep_of_which_nothing_has_begun_is_reported_as_such(tmp_path):
+    for seed in range(2):
+        path = make_run(tmp_path / f"{seed}", seed=seed, scores=(), state="pending")
+        (path / "metrics.jsonl").unlink()
+    assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert "No run was evaluated yet." in (tmp_path / "out" / "index.html").read_text()
+
+
 def test_a_run_that_its_sweep_does_not_know_is_left_out_and_named(copy):
     cells = {
         path.name: Entry(overrides=[], game="?", seed=0, steps=5_000)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from sdqn_lab.tracking.atomic import write_atomic
 LAYERS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 """After Okabe and Ito."""
 INK = "#24292f"
+CAPTION_LETTERS = 160
+"""What fits below the figure in a line."""
 
 
 class Point(NamedTuple):
@@ -82,7 +85,8 @@ def _drawn(points: Sequence[Point], trained: int, caption: str) -> Figure:
         axes.margins(y=0.2)
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, fontsize=9)
-    figure.supxlabel(caption, fontsize=8.5, color="#57606a")
+    wrapped = "\n".join(textwrap.fill(line, CAPTION_LETTERS) for line in caption.splitlines())
+    figure.supxlabel(wrapped, fontsize=8.5, color="#57606a")
     return figure
 
 

@@ -122,7 +122,7 @@ class Ledger(BaseModel):
         submission = Submission(
             launcher=launcher,
             settings=settings,
-            command=sys.argv,
+            command=[Path(sys.argv[0]).name, *sys.argv[1:]],
             time=timestamp(),
             host=socket.gethostname(),
             pid=process.pid,

@@ -125,6 +125,24 @@ def test_costs_are_means_over_seeds_then_games_and_the_ratio_is_to_the_baseline(
     assert table.data["dense_energy_nj"].tolist() == pytest.approx([200 * 4.6e-3] * 2)
 
 
+def test_costs_are_compared_in_the_games_that_all_arms_were_counted_in(tmp_path):
+    layer = {"name": "head", "parameters": 1, "synapses": 1, "passes": 1, "analog": False}
+    cells = [("popnorm", "pong", 10.0), ("none", "pong", 20.0), ("none", "boxing", 1000.0)]
+    for norm, game, spikes in cells:
+        path = make_run(tmp_path / f"{norm}{game}", f"norm={norm}", f"env={game}")
+        probe = {"version": 1, "time_window": 1, "layers": [layer | {"operations": spikes}]}
+        (path / "probe.json").write_text(json.dumps(probe))
+    section = costs(Comparison([Run(path) for path in sorted(tmp_path.iterdir())]))
+    (table,) = section.tables
+    assert dict(zip(table.shown["arm"], table.shown["AC"], strict=True)) == {
+        "norm=none": "20",
+        "norm=popnorm": "10",
+    }
+    assert section.remarks == [
+        "Not every arm was counted in every game; means are over pong alone."
+    ]
+
+
 def test_arms_look_alike_in_no_figure(tmp_path):
     runs = [
         Run(make_run(tmp_path / f"{window}", f"time_window={window}")) for window in range(1, 13)

@@ -26,13 +26,14 @@ def costs(comparison: Comparison) -> Section:
     """Costs of every arm beside those of the baseline, by the same counter."""
     known = {run: told for run in comparison.runs if (told := _cost(comparison, run)) is not None}
     frame = _frame(comparison, known)
+    if frame.empty:
+        return Section("costs", "What does it cost?", ["No run has begun yet."])
     items: list[Table | Figure] = [_table(comparison, frame)]
-    remarks = []
-    if known:
-        items.append(_figure(comparison, frame))
-    else:
-        remarks.append("No run has a probe.json, so operations and energy are not known.")
-    return Section("costs", "What does it cost?", remarks, items)
+    if not known:
+        remark = "No run has a probe.json, so operations and energy are not known."
+        return Section("costs", "What does it cost?", [remark], items)
+    items.append(_figure(comparison, frame))
+    return Section("costs", "What does it cost?", _unshared(frame), items)
 
 
 def _cost(comparison: Comparison, run: Run) -> Cost | None:
@@ -104,7 +105,31 @@ def _table(comparison: Comparison, frame: pd.DataFrame) -> Table:
 
 def _by_arm(frame: pd.DataFrame) -> pd.DataFrame:
     by_game = frame.groupby(["arm", "game"]).mean(numeric_only=True)
-    return by_game.groupby("arm").mean()
+    shared = by_game[by_game.index.get_level_values("game").isin(_games(frame))]
+    return shared.groupby("arm").mean().reindex(frame["arm"].unique())
+
+
+def _games(frame: pd.DataFrame) -> list[str]:
+    """The games that means are over: those that all arms share, or all if there is none."""
+    return _shared(frame) or list(frame["game"].unique())
+
+
+def _shared(frame: pd.DataFrame) -> list[str]:
+    """The games in which every arm that was counted anywhere was counted."""
+    if "energy_nj" not in frame:
+        return []
+    counted = frame.dropna(subset="energy_nj")
+    arms = counted.groupby("game")["arm"].nunique()
+    return list(arms[arms == counted["arm"].nunique()].index)
+
+
+def _unshared(frame: pd.DataFrame) -> list[str]:
+    """Arms whose games differ are not to be compared, and the reader is told."""
+    counted = frame.dropna(subset="energy_nj").groupby("arm")["game"].agg(frozenset)
+    if counted.nunique() == 1:
+        return []
+    over = f"over {', '.join(shared)} alone" if (shared := _shared(frame)) else "not comparable"
+    return [f"Not every arm was counted in every game; means are {over}."]
 
 
 def _counted(frame: pd.DataFrame, arm: str) -> int:

@@ -127,9 +127,10 @@ def _shares(comparison: Comparison, layers: Sequence[str]) -> Figure:
         panel.set_xlabel("agent steps")
     legend(canvas, looks(comparison))
     caption = (
-        "Mean over all runs of an arm, games and seeds together; band: its middle half. silent: "
-        "units that fire for no sample at no step of a batch of replay; saturated: (sample, "
-        f"unit) pairs active at every step; {OF_RELU}, so there saturated equals active."
+        "Mean over all runs of an arm that have got there, games and seeds together; band: their "
+        "middle half. silent: units that fire for no sample at no step of a batch of replay; "
+        f"saturated: (sample, unit) pairs active at every step; {OF_RELU}, so there saturated "
+        "equals active."
     )
     return Figure("firing-over-training", "Firing over training", caption, canvas)
 
@@ -143,16 +144,16 @@ def _over_arms(comparison: Comparison, panel: Axes, key: str) -> None:
 
 
 def _mean_curve(panel: Axes, curves: Sequence[tuple[Array, Array]], look: Look) -> None:
+    """The mean over the runs that have got there."""
     if not curves:
         return
-    end = min(steps[-1] for steps, _ in curves)
-    begin = max(steps[0] for steps, _ in curves)
-    grid = np.linspace(begin, max(end, begin), CURVE_POINTS)
-    values = np.stack([np.interp(grid, steps, values) for steps, values in curves])
-    panel.plot(grid, values.mean(0), look.dash, color=look.color)
-    if len(curves) > 1:
-        low, high = np.quantile(values, [0.25, 0.75], axis=0)
-        panel.fill_between(grid, low, high, color=look.color, alpha=0.15, linewidth=0)
+    ends = [(steps[0], steps[-1]) for steps, _ in curves]
+    grid = np.linspace(min(first for first, _ in ends), max(last for _, last in ends), CURVE_POINTS)
+    values = np.stack([np.interp(grid, *curve, np.nan, np.nan) for curve in curves])
+    at, drawn = grid[(~np.isnan(values)).any(0)], values[:, (~np.isnan(values)).any(0)]
+    panel.plot(at, np.nanmean(drawn, 0), look.dash, color=look.color)
+    low, high = np.nanquantile(drawn, [0.25, 0.75], axis=0)
+    panel.fill_between(at, low, high, color=look.color, alpha=0.15, linewidth=0)
 
 
 def _potentials(comparison: Comparison, layers: Sequence[str]) -> Figure:
