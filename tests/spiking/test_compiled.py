@@ -9,8 +9,10 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -312,3 +314,35 @@ def test_code_on_disk_that_is_damaged_or_cannot_be_written_stops_nobody(
     for file in tmp_path.rglob("*.nb?"):
         file.write_bytes(file.read_bytes()[:20])
     subprocess.run(command, env=environment, check=True)
+
+
+def fingerprints() -> Iterator[str]:
+    """One a layer, of its spikes and gradients; rows are no multiples of a vector register."""
+    random = torch.Generator().manual_seed(6)
+    choices = product((1, 7, 33, 90, 803), NEURONS, SLOPES, (False, True), (NoNorm, PopNorm))
+    for units, neuron, surrogate, detach_reset, norm in choices:
+        x = 1.5 * torch.randn(STEPS, BATCH, units, generator=random) + 0.7
+        layer = NEURONS[neuron](surrogate=surrogate(alpha=0.8), detach_reset=detach_reset)
+        spikes, gradients = run(layer, norm((units,)), x.requires_grad_(), "auto")
+        numbers = b"".join(tensor.numpy().tobytes() for tensor in (spikes, *gradients))
+        name = f"{neuron}, {surrogate.__name__}, {detach_reset=}, {norm.__name__}({units})"
+        yield f"{name}: {sha256(numbers).hexdigest()}"
+
+
+def test_code_from_disk_computes_the_bits_of_the_process_that_compiled_it(tmp_path: Path) -> None:
+    def printed() -> list[str]:
+        program = "from tests.spiking.test_compiled import *; print(*fingerprints(), sep='\\n')"
+        return subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=Path(__file__).parents[2],
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout.splitlines()
+
+    compiled = printed()
+    assert compiled == printed()
+    for file in tmp_path.rglob("cpu._backward*"):
+        file.unlink()
+    assert compiled == printed()

@@ -169,16 +169,25 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 _kernels: list[Any] = []
+_machine_code = partial(numba.njit, nogil=True, fastmath=REORDER, error_model="numpy")
 
 
 def _compiled(function: Kernel) -> Kernel:
     """Machine code, kept on disk where there is a place for it."""
-    compiled = partial(numba.njit, function, nogil=True, fastmath=REORDER, error_model="numpy")
     try:
-        _kernels.append(compiled(cache=True))
+        _kernels.append(_machine_code(function, cache=True))
     except RuntimeError:  # no folder can be written
-        _kernels.append(compiled())
+        _kernels.append(_machine_code(function))
     return cast(Kernel, _kernels[-1])
+
+
+def _inlined(function: Kernel) -> Kernel:
+    """Machine code inside the kernels that use it, and nowhere else.
+
+    Were it called, a kernel compiled by this process would reach the function's own machine code,
+    and one from disk the copy stored with it: compiled apart, they round differently.
+    """
+    return cast(Kernel, _machine_code(function, forceinline=True))
 
 
 @_compiled
@@ -194,6 +203,7 @@ def _forward(
 ) -> None:
     batch, units = x.shape[1:]
     chunks = min(CHUNKS, batch)
+    charged = np.empty(units, np.float32)  # in place, the charge would not be vectorized
     v = np.empty(units, np.float32)
     z = np.empty(units, np.float32)
     for sample in range(batch * first // chunks, batch * last // chunks):
@@ -202,11 +212,12 @@ def _forward(
             if t < len(x):
                 _moments(x[t, sample], statistics[t, sample], layer)
                 _current(x[t, sample], statistics[t, sample], weight, bias, z, layer)
-            _charge(z, v, v, layer)
-            _fire(v, spikes[t, sample], layer)
+            _charge(z, v, charged, layer)
+            _fire(charged, spikes[t, sample], layer)
+            _reset(charged, v, layer)
 
 
-@_compiled
+@_inlined
 def _moments(x: Array, statistics: Array, layer: _Numbers) -> None:
     """Mean and 1 / sqrt(variance + eps) of a row."""
     if not layer.normalize:
@@ -222,7 +233,7 @@ def _moments(x: Array, statistics: Array, layer: _Numbers) -> None:
     statistics[1] = ONE / np.sqrt(square / np.float32(len(x)) + layer.eps)
 
 
-@_compiled
+@_inlined
 def _current(
     x: Array, statistics: Array, weight: Array, bias: Array, z: Array, layer: _Numbers
 ) -> None:
@@ -235,7 +246,7 @@ def _current(
         z[i] = (x[i] - mean) * scale * weight[i] + bias[i]
 
 
-@_compiled
+@_inlined
 def _charge(z: Array, v: Array, h: Array, layer: _Numbers) -> None:
     if layer.leaky:
         for i in range(len(z)):
@@ -245,14 +256,10 @@ def _charge(z: Array, v: Array, h: Array, layer: _Numbers) -> None:
         h[i] = layer.slope_v * v[i] + layer.slope_x * z[i]
 
 
-@_compiled
-def _fire(v: Array, spikes: Array, layer: _Numbers) -> None:
-    """Spikes of charged membranes, which are reset in place."""
-    for i in range(len(v)):
-        fires = v[i] - layer.v_threshold > ZERO
-        spikes[i] = ONE if fires else ZERO
-        reset = layer.v_reset if layer.hard else v[i] - layer.v_threshold
-        v[i] = reset if fires else v[i]
+@_inlined
+def _fire(h: Array, spikes: Array, layer: _Numbers) -> None:
+    for i in range(len(h)):
+        spikes[i] = ONE if h[i] - layer.v_threshold > ZERO else ZERO
 
 
 @_compiled
@@ -300,14 +307,14 @@ def _backward(
                     )
 
 
-@_compiled
+@_inlined
 def _reset(h: Array, v: Array, layer: _Numbers) -> None:
     for i in range(len(h)):
         reset = layer.v_reset if layer.hard else h[i] - layer.v_threshold
         v[i] = reset if h[i] - layer.v_threshold > ZERO else h[i]
 
 
-@_compiled
+@_inlined
 def _back(
     grad: Array, h: Array, slope: Array, grad_v: Array, grad_z: Array, layer: _Numbers
 ) -> None:
@@ -325,7 +332,7 @@ def _back(
         grad_v[i] = grad_h * layer.slope_v
 
 
-@_compiled
+@_inlined
 def _slope(h: Array, slope: Array, layer: _Numbers) -> None:
     """The surrogate's derivative at h - v_threshold."""
     alpha = layer.alpha
@@ -354,7 +361,7 @@ def _slope(h: Array, slope: Array, layer: _Numbers) -> None:
             slope[i] = ZERO if y < ZERO else y
 
 
-@_compiled
+@_inlined
 def _norm_back(
     grad_z: Array,
     x: Array,
