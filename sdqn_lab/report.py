@@ -1,6 +1,7 @@
 """``python -m sdqn_lab.report DIR...``: run directories to tables, figures and one HTML page."""
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from sdqn_lab.launching.ledger import FILE as LEDGER
 from sdqn_lab.launching.ledger import Ledger, LedgerError
 from sdqn_lab.launching.observe import observe
 from sdqn_lab.launching.table import out as tables_out
+from sdqn_lab.stopping import INTERRUPTED
 
 USAGE_ERROR = 2
 PRINTED = ("scores", "aggregates", "improvement")
@@ -46,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         wandb.ReportError,
     ) as error:
         console.print(f"error: {error}", soft_wrap=True)
-    except OSError as error:
-        console.print(f"error: --out {args.out}: cannot be written: {error}", soft_wrap=True)
-    return USAGE_ERROR
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]
+    """Split at commas, but for those of a list in brackets."""
+    return [word for word in re.split(r",(?![^\[]*\])", text) if word]
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -72,11 +75,14 @@ def _report(args: argparse.Namespace) -> int:
     literature = printed() + (read(args.literature) if args.literature else [])
     scores = compare(args.dirs, args.by, args.against)
     parts, title = sections(scores, literature), _title(args.dirs)
-    page = write(title, _subtitle(scores, args), parts, args.out)
+    try:
+        page = write(title, _subtitle(scores, args), parts, args.out)
+    except OSError as error:
+        raise CommandError(f"--out {args.out}: cannot be written: {error}") from error
     _print(parts)
     print(f"report: {page}")
     if target is not None:
-        tables = [table for table in _tables(parts) if table.name in PRINTED]
+        tables = [table for table in _tables(parts) if _printed(table)]
         print(f"W&B report: {wandb.publish(wandb.build(scores.comparison, tables, target, title))}")
     return 0
 
@@ -105,20 +111,31 @@ def _found(folder: Path) -> Iterator[Run | Notice]:
     """The runs of a sweep as its ledger knows them, or every run below a folder."""
     if not folder.is_dir():
         raise CommandError(f"{folder}: no such directory; write the directory of a sweep or a run")
+    try:
+        found = list(_below(folder, set()))
+    except OSError as error:
+        raise CommandError(f"{folder}: cannot be read: {error}") from error
+    if not found:
+        raise CommandError(f"{folder}: holds no run; write the directory of a sweep or a run")
+    yield from found
+
+
+_MARKS = ("config.yaml", "status.json", "metrics.jsonl")
+"""Files that tell a run."""
+
+
+def _below(folder: Path, seen: set[Path]) -> Iterator[Run | Notice]:
+    """Links are followed, each place is visited once, and nothing is looked for inside a run."""
+    if folder.resolve() in seen:
+        return
+    seen.add(folder.resolve())
     if (folder / LEDGER).exists():
         yield from _of_sweep(folder)
-        return
-    below = sorted({path.parent for name in _MARKS for path in folder.rglob(name)})
-    if not below:
-        raise CommandError(f"{folder}: holds no run; write the directory of a sweep or a run")
-    sweeps = [path for path in below if (path / LEDGER).exists()]
-    for path in sweeps:
-        yield from _of_sweep(path)
-    yield from (Run(p) for p in below if p not in sweeps and p.parent not in sweeps)
-
-
-_MARKS = ("config.yaml", "status.json", "metrics.jsonl", LEDGER)
-"""Files that tell a run, or a sweep."""
+    elif any((folder / name).exists() for name in _MARKS):
+        yield Run(folder)
+    else:
+        for child in sorted(path for path in folder.iterdir() if path.is_dir()):
+            yield from _below(child, seen)
 
 
 def _of_sweep(folder: Path) -> Iterator[Run | Notice]:
@@ -135,13 +152,13 @@ def _of_sweep(folder: Path) -> Iterator[Run | Notice]:
             "command": f"python -m sdqn_lab.run {words}",
         }
         yield Run(folder / report.name, report.state, facts)
-    strangers = {path.parent for name in _MARKS[:3] for path in folder.glob(f"*/{name}")}
+    strangers = {path.parent for name in _MARKS for path in folder.glob(f"*/{name}")}
     for path in sorted(strangers - {folder / name for name in ledger.cells}):
         yield Notice(path.name, "left out: a run that this sweep's ledger does not know")
 
 
 def _title(dirs: Sequence[Path]) -> str:
-    return " and ".join(folder.resolve().name for folder in dirs)
+    return " and ".join(map(str, dirs))
 
 
 def _subtitle(scores: Scores, args: argparse.Namespace) -> list[str]:
@@ -163,6 +180,11 @@ def _command(args: argparse.Namespace) -> list[str]:
     return words
 
 
+def _printed(table: Table) -> bool:
+    """Whether it is one of those, of whichever suite."""
+    return table.name.rstrip("-0123456789") in PRINTED
+
+
 def _tables(parts: Sequence[Section]) -> list[Table]:
     return [table for part in parts for table in part.tables]
 
@@ -170,7 +192,7 @@ def _tables(parts: Sequence[Section]) -> list[Table]:
 def _print(parts: Sequence[Section]) -> None:
     terminal = tables_out()
     for table in _tables(parts):
-        if table.name in PRINTED:
+        if _printed(table):
             terminal.print(_grid(table))
     lines = [remark for part in parts if part.name == "missing" for remark in part.remarks]
     warnings = [table for table in _tables(parts) if table.name == "warnings"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sdqn_lab.analysis.literature import printed, read
+from sdqn_lab.analysis.report.who_wins import with_spread
 from sdqn_lab.analysis.report.write import sections
 from sdqn_lab.launching.ledger import Entry, Ledger
 from sdqn_lab.report import compare, main
@@ -111,11 +112,11 @@ def test_every_run_has_a_row_with_what_is_needed_to_make_it_again(report):
 
 
 def test_reference_rows_stand_apart_with_their_own_protocol_and_unread_ones_stay_empty(report):
-    (xu,) = (report / "tables").glob("literature-xu-et-al--2026*.csv")
+    xu, paper = sorted((report / "tables").glob("literature-*.csv"))
     found = {row["game"]: row for row in csv.DictReader(xu.open())}
     assert found["minatar_breakout"]["pbLN, T=4"] == "25.03 ± 2.23"
     assert "5M transitions" in xu.with_suffix(".md").read_text()
-    (paper,) = (report / "tables").glob("literature-sun-et-al--2022*.csv")
+    assert "Sun et al. 2022" in paper.with_suffix(".md").read_text()
     assert [row["PL-SDQN"] for row in csv.DictReader(paper.open())] == ["", ""]
 
 
@@ -126,7 +127,7 @@ def test_a_file_fills_what_was_empty(study, tmp_path):
         "Sun et al. 2022 (Front. Neurosci. 16:953368),as printed,PL-SDQN,minatar_asterix,12.5,0.5\n"
     )
     tables = told(study, literature=[*printed(), *read(own)])
-    filled = [r for name, rows in tables.items() if name.startswith("literature-sun") for r in rows]
+    filled = [r for name, rows in tables.items() if name.startswith("literature") for r in rows]
     assert {"game": "minatar_asterix", "PL-SDQN": "12.5 ± 0.5"} in filled
 
 
@@ -194,10 +195,13 @@ DAMAGED = ("minatar_asterix", "dqn")
         (lambda run: (run / "metrics.jsonl").unlink(), "metrics.jsonl is missing"),
         (lambda run: (run / "config.yaml").unlink(), "nothing says which arm it is"),
         (lambda run: (run / "config.yaml").write_text("{"), "config.yaml cannot be read"),
-        (lambda run: (run / "config.yaml").write_text("a: 1"), "it has no `choices`"),
+        (lambda run: (run / "config.yaml").write_text("a: 1"), "choices: Field required"),
         (lambda run: (run / "status.json").write_text("finished"), "not valid JSON"),
         (lambda run: (run / "probe.json").write_text("{]"), "probe.json cannot be read"),
-        (lambda run: (run / "probe.json").write_text('{"version": 99}'), "version must be"),
+        (
+            lambda run: (run / "probe.json").write_text('{"version": 99}'),
+            "version: Input should be",
+        ),
         (
             lambda run: (run / "metrics.jsonl").write_text('{"epoch": 1, "score": 3.0}\n' * 9),
             "it has no number `step` (and 8 more lines)",
@@ -215,7 +219,7 @@ def test_garbage_gives_a_named_warning_and_never_a_wrong_number(copy, damage, sa
     tables = told(copy)
     assert any(said in row["warning"] for row in tables["warnings"] if row["run"] == RUN)
     (mean,) = [r["last_mean"] for r in tables["scores"] if (r["game"], r["arm"]) == DAMAGED]
-    whole = said in ("not valid JSON", "probe.json cannot be read", "version must be")
+    whole = said in ("not valid JSON", "probe.json cannot be read", "version: Input should be")
     assert mean == pytest.approx(9.0 if whole else 8.5)  # of 8 9 10, or without the 10
 
 
@@ -279,6 +283,8 @@ def test_several_directories_are_compared_as_one(study, tmp_path):
         (["STUDY", "--literature", "none.csv"], "--literature none.csv: cannot be read"),
         (["STUDY", "--literature", "bad.csv"], "--literature bad.csv: no column source"),
         (["STUDY", "--literature", "text.csv"], "line 2: mean=high: must be a number or empty"),
+        (["STUDY", "--literature", "wide.csv"], "line 2: 7 fields, the heading has 6"),
+        (["STUDY", "--out", "."], "figures is not that of a report"),
         (["STUDY", "--out", "a_file"], "--out a_file: cannot be written"),
     ],
 )
@@ -288,6 +294,9 @@ def test_bad_words_are_one_line_and_leave_nothing(
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("a_file").touch()
+    Path("figures").mkdir()
+    Path("figures", "my_own.pdf").touch()
+    Path("wide.csv").write_text("source,protocol,method,game,mean,spread\na,b,c,pong,1,2,3\n")
     Path("bad.csv").write_text("game,score\npong,3\n")
     Path("text.csv").write_text("source,protocol,method,game,mean,spread\na,b,c,pong,high,\n")
     before = sorted(path.name for path in Path().iterdir())
@@ -299,14 +308,70 @@ def test_bad_words_are_one_line_and_leave_nothing(
 
 
 def test_an_earlier_report_is_replaced_and_other_files_beside_it_stay(study, tmp_path):
-    (tmp_path / "figures").mkdir()
+    assert main([str(study), "--out", str(tmp_path)]) == 0
     (tmp_path / "figures" / "stale.png").touch()
     (tmp_path / "own.txt").write_text("mine")
     assert main([str(study), "--out", str(tmp_path)]) == 0
     assert not (tmp_path / "figures" / "stale.png").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "figures",
-        "index.html",
-        "own.txt",
-        "tables",
+        *("figures", "index.html", "own.txt", "tables")
     ]
+
+
+def test_an_arm_that_has_not_begun_stands_in_every_table_without_numbers(tmp_path):
+    make_run(tmp_path / "begun", "norm=none", scores=(1.0, 2.0), state="running")
+    make_run(tmp_path / "waiting", "norm=popnorm", scores=(), state="pending")
+    tables = told(tmp_path)
+    assert [row["arm"] for row in tables["scores"]] == ["norm=none", "norm=popnorm"]
+
+
+def test_settings_that_hide_behind_others_are_told(tmp_path):
+    for name, rate in (("dqn", 1e-3), ("pl_sdqn", 1e-4)):
+        make_run(tmp_path / name, f"experiment={name}", f"algo.learning_rate={rate}")
+    arms = {row["arm"]: row for row in told(tmp_path)["arms"]}
+    assert (arms["dqn"]["algo.learning_rate"], arms["pl_sdqn"]["algo.learning_rate"]) == (
+        *("0.001", "0.0001"),
+    )
+
+
+def test_pooled_settings_are_not_counted_as_seeds(tmp_path):
+    for window in (2, 4):
+        make_run(tmp_path / f"{window}", "norm=none", f"time_window={window}")
+    make_run(tmp_path / "other", "norm=popnorm", "time_window=2")
+    parts = sections(compare([tmp_path], by=["norm"]), [])
+    (scores,) = [t.shown for part in parts for t in part.tables if t.name == "scores"]
+    assert scores["seeds"].tolist() == ["2 of 2 runs, 1 different", "1 of 1"]
+
+
+def test_a_failed_run_that_is_long_enough_is_counted_and_not_called_left_out(tmp_path):
+    make_run(tmp_path / "good", seed=0)
+    make_run(tmp_path / "bad", seed=1, state="failed", error="the disk was full")
+    parts = sections(compare([tmp_path]), [])
+    (part,) = [part for part in parts if part.name == "missing"]
+    assert not any("runs failed" in remark for remark in part.remarks)
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ((104.2, 104.5), "104.35 ± 0.21"),
+        ((15_432.0, 15_448.0), "15,440 ± 11"),
+        ((-20.96, -20.94), "-20.950 ± 0.014"),
+        ((5.0, 5.0), "5 ± 0"),
+        ((12_345.6,), "12,346 (one seed)"),
+        ((), "-"),
+    ],
+)
+def test_a_mean_is_shown_to_the_place_of_its_spread(values, shown):
+    assert with_spread(np.array(values)) == shown
+
+
+def test_linked_and_nested_runs_are_found_once_and_nothing_is_looked_for_inside_a_run(tmp_path):
+    make_run(tmp_path / "real" / "deep" / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    inner = tmp_path / "real" / "deep" / "run" / "wandb" / "files"
+    inner.mkdir(parents=True)
+    (inner / "config.yaml").write_text("wandb: 1")
+    tables = told(tmp_path)
+    assert [row["run"] for row in tables["runs"]] == ["run"]
+    assert "warnings" not in tables

@@ -1,14 +1,20 @@
 """Runs sorted into arms and tasks: what is compared with what."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
+
+import yaml
 
 from sdqn_lab.analysis.run import TIMELESS, Run
 
 Item = TypeVar("Item")
+ENDED = frozenset({"failed", "lost", "missing", "stopped", "preempted"})
+"""States in which a run is not at its end, and nobody works on it."""
+NAME = "experiment"
+"""The choice that names an arm."""
 Options = tuple[tuple[str, Any], ...]
 
 
@@ -24,22 +30,28 @@ class Task:
     protocol: str
     rules: str = field(repr=False)
     """Every setting of the protocol, in words."""
-    alone: bool = field(default=True, compare=False)
-    """Whether the game is played under no other protocol here."""
+    told_by: str = field(default="", compare=False)
+    """Where the game is played under several protocols: what is particular to this one."""
 
     def __str__(self) -> str:
-        return self.game if self.alone else f"{self.game} ({self.protocol}: {self.rules})"
+        return f"{self.game} ({self.told_by})" if self.told_by else self.game
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A combination of the choices that vary."""
+    """A combination of the choices that vary.
+
+    Attributes:
+        options: what varies, with this arm's values.
+        name: of the experiment that all its runs were started as, and no other arm's; else None.
+    """
 
     options: Options
+    name: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         told = [(key, value) for key, value in self.options if value is not None]
-        return ", ".join(_word(key, value) for key, value in told) or "all"
+        return self.name or ", ".join(_word(key, value) for key, value in told) or "all"
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,7 @@ class Comparison:
             raise ComparisonError(f"no run can be read: {lines}" if lines else "no run was found")
         self.varied = varied(self.runs)
         self.axes = self.varied if by is None else _checked(by, self.runs)
+        self._names = self._experiments()
         self.arms = _first_seen(self.arm_of(run) for run in self.runs)
         self.tasks = sorted(_tasks(self.runs))
         self._note_pooled()
@@ -84,14 +97,28 @@ class Comparison:
 
     def arm_of(self, run: Run) -> Arm:
         """The arm that a run belongs to."""
-        return Arm(tuple((axis, run.options.get(axis)) for axis in self.axes))
+        options = self._options_of(run)
+        return Arm(options, self._names.get(options))
+
+    def _options_of(self, run: Run) -> Options:
+        return tuple((axis, run.options.get(axis)) for axis in self.axes)
+
+    def _experiments(self) -> dict[Options, str]:
+        """The name of each arm that has one of its own."""
+        told: dict[Options, set[str | None]] = defaultdict(set)
+        for run in self.runs:
+            told[self._options_of(run)].add(run.choices.get(NAME))
+        single = {options: names.pop() for options, names in told.items() if len(names) == 1}
+        counts = Counter(single.values())
+        return {arm: name for arm, name in single.items() if name and counts[name] == 1}
 
     @cached_property
     def cells(self) -> Mapping[tuple[Task, Arm], list[Run]]:
         """(task, arm) -> its runs."""
+        listed = {task: task for task in self.tasks}
         cells: dict[tuple[Task, Arm], list[Run]] = defaultdict(list)
         for run in self.runs:
-            cells[task_of(run), self.arm_of(run)].append(run)
+            cells[listed[task_of(run)], self.arm_of(run)].append(run)
         return cells
 
     @property
@@ -116,20 +143,21 @@ class Comparison:
             _ = run.records  # read now, so that its problems are known
             for problem in run.problems:
                 self.warn(run, problem)
-            if run.state in ("failed", "lost", "missing", "stopped", "preempted"):
+            if run.state in ENDED:
                 self.warn(run, _state_line(run))
             if not run.config:
-                self.warn(run, "left out: without its config nothing says which arm it is")
+                if run.state != "missing":
+                    self.warn(run, "left out: without its config nothing says which arm it is")
                 continue
-            same = (task_of(run), run.seed, tuple(run.options.items()))
+            settings = tuple(item for item in run.options.items() if item[0] != NAME)
+            same = (task_of(run), run.seed, settings)
             other = usable.get(same)
             if other is None:
                 usable[same] = run
                 continue
             longer, shorter = (run, other) if run.steps > other.steps else (other, run)
-            self.warn(
-                shorter, f"left out: the same run as {longer.path}, which is as long or longer"
-            )
+            same_as = f"the same settings and seed as {longer.path}, which is as long or longer"
+            self.warn(shorter, f"left out: {same_as}")
             usable[same] = longer
         return list(usable.values())
 
@@ -157,8 +185,8 @@ class Comparison:
         )
 
     def _fits(self, arm: Arm, key: str, value: str) -> bool:
-        told = {_value(run.options.get(key)) for run in self.runs if self.arm_of(run) == arm}
-        return told == {value}
+        told = {run.options.get(key) for run in self.runs if self.arm_of(run) == arm}
+        return told == {_parsed(value)}
 
     def _is_dqn(self, arm: Arm) -> bool:
         of_arm = [run for run in self.runs if self.arm_of(run) == arm]
@@ -169,32 +197,37 @@ class Comparison:
 def task_of(run: Run) -> Task:
     """The game of a run and how it is played."""
     rules = run.config.get("protocol", {})
-    words = ", ".join(f"{key}={_value(value)}" for key, value in sorted(rules.items()))
+    words = ", ".join(f"{key}={in_words(value)}" for key, value in sorted(rules.items()))
     return Task(run.game, str(run.choices.get("protocol", "?")), words)
 
 
 def _tasks(runs: Iterable[Run]) -> list[Task]:
     found = {task_of(run) for run in runs}
-    games = [task.game for task in found]
-    return [
-        Task(task.game, task.protocol, task.rules, alone=games.count(task.game) == 1)
-        for task in found
-    ]
+    by_game: dict[str, list[Task]] = defaultdict(list)
+    for task in found:
+        by_game[task.game].append(task)
+    return [replace(task, told_by=_particular(task, by_game[task.game])) for task in found]
 
 
-def varied(runs: Sequence[Run], without: Sequence[str] = ()) -> tuple[str, ...]:
+def _particular(task: Task, beside: Sequence[Task]) -> str:
+    """The name of the protocol and the rules that not all tasks of the game have."""
+    if len(beside) == 1:
+        return ""
+    shared = set.intersection(*(set(other.rules.split(", ")) for other in beside))
+    return ", ".join([task.protocol, *(r for r in task.rules.split(", ") if r not in shared)])
+
+
+def varied(runs: Sequence[Run]) -> tuple[str, ...]:
     """The keys that tell the runs of a game apart, without those that follow from others.
 
-    Args:
-        runs: of any games.
-        without: keys that are not to be used.
+    An experiment only names a combination of them and is none itself.
     """
     by_game: dict[Task, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         by_game[task_of(run)].append(run.options)
     kept: list[str] = []
     for key in _first_seen(key for run in runs for key in run.options):
-        if key not in without and any(_adds(key, kept, told) for told in by_game.values()):
+        if key != NAME and any(_adds(key, kept, told) for told in by_game.values()):
             kept.append(key)
     return tuple(kept)
 
@@ -232,15 +265,22 @@ def _state_line(run: Run) -> str:
 
 
 def _word(key: str, value: Any) -> str:
-    if key == "experiment":
-        return str(value)
-    return f"{'T' if key == 'time_window' else key}={_value(value)}"
+    return f"{'T' if key == 'time_window' else key}={in_words(value)}"
 
 
-def _value(value: Any) -> str:
+def in_words(value: Any) -> str:
+    """As it is written on the command line."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "none"}[value]
+    if isinstance(value, tuple):
+        return f"[{','.join(map(in_words, value))}]"
     return str(value)
+
+
+def _parsed(word: str) -> Any:
+    """A word of the command line as a config has it, so that 2 and 2.0 are one value."""
+    value = yaml.safe_load(word)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _first_seen(items: Iterable[Item]) -> list[Item]:

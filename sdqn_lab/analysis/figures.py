@@ -28,9 +28,11 @@ STYLE: Any = {
     "grid.alpha": 0.3,
     "legend.frameon": False,
     "svg.hashsalt": "sdqn_lab",
+    "text.parse_math": False,  # names are names
 }
 PANELS_A_ROW = 3
 PANEL_INCHES = (3.4, 2.6)
+LEGEND_ROW_INCHES = 0.2
 LETTER_INCHES, HANDLE_INCHES = 0.085, 0.7
 """What a legend's entry takes: each letter, and the line and gaps beside them."""
 DPI = 150
@@ -76,24 +78,25 @@ class Figure:
 
 
 def looks(comparison: Comparison) -> dict[Arm, Look]:
-    """The look of each arm: colours first, then dashes."""
+    """The look of each arm: neighbours differ in colour, dash and marker."""
     return {
         arm: Look(
             PALETTE[number % len(PALETTE)],
-            DASHES[number // len(PALETTE) % len(DASHES)],
-            MARKERS[number % len(MARKERS)],
+            DASHES[(number + number // len(PALETTE)) % len(DASHES)],
+            MARKERS[(number + number // (len(PALETTE) * len(DASHES))) % len(MARKERS)],
         )
         for number, arm in enumerate(comparison.arms)
     }
 
 
-def panels(titles: Sequence[str], *, sharey: bool = False) -> tuple[Canvas, list[Axes]]:
-    """A figure with a small panel for each title, in rows."""
+def panels(
+    titles: Sequence[str], *, sharey: bool = False, height: float = PANEL_INCHES[1]
+) -> tuple[Canvas, list[Axes]]:
+    """A figure with a small panel for each title, in rows; ``height`` of a panel in inches."""
     columns = 2 if len(titles) == 4 else min(PANELS_A_ROW, len(titles))
     rows = ceil(len(titles) / columns)
     with mpl.rc_context(STYLE):
-        width, height = PANEL_INCHES
-        size = (max(width * columns, 5.0), height * rows + 0.6)
+        size = (max(PANEL_INCHES[0] * columns, 5.0), height * rows + 0.6)
         canvas = Canvas(figsize=size, layout="constrained")
         grid = canvas.subplots(rows, columns, squeeze=False, sharey=sharey)
     for axes in grid.flat[len(titles) :]:
@@ -134,4 +137,6 @@ def legend(canvas: Canvas, arms: dict[Arm, Look], *, lines: bool = True) -> None
     ]
     widest = max(len(str(arm)) for arm in arms) * LETTER_INCHES + HANDLE_INCHES
     columns = max(1, min(len(handles), int(canvas.get_figwidth() / widest)))
+    rows = ceil(len(handles) / columns)
+    canvas.set_figheight(canvas.get_figheight() + LEGEND_ROW_INCHES * (rows - 1))
     canvas.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)

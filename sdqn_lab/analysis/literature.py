@@ -1,8 +1,10 @@
 """Scores that others have printed, each with its source and its protocol."""
 
+import csv
 import importlib.resources
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import pandas as pd
@@ -53,20 +55,39 @@ def read(file: Path) -> list[Result]:
         LiteratureError: it is not there, no CSV, lacks a column, or a mean is no number.
     """
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, comment="#")
-    except (OSError, ValueError) as error:
+        with file.open(newline="") as text:
+            lines = list(csv.reader(text))
+    except (OSError, ValueError, csv.Error) as error:
         raise LiteratureError(f"--literature {file}: cannot be read: {error}") from error
-    if missing := [name for name in COLUMNS if name not in table]:
+    head = lines[0] if lines else []
+    if missing := [name for name in COLUMNS if name not in head]:
         wanted = ",".join(COLUMNS)
         raise LiteratureError(f"--literature {file}: no column {missing[0]}; write {wanted}")
-    means = pd.to_numeric(table["mean"], errors="coerce")
-    wrong = table.index[means.isna() & (table["mean"] != "")]
-    if len(wrong):
-        found = table["mean"][wrong[0]]
+    return [
+        _result(file, number, head, row) for number, row in enumerate(lines[1:], start=2) if row
+    ]
+
+
+def _result(file: Path, number: int, head: list[str], row: list[str]) -> Result:
+    if len(row) != len(head):
         raise LiteratureError(
-            f"--literature {file}: line {wrong[0] + 2}: mean={found}: must be a number or empty"
+            f"--literature {file}: line {number}: {len(row)} fields, the heading has {len(head)}; "
+            "write a field with a comma in quotes"
         )
-    return [Result(*row) for row in table[list(COLUMNS)].itertuples(index=False)]
+    told = dict(zip(head, row, strict=True))
+    result = Result(*(told[name].strip() for name in COLUMNS))
+    if result.mean and not _finite(result.mean):
+        raise LiteratureError(
+            f"--literature {file}: line {number}: mean={result.mean}: must be a number or empty"
+        )
+    return result
+
+
+def _finite(text: str) -> bool:
+    try:
+        return isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def columns(results: Sequence[Result], games: Sequence[str]) -> dict[tuple[str, str], pd.DataFrame]:
@@ -79,7 +100,7 @@ def columns(results: Sequence[Result], games: Sequence[str]) -> dict[tuple[str, 
     for source in dict.fromkeys((result.source, result.protocol) for result in results):
         of_source = [r for r in results if (r.source, r.protocol) == source]
         known = {(r.game, r.method): r.text for r in of_source}
-        unknown = all(not game for game, _ in known)
+        unknown = any(not game for game, _ in known)
         rows = [game for game in games if unknown or any(g == game for g, _ in known)]
         methods = list(dict.fromkeys(method for _, method in known))
         cells = [[known.get((game, method), "") for method in methods] for game in rows]

@@ -16,6 +16,8 @@ MOST_RECORDS = 300
 """Training records kept of a run, evenly spread: more than a figure can show."""
 SCORE = "eval/return_mean"
 EVENT = "health/event"
+OF_EVALUATION = (SCORE, "frames", "wall_seconds")
+"""What an evaluation cannot be drawn without."""
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Records:
     Attributes:
         evaluations: all of them, in order.
         training: at most `MOST_RECORDS`, evenly spread over the file.
+        spiking: the last record that tells of firing.
         events: sentences that the run wrote for a person.
         last: the last record of all.
         problems: what was wrong with the file, each a clause that names the line.
@@ -32,6 +35,7 @@ class Records:
 
     evaluations: list[Record] = field(default_factory=list)
     training: list[Record] = field(default_factory=list)
+    spiking: Record = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
     last: Record = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -44,17 +48,21 @@ class Records:
         return np.array(steps, float), np.array(values, float)
 
 
-def read_records(path: Path) -> Records:
+def read_records(path: Path, most_steps: int | None = None) -> Records:
     """Read a metrics file, whatever state it is in.
 
     A line that is torn, no JSON (NaN is none), no record, or older than the line before is left
     out and told of in ``problems``. A torn last line is what a crash leaves and is no problem: the
     run writes it anew when it goes on.
+
+    Args:
+        path: the file.
+        most_steps: a line beyond it is damaged; None: no limit is known.
     """
     records = Records()
     try:
         with path.open("rb") as file:
-            _read(file, records)
+            _read(file, records, most_steps or 2**63)
     except FileNotFoundError:
         records.problems.append("metrics.jsonl is missing")
     except OSError as error:
@@ -62,31 +70,36 @@ def read_records(path: Path) -> Records:
     return records
 
 
-def _read(lines: Iterator[bytes], records: Records) -> None:
-    stride, bad, first = 1, 0, ""
-    for number, line in enumerate(lines):
-        record = _parsed(line, records.last)
+def _read(lines: Iterator[bytes], records: Records, most_steps: int) -> None:
+    trained, stride, bad, first = 0, 1, 0, ""
+    for number, line in enumerate(lines, start=1):
+        record = _parsed(line, records.last, most_steps)
         if isinstance(record, str):
             if line.endswith(b"\n"):
-                bad, first = bad + 1, first or f"line {number + 1} {record}"
+                bad, first = bad + 1, first or f"line {number} {record}"
             continue
         records.last = record
         if SCORE in record:
             records.evaluations.append(record)
-        elif EVENT in record:
+            continue
+        if EVENT in record:
             records.events.append(f"step {record['step']:,}: {record[EVENT]}")
-        elif number % stride == 0:
+            continue
+        if b'"snn/' in line:
+            records.spiking = record
+        if trained % stride == 0:
             records.training.append(record)
             if len(records.training) == 2 * MOST_RECORDS:
                 records.training = records.training[::2]
                 stride *= 2
+        trained += 1
     records.training = records.training[:: -(-len(records.training) // MOST_RECORDS) or 1]
     if bad:
         others = f" (and {bad - 1:,} more lines)" if bad > 1 else ""
         records.problems.append(f"metrics.jsonl: {first}{others}; left out")
 
 
-def _parsed(line: bytes, before: Record) -> Record | str:
+def _parsed(line: bytes, before: Record, most_steps: int) -> Record | str:
     """The record of a line, or why it is none."""
     try:
         record = orjson.loads(line)
@@ -96,8 +109,11 @@ def _parsed(line: bytes, before: Record) -> Record | str:
         return "is no record: it has no number `step`"
     if record["step"] < before.get("step", 0):
         return f"goes back to step {record['step']:,}"
-    if SCORE in record and not is_number(record[SCORE]):
-        return f"has a {SCORE} that is no number"
+    if record["step"] > most_steps:
+        return f"is beyond the run's end: step {record['step']:,}"
+    if SCORE in record:
+        wrong = [key for key in OF_EVALUATION if not is_number(record.get(key))]
+        return f"is an evaluation whose {wrong[0]} is no number" if wrong else record
     return record
 
 

@@ -1,14 +1,16 @@
 """One run directory, read: what tables and figures say of it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
-from sdqn_lab.analysis.records import Record, Records, read_records
+from sdqn_lab.analysis import schema
+from sdqn_lab.analysis.records import Record, Records, is_number, read_records
 from sdqn_lab.tracking.run_directory import RunDirectory
 
 FIRING = "snn/firing_rate/"
@@ -16,11 +18,15 @@ SILENT = "snn/silent_fraction/"
 GROUPS = ("experiment", "neuron", "norm", "surrogate", "encoder", "readout", "network", "algo")
 """Choices that may tell arms apart, the first of equals naming them."""
 NO_AXIS = frozenset(
-    {"env", "protocol", "budget", "tracker", "choices", "seed", "device", "threads", "health"}
-    | {"checkpoint_every_minutes", "keep_state", "backend"}
+    {"protocol", "budget", "tracker", "choices", "seed", "device", "threads", "health"}
+    | {"checkpoint_every_minutes", "keep_state", "backend", "env.id", "env.threads"}
+    | {"env.sizes", "env.dqn", "env.log_every_steps"}
 )
 """Parts of a config that make no arm: the game, how it is scored, how long, and on what."""
-OF_TIME = ("time_window", "time_window_eval", "surrogate", "precision")
+MOST_ENVIRONMENTS = 1_000
+OVERSHOOT = 0.01
+"""By this share a run may go beyond its last step: a vector step takes many."""
+OF_TIME = ("time_window", "time_window_eval", "surrogate")
 """What means nothing to neurons that know no time."""
 TIMELESS = "relu"
 
@@ -45,21 +51,17 @@ class Run:
         self.facts = dict(facts or {})
         self.config = self._config()
         self.status = self._status()
-        self._probe = self._json(self.directory.probe)
+        self.probe = self._checked("probe.json", self.directory.probe, json.loads, schema.Probe)
         self.state: str = state or self.status.get("state") or "missing"
 
     @cached_property
     def records(self) -> Records:
         """The metrics; read when first asked for."""
-        records = read_records(self.directory.metrics)
+        most = round((1 + OVERSHOOT) * self.steps_asked) + MOST_ENVIRONMENTS
+        records = read_records(self.directory.metrics, most if self.config else None)
         if self.state not in ("missing", "pending", "queued") or records.last:
             self.problems += records.problems
         return records
-
-    @property
-    def probe(self) -> dict[str, Any] | None:
-        """The content of ``probe.json``; None where there is none."""
-        return self._probe
 
     @property
     def choices(self) -> dict[str, str | None]:
@@ -116,8 +118,7 @@ class Run:
             return {}
         choices = self.choices
         groups = {group: choices.get(group) for group in GROUPS}
-        plain = {key: value for key, value in self.config.items() if key not in NO_AXIS}
-        single = {key: value for key, value in _flat(plain) if not key.endswith("_target_")}
+        single = {key: value for key, value in _flat(self.config) if not key.endswith("_target_")}
         if choices.get("neuron") == TIMELESS:
             groups["surrogate"] = None
             single = {k: v for k, v in single.items() if k.partition(".")[0] not in OF_TIME}
@@ -134,13 +135,13 @@ class Run:
         return list(self.last_of(FIRING))
 
     def last_of(self, prefix: str) -> dict[str, float]:
-        """The last value of each key that begins so, by what comes after."""
-        for record in reversed(self.records.training):
-            if found := {
-                k.removeprefix(prefix): v for k, v in record.items() if k.startswith(prefix)
-            }:
-                return found
-        return {}
+        """What the last record of firing says under keys that begin so, by what comes after."""
+        told = self.records.spiking.items()
+        return {
+            key.removeprefix(prefix): value
+            for key, value in told
+            if key.startswith(prefix) and is_number(value)
+        }
 
     def attempt(self) -> dict[str, Any]:
         """The facts of the last attempt: code, versions, machine."""
@@ -148,39 +149,54 @@ class Run:
         return dict(attempts[-1])
 
     def _config(self) -> dict[str, Any]:
-        if not self.directory.config.exists():
-            return {}
-        try:
-            config = yaml.load(self.directory.config.read_bytes(), yaml.CSafeLoader)
-        except (yaml.YAMLError, OSError) as error:
-            self.problems.append(f"config.yaml cannot be read: {str(error).splitlines()[0]}")
-            return {}
-        if not isinstance(config, dict) or not isinstance(config.get("choices"), dict):
-            self.problems.append("config.yaml is not that of a run: it has no `choices`")
-            return {}
-        return config
+        return self._checked("config.yaml", self.directory.config, _yaml, schema.Config) or {}
 
     def _status(self) -> dict[str, Any]:
         try:
-            return self.directory.status()
+            status = self.directory.status()
         except (ValueError, OSError) as error:
             self.problems.append(str(error).removeprefix(f"{self.directory.status_file}: "))
             return {}
+        if wrong := schema.problem(schema.Status, status):
+            self.problems.append(f"status.json is not that of a run: {wrong}")
+            return {"state": status.get("state")}
+        return status
 
-    def _json(self, file: Path) -> dict[str, Any] | None:
+    def _checked(
+        self, name: str, file: Path, parse: Callable[[bytes], Any], form: type[BaseModel]
+    ) -> dict[str, Any] | None:
+        """The content of a file; None, and a problem, where it is not what it should be."""
         try:
-            found = json.loads(file.read_bytes())
+            content = parse(file.read_bytes())
         except FileNotFoundError:
             return None
-        except (ValueError, OSError) as error:
-            self.problems.append(f"{file.name} cannot be read: {error}")
+        except (ValueError, yaml.YAMLError, OSError) as error:
+            self.problems.append(f"{name} cannot be read: {str(error).splitlines()[0]}")
             return None
-        return found if isinstance(found, dict) else None
+        if wrong := schema.problem(form, content):
+            self.problems.append(f"{name} is not that of a run: {wrong}")
+            return None
+        checked: dict[str, Any] = content
+        return checked
+
+
+def _yaml(text: bytes) -> Any:
+    return yaml.load(text, yaml.CSafeLoader)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if name in NO_AXIS:
+            continue
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{name}.")
         else:
-            yield f"{prefix}{key}", tuple(value) if isinstance(value, list) else value
+            yield name, _comparable(value)
+
+
+def _comparable(value: Any) -> Any:
+    """Lists as tuples, and anything stranger as text."""
+    if isinstance(value, list):
+        return tuple(map(_comparable, value))
+    return str(value) if isinstance(value, dict) else value

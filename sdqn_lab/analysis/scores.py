@@ -7,15 +7,13 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from sdqn_lab.analysis.comparison import Arm, Comparison, Task
+from sdqn_lab.analysis.comparison import ENDED, Arm, Comparison, Task
 from sdqn_lab.analysis.records import SCORE, Array
-from sdqn_lab.analysis.run import Run
+from sdqn_lab.analysis.run import OVERSHOOT, Run
 from sdqn_lab.envs.scores import Scale, scale_of
 
 LAST_SHARE = 0.2
 """The last evaluation window: evaluations within this share of the common length, its end."""
-OVERSHOOT = 0.01
-"""By this share evaluations may lie beside the common length: a vector step takes many steps."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,8 @@ class Scores:
         if not end or _last_step(run) < (1 - OVERSHOOT) * end:
             at = f"evaluated until step {_last_step(run):,}, compared at {end:,}"
             why = at if _last_step(run) else f"{run.state}, not evaluated yet"
-            self.comparison.warn(run, f"not in the scores: {why}")
+            if _last_step(run) or run.state not in ENDED:  # else it is named already
+                self.comparison.warn(run, f"not in the scores: {why}")
             return None
         steps, values = run.records.series(SCORE)
         until = steps <= (1 + OVERSHOOT) * end
@@ -116,10 +115,11 @@ class Scores:
                 run, f"evaluations after step {end:,} do not count: others end there"
             )
         steps, values = steps[until], values[until]
+        if not len(steps) or steps[-1] < (1 - OVERSHOOT) * end:
+            self.comparison.warn(run, f"not in the scores: it was not evaluated at step {end:,}")
+            return None
         window = values[steps > (1 - LAST_SHARE + OVERSHOOT) * end]
-        return Score(
-            run, float((window if len(window) else values[-1:]).mean()), float(values.max())
-        )
+        return Score(run, float(window.mean()), float(values.max()))
 
 
 def _last_step(run: Run) -> int:
@@ -131,12 +131,14 @@ class Suite:
     """Tasks that can be averaged, because they share a scale.
 
     Attributes:
-        name: of the scale, in words.
+        name: of the scale, and of the protocol where one scale is there under several.
+        protocol: how all its tasks are played.
         tasks: theirs.
         scales: each one's; None for a single game in its own points.
     """
 
     name: str
+    protocol: str
     tasks: list[Task]
     scales: Mapping[Task, Scale] | None
 
@@ -151,14 +153,20 @@ class Suite:
 
 
 def suites(tasks: Sequence[Task]) -> list[Suite]:
-    """Tasks sorted by the scale they share; a task without any stands alone in its own points."""
+    """Tasks sorted by the scale and the rules they share; without scale a task stands alone."""
     found: dict[tuple[str, str], dict[Task, Scale]] = {}
     alone = []
     for task in tasks:
         scale = scale_of(task.game)
         if scale is None:
-            alone.append(Suite(f"{task}, game points", [task], None))
+            alone.append(Suite(f"{task}, game points", task.protocol, [task], None))
         else:
-            found.setdefault((scale.name, task.protocol), {})[task] = scale
-    scaled = [Suite(name, list(by_task), by_task) for (name, _), by_task in found.items()]
+            found.setdefault((scale.name, task.rules), {})[task] = scale
+    names = [name for name, _ in found]
+    scaled = []
+    for (name, rules), by_task in found.items():
+        first = next(iter(by_task))
+        several = f", {first.protocol}: {first.told_by or rules}"
+        told = name if names.count(name) == 1 else name + several
+        scaled.append(Suite(told, first.protocol, list(by_task), by_task))
     return [*scaled, *alone]

@@ -66,6 +66,9 @@ class RunDirectory:
             raise ValueError(f"{self.status_file}: not valid JSON ({error})") from error
         if not isinstance(status, dict) or status.get("state") not in STATES:
             raise ValueError(f"{self.status_file}: no state of {', '.join(STATES)}")
+        attempts = status.get("attempts", [])
+        if not isinstance(attempts, list) or not all(isinstance(one, dict) for one in attempts):
+            raise ValueError(f"{self.status_file}: attempts are no list of objects")
         return status
 
     @property

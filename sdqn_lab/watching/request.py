@@ -10,6 +10,8 @@ from sdqn_lab.watching.video import SUFFIXES
 
 MOST_EPISODES = 1_000
 """Each has an environment of its own."""
+MOST_STEPS = 1_024
+"""Of a decision: sixty-four times what was published."""
 WHICH = ("last", "best")
 
 
@@ -60,7 +62,7 @@ class Request:
         self.video: Path | None = args.video
         self.episodes = self._whole("--episodes", args.episodes, 1, MOST_EPISODES)
         self.seed = self._whole("--seed", args.seed, 0)
-        self.time_window = self._whole("--time-window", args.time_window, 1)
+        self.time_window = self._whole("--time-window", args.time_window, 1, MOST_STEPS)
         self.time_windows = self._list_of_windows(args.time_windows)
         self.figure: Path = args.out or self.run_dir / "time_windows.png"
         self._check_combinations(args)
@@ -83,9 +85,9 @@ class Request:
         if text is None:
             return []
         words = text.split(",")
-        if all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+        if all(w.isascii() and w.isdigit() and 0 < int(w) <= MOST_STEPS for w in words):
             return sorted({int(word) for word in words})
-        rule = "must be whole numbers >= 1 with commas between"
+        rule = f"must be whole numbers from 1 to {MOST_STEPS} with commas between"
         self.problems.append(f"--time-windows={text}: {rule}; write --time-windows 1,2,4,8,16")
         return []
 

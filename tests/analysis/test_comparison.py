@@ -34,8 +34,36 @@ def test_an_arm_is_the_combination_of_the_choices_that_vary(tmp_path):
 def test_what_follows_from_another_choice_names_no_arm(tmp_path):
     cells = [(f"experiment={name}", 0) for name in ("pl_sdqn", "dqn", "sdqn")]
     comparison = compare(tmp_path, *cells)
-    assert comparison.axes == ("experiment",)
+    assert comparison.axes == ("neuron", "norm")
     assert names(comparison) == ["pl_sdqn", "dqn", "sdqn"]
+
+
+def test_an_experiment_and_the_same_settings_in_plain_words_are_one_arm(tmp_path):
+    plain = "neuron=lif norm=popnorm surrogate=atan"
+    comparison = compare(
+        tmp_path, ("experiment=pl_sdqn", 0), (plain, 1), ("experiment=dqn", 0), ("norm=none", 0)
+    )
+    assert [len(runs) for runs in comparison.cells.values()] == [2, 1, 1]
+    assert names(comparison) == ["neuron=lif, norm=popnorm", "dqn", "neuron=lif, norm=none"]
+
+
+def test_settings_of_the_environment_tell_arms_apart(tmp_path):
+    comparison = compare(tmp_path, ("env.observation_scale=1", 0), ("env.observation_scale=2", 0))
+    assert comparison.axes == ("env.observation_scale",)
+
+
+def test_lists_are_named_as_they_are_written(tmp_path):
+    cells = [("network.channels=[8]", 0), ("network.channels=[16]", 0)]
+    comparison = compare(tmp_path, *cells, against=["network.channels=[8]"])
+    assert names(comparison) == ["network.channels=[8]", "network.channels=[16]"]
+    assert comparison.baseline == comparison.arms[0]
+
+
+def test_a_number_is_a_number_however_it_is_written(tmp_path):
+    cells = [("neuron.tau=2.0", 0), ("neuron.tau=3.0", 0)]
+    assert compare(tmp_path, *cells, against=["neuron.tau=3"]).baseline.options == (
+        ("neuron.tau", 3.0),
+    )
 
 
 def test_single_settings_tell_arms_apart_too(tmp_path):
@@ -122,14 +150,23 @@ def test_a_run_that_is_there_twice_counts_once_and_is_named(tmp_path):
     assert len(comparison.runs) == 1
     (notice,) = comparison.notices
     assert notice.run == "copy"
-    assert "the same run as" in notice.message
+    assert "the same settings and seed as" in notice.message
 
 
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
         ("config.yaml", "seed: [", "config.yaml cannot be read"),
-        ("config.yaml", "name: something else", "it has no `choices`"),
+        ("config.yaml", "name: something else", "not that of a run: choices: Field required"),
+        ("config.yaml", "BUDGET budget: 5", "not that of a run: budget"),
+        ("config.yaml", "BUDGET budget: {steps: many}", "not that of a run: budget.steps"),
+        ("config.yaml", "BUDGET protocol: null", "not that of a run: protocol"),
+        ("config.yaml", "BUDGET env: pong", "not that of a run: env"),
+        ("status.json", '{"state": "finished", "attempts": 5}', "attempts are no list"),
+        ("status.json", '{"state": "finished", "attempts": [{"git_sha": 5}]}', "git_sha"),
+        ("probe.json", '{"version": 2, "time_window": 1, "layers": []}', "version"),
+        ("probe.json", '{"version": 1, "time_window": 1, "layers": null}', "layers"),
+        ("probe.json", "[1]", "not that of a run"),
         ("status.json", '{"state": "fini', "not valid JSON"),
         ("status.json", '{"state": "done"}', "no state of pending"),
         ("metrics.jsonl", "garbage\n", "line 1 is not valid JSON"),
@@ -137,6 +174,8 @@ def test_a_run_that_is_there_twice_counts_once_and_is_named(tmp_path):
 )
 def test_a_damaged_file_is_a_notice_that_names_run_and_file(tmp_path, file, text, said):
     whole, damaged = make_run(tmp_path / "whole"), make_run(tmp_path / "damaged", seed=1)
+    if text.startswith("BUDGET "):  # the rest of the file is whole
+        text = (damaged / file).read_text() + text.removeprefix("BUDGET ") + "\n"
     (damaged / file).write_text(text)
     comparison = Comparison([Run(whole), Run(damaged)])
     assert any(n.run == "damaged" and said in n.message for n in comparison.notices)

@@ -1,6 +1,7 @@
 """Figures hold the numbers of the runs: what is drawn is read back and compared."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,18 @@ from sdqn_lab.analysis.report.learning import learning_curves
 from sdqn_lab.analysis.run import Run
 from sdqn_lab.analysis.scores import Scores
 from tests.analysis.runs import STEPS, make_run
+
+LAYER = {
+    "name": "head",
+    "parameters": 1,
+    "synapses": 1,
+    "analog": False,
+    "passes": 1,
+    "operations": 1.0,
+    "current": None,
+    "normalized": None,
+    "membrane": None,
+}
 
 
 @pytest.fixture
@@ -52,14 +65,29 @@ def test_a_learning_curve_is_the_mean_over_seeds_and_its_band_that_of_the_bootst
     assert (at_the_end.min(), at_the_end.max()) == (5.0, 15.0)
 
 
-def test_where_a_seed_is_missing_the_curve_is_dotted(tmp_path):
+def test_where_a_seed_is_missing_the_curve_is_pale_and_has_no_band(tmp_path):
     make_run(tmp_path / "whole", seed=0)
     make_run(tmp_path / "short", seed=1, scores=(3.0, 4.0), state="running")
     figure = learning_curves(Comparison([Run(tmp_path / "whole"), Run(tmp_path / "short")]))
-    solid, dotted = figure.canvas.axes[0].lines
-    assert (solid.get_linestyle(), dotted.get_linestyle()) == ("-", ":")
-    np.testing.assert_allclose(solid.get_ydata(), [2.0, 3.0])
-    np.testing.assert_allclose(dotted.get_ydata(), [3.0, 3.0, 4.0, 5.0])
+    (panel,) = figure.canvas.axes
+    full, pale = panel.lines
+    assert (full.get_alpha(), pale.get_alpha()) == (None, 0.35)
+    np.testing.assert_allclose(full.get_ydata(), [2.0, 3.0])
+    np.testing.assert_allclose(pale.get_ydata(), [3.0, 3.0, 4.0, 5.0])
+    band = panel.collections[0].get_paths()[0].vertices
+    assert band[:, 0].max() == STEPS[1]
+
+
+def test_an_evaluation_that_was_lost_shifts_no_curve(tmp_path):
+    for seed in range(3):
+        make_run(tmp_path / f"{seed}", seed=seed)
+    file = tmp_path / "1" / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if '"eval/return_mean": 2.0' not in line))
+    figure = learning_curves(Comparison([Run(tmp_path / f"{seed}") for seed in range(3)]))
+    (panel,) = figure.canvas.axes
+    np.testing.assert_allclose(panel.lines[0].get_xydata()[:, 0], STEPS)
+    np.testing.assert_allclose(panel.lines[0].get_xydata()[:, 1], [1, 2, 3, 4, 5])
 
 
 def test_an_atari_curve_counts_frames_above(tmp_path):
@@ -99,9 +127,10 @@ def test_interval_marks_are_the_estimates_of_the_table(comparison):
 def test_histograms_are_those_of_the_probe(comparison, tmp_path):
     share = [0.0] * 64
     share[8 * 4 + 12] = 1.0  # 64 bins over [-4, 4): the bin from 1.5 on
-    layer = {"name": "conv1", "current": share, "normalized": share, "membrane": None}
+    layer = LAYER | {"name": "conv1", "current": share, "normalized": share}
     run = comparison.runs[0]
-    (run.path / "probe.json").write_text(json.dumps({"version": 1, "layers": [layer]}))
+    probe = {"version": 1, "time_window": 4, "layers": [layer]}
+    (run.path / "probe.json").write_text(json.dumps(probe))
     fresh = Comparison([Run(one.path) for one in comparison.runs])
     panel = of(inside(fresh), "potentials").canvas.axes[0]
     (steps,) = panel.patches
@@ -111,14 +140,14 @@ def test_histograms_are_those_of_the_probe(comparison, tmp_path):
 
 
 def test_costs_are_means_over_seeds_then_games_and_the_ratio_is_to_the_baseline(tmp_path):
-    layers = {"name": "head", "parameters": 10, "synapses": 100, "passes": 2}
+    layers = LAYER | {"parameters": 10, "synapses": 100, "passes": 2}
     for name, norm, spikes in (("a", "popnorm", 10.0), ("b", "none", 40.0)):
         path = make_run(tmp_path / name, f"norm={norm}")
         probe = {"version": 1, "time_window": 2}
-        told = layers | {"analog": False, "operations": spikes}
+        told = layers | {"operations": spikes}
         (path / "probe.json").write_text(json.dumps(probe | {"layers": [told]}))
     comparison = Comparison([Run(tmp_path / name) for name in ("a", "b")], against=["norm=none"])
-    (table,) = costs(comparison).tables
+    (table,) = costs(Scores(comparison)).tables
     ratio = "nJ / that of norm=none"
     assert table.shown[ratio].tolist() == ["0.25", "1.00"]
     assert table.data["energy_nj"].tolist() == pytest.approx([10 * 0.9e-3, 40 * 0.9e-3])
@@ -126,26 +155,64 @@ def test_costs_are_means_over_seeds_then_games_and_the_ratio_is_to_the_baseline(
 
 
 def test_costs_are_compared_in_the_games_that_all_arms_were_counted_in(tmp_path):
-    layer = {"name": "head", "parameters": 1, "synapses": 1, "passes": 1, "analog": False}
     cells = [("popnorm", "pong", 10.0), ("none", "pong", 20.0), ("none", "boxing", 1000.0)]
     for norm, game, spikes in cells:
         path = make_run(tmp_path / f"{norm}{game}", f"norm={norm}", f"env={game}")
-        probe = {"version": 1, "time_window": 1, "layers": [layer | {"operations": spikes}]}
+        probe = {"version": 1, "time_window": 1, "layers": [LAYER | {"operations": spikes}]}
         (path / "probe.json").write_text(json.dumps(probe))
-    section = costs(Comparison([Run(path) for path in sorted(tmp_path.iterdir())]))
+    section = costs(Scores(Comparison([Run(path) for path in sorted(tmp_path.iterdir())])))
     (table,) = section.tables
     assert dict(zip(table.shown["arm"], table.shown["AC"], strict=True)) == {
         "norm=none": "20",
         "norm=popnorm": "10",
     }
-    assert section.remarks == [
-        "Not every arm was counted in every game; means are over pong alone."
-    ]
+    assert section.remarks == ["Operations and energy without boxing: not counted for every arm."]
 
 
-def test_arms_look_alike_in_no_figure(tmp_path):
+def test_the_spread_of_costs_is_that_of_the_seeds(tmp_path):
+    for seed, spikes in enumerate((100.0, 200.0, 600.0)):
+        path = make_run(tmp_path / f"{seed}", seed=seed)
+        probe = {"version": 1, "time_window": 1, "layers": [LAYER | {"operations": spikes}]}
+        (path / "probe.json").write_text(json.dumps(probe))
+    (table,) = costs(Scores(Comparison([Run(p) for p in sorted(tmp_path.iterdir())]))).tables
+    assert table.shown["AC"].tolist() == ["300 (100 to 600)"]
+
+
+def test_layers_stand_in_the_order_of_the_network_also_beside_a_smaller_one(tmp_path):
+    make_run(tmp_path / "small")
+    path = make_run(tmp_path / "large", "env=pong")
+    text = (path / "metrics.jsonl").read_text()
+    deep = text.replace("/conv1", "/conv10").replace("/hidden", "/conv2")
+    (path / "metrics.jsonl").write_text(deep)
+    firing = of(inside(Comparison([Run(tmp_path / n) for n in ("small", "large")])), "firing")
+    ticks = {
+        panel.get_title(): [label.get_text() for label in panel.get_xticklabels()]
+        for panel in firing.canvas.axes
+    }
+    assert ticks == {"minatar_breakout": ["conv1", "hidden"], "pong": ["conv2", "conv10"]}
+
+
+def test_drawn_arms_differ_in_more_than_colour(tmp_path):
+    """In print there is none: of any eight arms no two share dash and marker."""
     runs = [
-        Run(make_run(tmp_path / f"{window}", f"time_window={window}")) for window in range(1, 13)
+        Run(make_run(tmp_path / f"{window}", f"time_window={window}")) for window in range(1, 9)
     ]
-    told = [(look.color, look.dash) for look in looks(Comparison(runs)).values()]
-    assert len(set(told)) == len(told) == 12
+    (panel,) = learning_curves(Comparison(runs)).canvas.axes
+    drawn = {(line.get_linestyle(), line.get_marker()) for line in panel.lines[::2]}
+    assert len(drawn) >= 4
+    neighbours = [(line.get_linestyle(), line.get_color()) for line in panel.lines[::2]]
+    assert len(set(neighbours)) == 8
+
+
+@pytest.mark.parametrize("number", [12, 40])
+def test_no_two_arms_look_alike(tmp_path, number):
+    path = make_run(tmp_path / "0")
+    runs = []
+    for window in range(number):
+        copy = shutil.copytree(path, tmp_path / f"T{window}")
+        text = (
+            (copy / "config.yaml").read_text().replace("time_window: 16", f"time_window: {window}")
+        )
+        (copy / "config.yaml").write_text(text)
+        runs.append(Run(copy))
+    assert len(set(looks(Comparison(runs)).values())) == number

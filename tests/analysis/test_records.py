@@ -7,7 +7,7 @@ import pytest
 
 from sdqn_lab.analysis.records import MOST_RECORDS, read_records
 
-EVALUATION = {"step": 10, "eval/return_mean": 3.0}
+EVALUATION = {"step": 10, "frames": 10, "wall_seconds": 1.0, "eval/return_mean": 3.0}
 
 
 def write(path, *lines):
@@ -35,14 +35,22 @@ def test_evaluations_training_and_events_are_told_apart(tmp_path):
         ("[1, 2]", "line 2 is no record: it has no number `step`"),
         ('{"global_step": 11, "reward": 3}', "line 2 is no record: it has no number `step`"),
         ('{"step": "11"}', "line 2 is no record: it has no number `step`"),
-        ('{"step": 11, "eval/return_mean": "high"}', "eval/return_mean that is no number"),
-        ('{"step": 11, "eval/return_mean": null}', "eval/return_mean that is no number"),
+        (
+            '{"step": 11, "eval/return_mean": "high"}',
+            "an evaluation whose eval/return_mean is no number",
+        ),
+        (
+            '{"step": 11, "eval/return_mean": null}',
+            "an evaluation whose eval/return_mean is no number",
+        ),
         ('{"step": 3, "eval/return_mean": 9.0}', "line 2 goes back to step 3"),
+        ('{"step": 12, "eval/return_mean": 9.0, "frames": 12}', "whose wall_seconds is no number"),
+        ('{"step": 1000000000, "eval/return_mean": 9.0}', "beyond the run's end: step 1,000"),
     ],
 )
 def test_a_damaged_line_is_named_and_left_out_and_the_others_count(tmp_path, line, said):
-    later = {"step": 20, "eval/return_mean": 4.0}
-    records = read_records(write(tmp_path, EVALUATION, line, later))
+    later = EVALUATION | {"step": 20, "eval/return_mean": 4.0}
+    records = read_records(write(tmp_path, EVALUATION, line, later), most_steps=1_000)
     assert records.evaluations == [EVALUATION, later]
     (problem,) = records.problems
     assert said in problem
@@ -73,7 +81,7 @@ def test_a_missing_file_and_a_directory_in_its_place_are_problems_and_no_traceba
 @pytest.mark.parametrize("number", [1, MOST_RECORDS, 2 * MOST_RECORDS + 1, 5_000])
 def test_training_is_thinned_evenly_and_evaluations_never(tmp_path, number):
     lines = [{"step": step, "loss/td": 1.0} for step in range(1, number + 1)]
-    evaluations = [{"step": number, "eval/return_mean": 1.0}] * 1_000
+    evaluations = [EVALUATION | {"step": number}] * 1_000
     records = read_records(write(tmp_path, *lines, *evaluations))
     steps = [record["step"] for record in records.training]
     assert min(number, MOST_RECORDS // 2) <= len(steps) <= MOST_RECORDS
@@ -87,3 +95,19 @@ def test_a_series_holds_the_finite_numbers_of_a_key(tmp_path):
     steps, values = read_records(write(tmp_path, *lines)).series("q/mean")
     assert steps.tolist() == [1.0]
     assert values.tolist() == [2.0]
+
+
+def test_the_last_word_on_firing_is_the_last_record_that_has_one_however_thinned(tmp_path):
+    rates = [{"step": step, "snn/firing_rate/hidden": step / 5_000} for step in range(1, 5_001)]
+    records = read_records(write(tmp_path, *rates, {"step": 5_001, "loss/td": 1.0}))
+    assert records.spiking["snn/firing_rate/hidden"] == 1.0
+
+
+def test_events_and_evaluations_between_training_records_thin_nothing(tmp_path):
+    lines = []
+    for step in range(1, 501):
+        lines += [{"step": step, "loss/td": 1.0}, EVALUATION | {"step": step}]
+    records = read_records(write(tmp_path, {"step": 0, "health/event": "woke"}, *lines))
+    steps = [record["step"] for record in records.training]
+    assert steps[0] == 1
+    assert steps[-1] >= 499

@@ -116,3 +116,25 @@ def test_games_of_unlike_scales_are_never_averaged_and_one_without_scale_stays_i
         ("pong",): True,
         ("cartpole",): False,
     }
+
+
+def test_a_run_that_was_not_evaluated_at_the_common_length_has_no_score(tmp_path):
+    scores = scores_of(
+        tmp_path,
+        sparse=("norm=none budget.steps=6000", {"scores": (1.0, 2.0), "steps": (3_000, 6_000)}),
+        dense=("norm=popnorm", {}),
+    )
+    assert last(scores) == {"norm=none": [], "norm=popnorm": [5.0]}
+    assert any("not evaluated at step 5,000" in n.message for n in scores.comparison.notices)
+
+
+def test_one_game_under_two_rules_is_never_averaged(tmp_path):
+    scores = scores_of(
+        tmp_path,
+        a=("protocol.sticky_actions=0.1", {}),
+        b=("protocol.sticky_actions=0.25", {}),
+    )
+    first, second = suites(scores.comparison.tasks)
+    assert len(first.tasks) == len(second.tasks) == 1
+    assert first.name != second.name
+    assert "sticky_actions=0.25" in second.name or "sticky_actions=0.25" in first.name

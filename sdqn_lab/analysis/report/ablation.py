@@ -1,26 +1,25 @@
 """The ablation view: what each axis does by itself, and two together."""
 
+import re
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from sdqn_lab.analysis import statistics
-from sdqn_lab.analysis.comparison import varied
+from sdqn_lab.analysis.comparison import in_words
 from sdqn_lab.analysis.figures import Figure, panels
 from sdqn_lab.analysis.records import Array
-from sdqn_lab.analysis.report.how_sure import BOOTSTRAP, SEED, in_words
+from sdqn_lab.analysis.report.how_sure import BOOTSTRAP, SEED
+from sdqn_lab.analysis.report.how_sure import in_words as with_interval
 from sdqn_lab.analysis.report.section import Section
 from sdqn_lab.analysis.scores import Scores, Suite, suites
 from sdqn_lab.analysis.tables import Table
 
-NO_AXIS = "experiment"
-"""A name for a combination of axes; here the axes themselves are asked for."""
-
 
 def ablation(scores: Scores) -> Section | None:
     """A table an axis and a heat map a pair of axes; None where fewer than two axes vary."""
-    axes = varied(scores.comparison.runs, without=(NO_AXIS,))
+    axes = scores.comparison.varied
     if len(axes) < 2:
         return None
     remarks = [
@@ -29,6 +28,8 @@ def ablation(scores: Scores) -> Section | None:
     ]
     items: list[Table | Figure] = []
     for number, suite in enumerate(suites(scores.comparison.tasks)):
+        if not any(len(scores.last(t, arm)) for t in suite.tasks for arm in scores.comparison.arms):
+            continue
         end = "" if number == 0 else f"-{number + 1}"
         items += [_marginal(scores, suite, axis, end) for axis in axes]
         items += [_heat(scores, suite, *pair, end) for pair in combinations(axes, 2)]
@@ -54,8 +55,13 @@ def _options(scores: Scores, axis: str) -> list[object]:
     return list(dict.fromkeys(run.options.get(axis) for run in scores.comparison.runs))
 
 
+def slug(key: str) -> str:
+    """A key as a part of a file's name."""
+    return re.sub(r"[^\w]", "-", key)
+
+
 def _name(value: object) -> str:
-    return "-" if value is None else str(value)
+    return "-" if value is None else in_words(value)
 
 
 def _marginal(scores: Scores, suite: Suite, axis: str, end: str) -> Table:
@@ -68,11 +74,11 @@ def _marginal(scores: Scores, suite: Suite, axis: str, end: str) -> Table:
             name: statistics.interval(statistic, games, rng) if games else None
             for name, statistic in (("IQM", statistics.iqm), ("mean", statistics.mean))
         }
-        shown.append(row | {name: in_words(v) if v else "-" for name, v in told.items()})
+        shown.append(row | {name: with_interval(v) if v else "-" for name, v in told.items()})
         data.append(row | {name: v.estimate if v else None for name, v in told.items()})
     dash = "A dash: the axis means nothing to the neuron."
     caption = f"Last window, {suite.name}; {BOOTSTRAP}. {dash}"
-    name = f"by-{axis.replace('.', '-')}{end}"
+    name = f"by-{slug(axis)}{end}"
     return Table(name, f"By {axis}", caption, pd.DataFrame(shown), pd.DataFrame(data))
 
 
@@ -107,5 +113,5 @@ def _heat(scores: Scores, suite: Suite, down: str, across: str, end: str) -> Fig
     panel.set_ylabel(down)
     canvas.colorbar(image, ax=panel, label=suite.name)
     caption = f"Mean over games of the last window, {suite.name}; other axes pooled."
-    name = f"pair-{down}-{across}{end}".replace(".", "-")
+    name = f"pair-{slug(down)}-{slug(across)}{end}"
     return Figure(name, f"{down} and {across}", caption, canvas)

@@ -19,7 +19,8 @@ def missing(scores: Scores) -> Section:
     noun = "run" if len(comparison.all_runs) == 1 else "runs"
     remarks = [f"{len(comparison.all_runs)} {noun}: {counts}."]
     for (task, arm), runs in comparison.cells.items():
-        failed = sum(run.state in ("failed", "lost") for run in runs)
+        scored = {score.run for score in scores.of(task, arm)}
+        failed = sum(run.state in ("failed", "lost") and run not in scored for run in runs)
         if failed:
             left = "its score is that of the others"
             remarks.append(f"{task}, {arm}: {failed} of {len(runs)} runs failed; {left}.")
@@ -69,7 +70,7 @@ def cells(scores: Scores) -> Section:
     caption = (
         "score: mean of the last evaluation window; best: highest evaluation; sha: commit of the "
         "code that ran, + where it was changed. runs.csv also holds when it was started, its "
-        "duration and the command that makes it again."
+        "duration and, where its sweep knows it, the command that makes it again."
     )
     return Section(
         "runs", "Every run", items=[Table("runs", "Runs", caption, _in_words(shown), data)]

@@ -1,6 +1,6 @@
 """What it costs: parameters, synaptic operations, energy per decision, training speed."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,20 @@ from sdqn_lab.analysis.figures import Figure, looks, panels
 from sdqn_lab.analysis.records import Array
 from sdqn_lab.analysis.report.learning import machine, steps_per_second
 from sdqn_lab.analysis.report.section import Section
+from sdqn_lab.analysis.report.who_wins import number
 from sdqn_lab.analysis.run import Run
+from sdqn_lab.analysis.scores import Scores
 from sdqn_lab.analysis.tables import Table
 
+COUNTED = {
+    "parameters": "parameters",
+    "mac": "MAC",
+    "mac_every_step": "MAC, first map every step",
+    "ac": "AC",
+    "energy_nj": "nJ",
+    "energy_every_step_nj": "nJ, first map every step",
+    "dense_energy_nj": "nJ, dense",
+}
 ENERGIES = {
     "energy_nj": "first map once",
     "energy_every_step_nj": "first map at every step",
@@ -22,44 +33,47 @@ ENERGIES = {
 }
 
 
-def costs(comparison: Comparison) -> Section:
+def costs(scores: Scores) -> Section:
     """Costs of every arm beside those of the baseline, by the same counter."""
-    known = {run: told for run in comparison.runs if (told := _cost(comparison, run)) is not None}
-    frame = _frame(comparison, known)
+    frame = _frame(scores)
     if frame.empty:
-        return Section("costs", "What does it cost?", ["No run has begun yet."])
-    items: list[Table | Figure] = [_table(comparison, frame)]
-    if not known:
+        return Section("costs", "What does it cost?", ["No run has a score yet."])
+    items: list[Table | Figure] = [_table(scores.comparison, frame)]
+    if not frame["energy_nj"].notna().any():
         remark = "No run has a probe.json, so operations and energy are not known."
         return Section("costs", "What does it cost?", [remark], items)
-    items.append(_figure(comparison, frame))
-    return Section("costs", "What does it cost?", _unshared(frame), items)
+    shared = _shared(frame)
+    if not shared:
+        remark = "No game was counted for every arm, so operations and energy are not compared."
+        return Section("costs", "What does it cost?", [remark], items)
+    left = sorted(set(frame["game"]) - set(shared))
+    remarks = [f"Operations and energy without {', '.join(left)}: not counted for every arm."]
+    items.append(_figure(scores.comparison, frame))
+    return Section("costs", "What does it cost?", remarks if left else [], items)
 
 
-def _cost(comparison: Comparison, run: Run) -> Cost | None:
+def _cost(run: Run) -> dict[str, Any]:
+    """Empty where nothing was counted."""
     if run.probe is None:
-        return None
-    try:
-        return cost(run.probe)
-    except (ValueError, TypeError) as error:
-        comparison.warn(run, f"costs left out: {error}")
-        return None
+        return dict.fromkeys(field.name for field in fields(Cost))
+    return asdict(cost(run.probe))
 
 
-def _frame(comparison: Comparison, known: dict[Run, Cost]) -> pd.DataFrame:
-    """A row a run."""
+def _frame(scores: Scores) -> pd.DataFrame:
+    """A row for each run that has a score, so that all were counted at the same age."""
+    comparison = scores.comparison
     rows = [
         {
             "game": str(task),
             "arm": str(arm),
-            "run": run.path.name,
-            **(asdict(known[run]) if run in known else {}),
-            "steps_per_second": _median(steps_per_second(run)),
-            "machine": machine(run),
+            "run": score.run.path.name,
+            **_cost(score.run),
+            "steps_per_second": _median(steps_per_second(score.run)),
+            "machine": machine(score.run),
         }
-        for (task, arm), runs in comparison.cells.items()
-        for run in runs
-        if run.steps
+        for task in comparison.tasks
+        for arm in comparison.arms
+        for score in scores.of(task, arm)
     ]
     return pd.DataFrame(rows)
 
@@ -68,103 +82,71 @@ def _median(values: Array) -> float:
     return float(np.median(values)) if len(values) else np.nan
 
 
+def _shared(frame: pd.DataFrame) -> list[str]:
+    """The games in which every arm was counted."""
+    counted = frame.dropna(subset="energy_nj").groupby("game")["arm"].nunique()
+    return list(counted[counted == frame["arm"].nunique()].index)
+
+
 def _table(comparison: Comparison, frame: pd.DataFrame) -> Table:
-    # Games differ in channels and actions: an arm's row is the mean over its games' means.
-    by_arm = _by_arm(frame)
-    baseline = str(comparison.baseline)
-    shown = []
-    for arm in map(str, comparison.arms):
-        row = by_arm.loc[arm]
-        shown.append(
-            {
-                "arm": arm,
-                "runs counted": f"{_counted(frame, arm)}",
-                "parameters": _number(row.get("parameters")),
-                "MAC": _number(row.get("mac")),
-                "MAC, first map every step": _number(row.get("mac_every_step")),
-                "AC": _number(row.get("ac")),
-                "nJ": _number(row.get("energy_nj")),
-                "nJ, first map every step": _number(row.get("energy_every_step_nj")),
-                "nJ, dense": _number(row.get("dense_energy_nj")),
-                f"nJ / that of {baseline}": _ratio(frame, arm, baseline),
-                "training steps/s": _number(row["steps_per_second"]),
-            }
-        )
+    counted = frame[frame["game"].isin(_shared(frame))]
+    shown = [
+        {
+            "arm": arm,
+            "runs counted": f"{counted.loc[counted['arm'] == arm, 'energy_nj'].notna().sum()}",
+            **{heading: over_games(counted, arm, key) for key, heading in COUNTED.items()},
+            f"nJ / that of {comparison.baseline}": _ratio(counted, arm, str(comparison.baseline)),
+            "training steps/s": over_games(frame, arm, "steps_per_second"),
+        }
+        for arm in map(str, comparison.arms)
+    ]
     caption = (
-        "Per decision, counted exactly at each run's last probe (a batch of its replay), mean "
-        "over games. MAC: multiply-adds with an input that is a number and not zero; AC: "
-        "additions for spikes. The first layer sees the image: its map runs once for a constant "
-        "input, as here, or at every step, as the original does. nJ, dense: as if no zero were "
-        f"skipped and every operation were a MAC. Energy by {HOROWITZ.name}: MAC "
-        f"{HOROWITZ.mac_pj} pJ, AC {HOROWITZ.ac_pj} pJ: arithmetic of the linear maps only, "
-        "without memory, norm and neurons. Training steps per second: median over the run, agent "
-        f"steps; machines: {', '.join(sorted(frame['machine'].unique()))}."
+        "Per decision, counted exactly at each run's last probe (a batch of its replay): mean over "
+        "games of the mean over seeds, and the lowest to highest seed's mean over games. MAC: "
+        "multiply-adds with an input that is a number and not zero; AC: additions for spikes. "
+        "The first layer sees the image: its map runs once for a constant input, as here, or at "
+        "every step, as the original does. nJ, dense: as if no zero were skipped and every "
+        f"operation were a MAC. Energy by {HOROWITZ.name}: MAC {HOROWITZ.mac_pj} pJ, AC "
+        f"{HOROWITZ.ac_pj} pJ: arithmetic of the linear maps only, without memory, norm and "
+        "neurons. Training steps per second: median over the run, agent steps; machines: "
+        f"{', '.join(sorted(frame['machine'].unique()))}."
     )
     return Table("costs", "Costs by arm", caption, pd.DataFrame(shown), frame)
 
 
-def _by_arm(frame: pd.DataFrame) -> pd.DataFrame:
-    by_game = frame.groupby(["arm", "game"]).mean(numeric_only=True)
-    shared = by_game[by_game.index.get_level_values("game").isin(_games(frame))]
-    return shared.groupby("arm").mean().reindex(frame["arm"].unique())
-
-
-def _games(frame: pd.DataFrame) -> list[str]:
-    """The games that means are over: those that all arms share, or all if there is none."""
-    return _shared(frame) or list(frame["game"].unique())
-
-
-def _shared(frame: pd.DataFrame) -> list[str]:
-    """The games in which every arm that was counted anywhere was counted."""
-    if "energy_nj" not in frame:
-        return []
-    counted = frame.dropna(subset="energy_nj")
-    arms = counted.groupby("game")["arm"].nunique()
-    return list(arms[arms == counted["arm"].nunique()].index)
-
-
-def _unshared(frame: pd.DataFrame) -> list[str]:
-    """Arms whose games differ are not to be compared, and the reader is told."""
-    counted = frame.dropna(subset="energy_nj").groupby("arm")["game"].agg(frozenset)
-    if counted.nunique() == 1:
-        return []
-    over = f"over {', '.join(shared)} alone" if (shared := _shared(frame)) else "not comparable"
-    return [f"Not every arm was counted in every game; means are {over}."]
-
-
-def _counted(frame: pd.DataFrame, arm: str) -> int:
-    if "energy_nj" not in frame:
-        return 0
-    return int(frame.loc[frame["arm"] == arm, "energy_nj"].notna().sum())
-
-
-def _number(value: Any) -> str:
-    if value is None or np.isnan(value):
+def over_games(frame: pd.DataFrame, arm: str, key: str) -> str:
+    """``36.1 (33 to 39.2)``: games differ in size, so the spread is within each, then averaged."""
+    found = frame[frame["arm"] == arm].groupby("game")[key].agg(["mean", "min", "max"]).dropna()
+    if found.empty:
         return "-"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    middle, low, high = (number(value) for value in found.mean())
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def _ratio(frame: pd.DataFrame, arm: str, baseline: str) -> str:
-    """Mean over the games in which both are known."""
-    if "energy_nj" not in frame:
-        return "-"
+    """Mean over games."""
     energy = frame.groupby(["arm", "game"])["energy_nj"].mean().unstack("game")
-    ratio = (energy.loc[arm] / energy.loc[baseline]).dropna()
-    return f"{ratio.mean():.2f}" if len(ratio) else "-"
+    if arm not in energy.index or baseline not in energy.index:
+        return "-"
+    return f"{(energy.loc[arm] / energy.loc[baseline]).mean():.2f}"
 
 
 def _figure(comparison: Comparison, frame: pd.DataFrame) -> Figure:
-    by_arm = _by_arm(frame)
-    names = [str(arm) for arm in comparison.arms]
-    colors = [look.color for look in looks(comparison).values()]
+    counted = frame[frame["game"].isin(_shared(frame))]
+    names = [arm for arm in map(str, comparison.arms) if arm in set(counted["arm"])]
+    colors = {str(arm): look.color for arm, look in looks(comparison).items()}
     canvas, axes = panels(list(ENERGIES.values()), sharey=True)
     for panel, key in zip(axes, ENERGIES, strict=True):
-        panel.bar(names, by_arm.loc[names, key].to_numpy(float), color=colors)
+        of = counted.groupby(["arm", "game"])[key].agg(["mean", "min", "max"]).groupby("arm").mean()
+        of = of.loc[names]
+        ends = np.abs(of[["min", "max"]].to_numpy(float) - of[["mean"]].to_numpy(float)).T
+        heights = of["mean"].to_numpy(float)
+        panel.bar(names, heights, color=[colors[name] for name in names], yerr=ends, capsize=3)
         panel.tick_params(axis="x", rotation=25 if len(names) < 7 else 90)
     canvas.supylabel("nJ per decision", fontsize=9)
     caption = (
-        f"Energy of the linear maps per decision, mean over games, by {HOROWITZ.name}. Left and "
-        "middle skip zeros, of spikes and of ReLU alike; right counts every input as a "
-        "multiply-add."
+        "Energy of the linear maps per decision, mean over games, whiskers: lowest to highest "
+        f"seed; by {HOROWITZ.name}. Left and middle skip zeros, of spikes and of ReLU alike; right "
+        "counts every input as a multiply-add."
     )
     return Figure("energy", "Energy per decision", caption, canvas)

@@ -25,8 +25,8 @@ CURVE_POINTS = 30
 CURVE_REPETITIONS = 500
 PROFILE_POINTS = 100
 BOOTSTRAP = (
-    f"95% percentile intervals of a stratified bootstrap ({statistics.REPETITIONS:,} draws of "
-    "seeds within each game)"
+    f"95% percentile intervals of a stratified bootstrap ({statistics.REPETITIONS:,} draws of runs "
+    "within each game)"
 )
 
 
@@ -51,14 +51,15 @@ class Sample:
         """Scale, games and seeds, for a caption."""
         fewest, most = self.seeds
         seeds = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        noun = "seed" if most == 1 else "seeds"
+        noun = "run" if most == 1 else "runs"
         games = f"{len(self.tasks)} game{'s' if len(self.tasks) > 1 else ''}"
-        return f"{self.suite.name}; {games}; {seeds} {noun} an arm and game"
+        protocol = f"protocol {self.suite.protocol}"
+        return f"{self.suite.name}; {protocol}; {games}; {seeds} {noun} an arm and game"
 
 
 def how_sure(scores: Scores) -> Section:
     """For every suite: aggregates, probability of improvement, profiles, sample efficiency."""
-    remarks: list[str] = []
+    remarks = _pooled(scores)
     items: list[Table | Figure] = []
     for number, suite in enumerate(suites(scores.comparison.tasks)):
         sample = _sample(scores, suite, remarks)
@@ -71,6 +72,16 @@ def how_sure(scores: Scores) -> Section:
             items.append(_profiles(sample, scores, rng, end))
         items.append(_efficiency(sample, scores, rng, end))
     return Section("how-sure", "How sure are we?", remarks, items)
+
+
+def _pooled(scores: Scores) -> list[str]:
+    """Whoever pools settings draws runs, not seeds."""
+    comparison = scores.comparison
+    left = [axis for axis in comparison.varied if axis not in comparison.axes]
+    if not left:
+        return []
+    together = "intervals are over runs, settings and seeds together"
+    return [f"Arms pool runs that differ in {', '.join(left)}: {together}."]
 
 
 def _sample(scores: Scores, suite: Suite, remarks: list[str]) -> Sample | None:
@@ -170,11 +181,16 @@ def _interval_figure(
     end: str,
 ) -> Figure:
     names = list(_statistics(sample))
-    canvas, axes = panels(names, sharey=True)
+    canvas, axes = panels(names, sharey=True, height=height_of(len(told)))
     for panel, name in zip(axes, names, strict=True):
         _intervals(panel, {arm: values[name] for arm, values in told.items()}, scores)
         panel.set_xlabel(sample.suite.name)
     return Figure(f"aggregates{end}", f"Aggregates, {sample.suite.name}", caption, canvas)
+
+
+def height_of(arms: int) -> float:
+    """Inches of a panel with a row for each arm."""
+    return max(1.6, 0.22 * arms + 0.9)
 
 
 def _intervals(panel: Axes, values: dict[Arm, Interval], scores: Scores) -> None:
@@ -207,7 +223,7 @@ def _improvement(
         f"random, ties count half; {BOOTSTRAP}. {sample.about}. An interval that holds 0.5 tells "
         "no difference."
     )
-    canvas, (panel,) = panels([heading])
+    canvas, (panel,) = panels([heading], height=height_of(len(told)))
     _intervals(panel, told, scores)
     panel.axvline(0.5, color="0.5", linestyle=":")
     panel.set_xlim(-0.02, 1.02)

@@ -31,12 +31,12 @@ OF_RELU = "of the artificial twin: the share of active units, and always a singl
 
 def inside(comparison: Comparison) -> Section:
     """What spikes do in every layer."""
-    layers = _layers(comparison)
+    layers = _layers(comparison.runs)
     if not layers or not comparison.begun:
         return Section("inside", "Inside the network", ["No run has recorded its firing yet."])
     items: list[Table | Figure] = [
         _rates(comparison, layers),
-        _rates_figure(comparison, layers),
+        _rates_figure(comparison),
         _shares(comparison, layers),
     ]
     remarks = []
@@ -47,8 +47,15 @@ def inside(comparison: Comparison) -> Section:
     return Section("inside", "Inside the network", remarks, items)
 
 
-def _layers(comparison: Comparison) -> list[str]:
-    return list(dict.fromkeys(layer for run in comparison.runs for layer in run.layers))
+def _layers(runs: Sequence[Run]) -> list[str]:
+    """Those of all runs, convolutions first and each kind by its number."""
+    return sorted({layer for run in runs for layer in run.layers}, key=natural)
+
+
+def natural(layer: str) -> tuple[str, int]:
+    """``conv10`` after ``conv2``, and ``hidden`` after both."""
+    name = layer.rstrip("0123456789")
+    return name, int(layer[len(name) :] or 0)
 
 
 def _rates(comparison: Comparison, layers: Sequence[str]) -> Table:
@@ -60,7 +67,7 @@ def _rates(comparison: Comparison, layers: Sequence[str]) -> Table:
         row = {layer: in_range(values) for layer, values in rates.items()}
         shown.append({"game": str(task), "arm": str(arm), **row})
         numbers = {layer: values.mean() if len(values) else None for layer, values in rates.items()}
-        data.append({"game": task.game, "arm": str(arm), **numbers})
+        data.append({"game": str(task), "arm": str(arm), **numbers})
     caption = (
         "Share of units that fire per step, at each run's last record: mean over seeds and "
         f"lowest to highest; {OF_RELU}."
@@ -82,13 +89,14 @@ def in_range(values: Array) -> str:
     return f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})"
 
 
-def _rates_figure(comparison: Comparison, layers: Sequence[str]) -> Figure:
+def _rates_figure(comparison: Comparison) -> Figure:
     """Layers from the input on: do the spikes reach the deep ones?"""
     canvas, axes = panels([str(task) for task in comparison.begun], sharey=True)
     arm_looks = looks(comparison)
     for panel, task in zip(axes, comparison.begun, strict=True):
+        own = _layers([run for arm in comparison.arms for run in comparison.of(task, arm)])
         for number, (arm, look) in enumerate(arm_looks.items()):
-            rates = [_last(comparison.of(task, arm), layer) for layer in layers]
+            rates = [_last(comparison.of(task, arm), layer) for layer in own]
             at = [place for place, values in enumerate(rates) if len(values)]
             middle = np.array([rates[place].mean() for place in at])
             ends = np.array([[rates[p].min() for p in at], [rates[p].max() for p in at]])
@@ -105,7 +113,7 @@ def _rates_figure(comparison: Comparison, layers: Sequence[str]) -> Figure:
                     ms=4,
                     lw=1,
                 )
-        panel.set_xticks(range(len(layers)), layers)
+        panel.set_xticks(range(len(own)), own)
         panel.set_ylim(bottom=0)
     canvas.supylabel("firing rate", fontsize=9)
     legend(canvas, arm_looks)

@@ -1,6 +1,7 @@
 """Learning curves: evaluations against steps, frames and time."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from sdqn_lab.analysis.comparison import Comparison
 from sdqn_lab.analysis.figures import Figure, Look, legend, looks, panels
 from sdqn_lab.analysis.records import SCORE, Array
 from sdqn_lab.analysis.report.section import Section
-from sdqn_lab.analysis.run import Run
+from sdqn_lab.analysis.run import OVERSHOOT, Run
 from sdqn_lab.analysis.statistics import resampled
 
 
@@ -55,10 +56,10 @@ def _over_time(comparison: Comparison) -> Figure:
 
 SEED, REPETITIONS = 0, 500
 """Of the bootstrap behind the bands."""
-MOST_MARKERS = 30
+MOST_MARKERS = 15
 _BAND = (
     "Line: mean over seeds; band: 95% percentile interval of its bootstrap over seeds, pointwise; "
-    "dotted: fewer seeds than at the start, the others have not got there."
+    "pale: only some of the seeds have got there."
 )
 
 
@@ -71,27 +72,44 @@ def _seeds(comparison: Comparison) -> str:
 
 
 def _line(panel: Axes, runs: Sequence[Run], key: str, unit: float, look: Look) -> None:
-    """Seeds are lined up by the number of the evaluation."""
-    curves = [run.records.evaluations for run in runs if run.evaluations]
-    if not curves:
+    """Seeds are read off at the same steps, those of the run with the most evaluations."""
+    runs = [run for run in runs if run.evaluations]
+    if not runs:
         return
-    longest = max(map(len, curves))
-    points = [[curve[i] for curve in curves if i < len(curve)] for i in range(longest)]
-    x = np.array([np.mean([point[key] for point in at]) for at in points]) / unit
-    values = [np.array([point[SCORE] for point in at]) for at in points]
-    mean = np.array([v.mean() for v in values])
-    whole = sum(len(v) == len(curves) for v in values)
-    marker = look.marker if len(x) <= MOST_MARKERS else ""
-    panel.plot(x[:whole], mean[:whole], "-", color=look.color, marker=marker, markersize=2.5)
-    panel.plot(x[whole - 1 :], mean[whole - 1 :], ":", color=look.color)
-    if len(curves) > 1:
-        low, high = np.transpose([_interval_of_mean(at) for at in values])
-        panel.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
+    grid = max((_told(run, "step") for run in runs), key=len)
+    values = np.stack([_at(grid, run, SCORE) for run in runs])
+    known = ~np.isnan(values).all(0)
+    values = values[:, known]
+    x = np.nanmean([_at(grid[known], run, key) for run in runs], 0) / unit
+    mean, whole = np.nanmean(values, 0), int((~np.isnan(values)).all(0).sum())
+    marks = max(1, len(x) // MOST_MARKERS)
+    style: Any = {"color": look.color, "ls": look.dash, "marker": look.marker, "ms": 3}
+    panel.plot(x[:whole], mean[:whole], markevery=marks, **style)
+    rest = slice(max(whole - 1, 0), None)
+    panel.plot(x[rest], mean[rest], markevery=marks, alpha=0.35, linewidth=1, **style)
+    low, high = np.transpose([_interval_of_mean(at[~np.isnan(at)]) for at in values.T])
+    panel.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
 
 
-def _interval_of_mean(values: Array) -> Array:
+def _told(run: Run, key: str) -> Array:
+    return np.array([record[key] for record in run.evaluations], float)
+
+
+def _at(grid: Array, run: Run, key: str) -> Array:
+    """A run's evaluations at these steps, interpolated; not a number where it has not been."""
+    steps = _told(run, "step")
+    reached = grid <= steps[-1] * (1 + OVERSHOOT)
+    begun = grid >= steps[0] * (1 - OVERSHOOT)
+    return np.where(reached & begun, np.interp(grid, steps, _told(run, key)), np.nan)
+
+
+def _interval_of_mean(values: Array) -> tuple[float, float]:
+    """Not a number where a single seed tells nothing of the spread."""
+    if len(values) < 2:
+        return np.nan, np.nan
     drawn = resampled(values, np.random.default_rng(SEED), REPETITIONS).mean(-1)
-    return np.asarray(np.quantile(drawn, [0.025, 0.975]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _frames_above(panel: Axes, runs: Sequence[Run]) -> None:

@@ -1,11 +1,13 @@
 """Who wins: scores of every arm in every game, and what others have printed."""
 
 from collections.abc import Sequence
+from math import floor, log10
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sdqn_lab.analysis.comparison import Task
+from sdqn_lab.analysis.comparison import NAME, Arm, Comparison, Task, in_words
 from sdqn_lab.analysis.figures import Figure, looks, panels
 from sdqn_lab.analysis.literature import Result, columns
 from sdqn_lab.analysis.records import Array
@@ -23,9 +25,11 @@ def who_wins(scores: Scores, literature: Sequence[Result]) -> Section:
         remarks.append(
             f"{task}: no run is finished, {at if scores.steps[task] else 'no score yet'}."
         )
-    references = [_reference(*item) for item in columns(literature, _games(scores)).items()]
+    arms = [table] if (table := _arms(scores.comparison)) is not None else []
+    known = columns(literature, _games(scores))
+    references = [_reference(place, *item) for place, item in enumerate(known.items(), start=1)]
     figures = [_figure(scores)] if scores.comparison.begun else []
-    return Section("who-wins", "Who wins?", remarks, [_table(scores), *figures, *references])
+    return Section("who-wins", "Who wins?", remarks, [_table(scores), *figures, *arms, *references])
 
 
 def _rules(scores: Scores) -> list[Task]:
@@ -49,7 +53,7 @@ def _table(scores: Scores) -> Table:
                 {
                     "game": str(task),
                     "arm": str(arm),
-                    "seeds": f"{len(last)} of {len(runs)}",
+                    "seeds": _seeds(scores, task, arm),
                     "agent steps": f"{scores.steps[task]:,}",
                     "last window": with_spread(last),
                     "best": with_spread(best),
@@ -83,19 +87,70 @@ def _table(scores: Scores) -> Table:
     return Table("scores", "Scores", caption, pd.DataFrame(shown), pd.DataFrame(data))
 
 
+def _seeds(scores: Scores, task: Task, arm: Arm) -> str:
+    """``3 of 5``; where settings are pooled, runs and seeds are told apart."""
+    counted = scores.of(task, arm)
+    of = f"{len(counted)} of {len(scores.comparison.of(task, arm))}"
+    seeds = len({score.run.seed for score in counted})
+    return of if seeds == len(counted) else f"{of} runs, {seeds} different"
+
+
 def with_spread(values: Array) -> str:
     """``3.20 ± 0.41``; one seed has no spread, and says so."""
     if not len(values):
         return "-"
     if len(values) == 1:
-        return f"{values[0]:.3g} (one seed)"
-    return f"{values.mean():.3g} ± {values.std(ddof=1):.2g}"
+        return f"{number(values[0])} (one seed)"
+    spread = values.std(ddof=1)
+    if not spread:
+        return f"{number(values.mean())} ± 0"
+    digits = max(0, 1 - floor(log10(spread)))  # two of the spread's, and the mean's to that place
+    return f"{values.mean():,.{digits}f} ± {spread:,.{digits}f}"
+
+
+def number(value: float) -> str:
+    """Three digits, and more where the number is larger than that."""
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"
 
 
 def _numbers(name: str, values: Array) -> dict[str, float | None]:
     mean = float(values.mean()) if len(values) else None
     std = float(values.std(ddof=1)) if len(values) > 1 else None
     return {f"{name}_mean": mean, f"{name}_std": std}
+
+
+NOTHING = "-"
+"""The value of what means nothing to an arm's neurons."""
+
+
+def _arms(comparison: Comparison) -> Table | None:
+    """Every setting in which arms differ: also those that follow from, or hide behind, others."""
+    keys = dict.fromkeys(key for run in comparison.runs for key in run.options if key != NAME)
+    told = {arm: {key: _values(comparison, arm, key) for key in keys} for arm in comparison.arms}
+    different = [key for key in keys if len({v[key] for v in told.values()} - {(NOTHING,)}) > 1]
+    if not different:
+        return None
+    rows = [
+        {"arm": str(arm), **{key: " or ".join(values[key]) for key in different}}
+        for arm, values in told.items()
+    ]
+    beside = [key for key in different if key not in comparison.axes]
+    caption = (
+        f"Arms are told apart by {', '.join(comparison.axes)}"
+        f"{'; they also differ in ' if beside else ''}{', '.join(beside)}. "
+        "A dash: it means nothing to the arm's neurons."
+    )
+    return Table("arms", "What the arms are", caption, pd.DataFrame(rows))
+
+
+def _values(comparison: Comparison, arm: Arm, key: str) -> tuple[str, ...]:
+    """Those that an arm's runs have; games of several families may need different ones."""
+    runs = [run for task in comparison.tasks for run in comparison.of(task, arm)]
+    return tuple(sorted({_word(run.options.get(key)) for run in runs}))
+
+
+def _word(value: Any) -> str:
+    return NOTHING if value is None else in_words(value)
 
 
 def _figure(scores: Scores) -> Figure:
@@ -122,17 +177,11 @@ def _figure(scores: Scores) -> Figure:
     return Figure("scores", "Every seed's score", caption + ".", canvas)
 
 
-def _reference(source: tuple[str, str], table: pd.DataFrame) -> Table:
+def _reference(place: int, source: tuple[str, str], table: pd.DataFrame) -> Table:
     paper, protocol = source
     caption = (
         f"Protocol: {protocol}. As printed there, mean ± spread as given; another protocol than "
         "ours, so for orientation only. Empty: not known to us; `--literature FILE.csv` fills it."
     )
-    name = "literature-" + "".join(
-        c if c.isalnum() else "-" for c in paper.partition(" (")[0].lower()
-    )
-    return Table(f"{name}-{_short(protocol)}", f"From the literature: {paper}", caption, table)
-
-
-def _short(protocol: str) -> str:
-    return "".join(c for c in protocol.partition(",")[0].lower() if c.isalnum())[:20]
+    title = f"From the literature: {paper}"
+    return Table(f"literature-{place}", title, caption, table)

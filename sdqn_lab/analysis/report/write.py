@@ -20,6 +20,8 @@ from sdqn_lab.analysis.scores import Scores
 PAGE = "index.html"
 FOLDERS = ("figures", "tables")
 """Beside the page; what an earlier report left in them is replaced."""
+MARK = '<meta name="generator" content="sdqn_lab.report">'
+"""In the page: that it and the folders beside it may be replaced."""
 
 
 def sections(scores: Scores, literature: Sequence[Result]) -> list[Section]:
@@ -30,7 +32,7 @@ def sections(scores: Scores, literature: Sequence[Result]) -> list[Section]:
         how_sure(scores),
         learning(comparison),
         inside(comparison),
-        costs(comparison),
+        costs(scores),
         ablation(scores),
         cells(scores),
     ]
@@ -46,9 +48,11 @@ def write(title: str, subtitle: Sequence[str], parts: Sequence[Section], out: Pa
         The page.
 
     Raises:
-        OSError: the folder cannot be written; an earlier report is then still whole.
+        OSError: the folder cannot be written, or holds what is no report's; an earlier report is
+            then still whole.
     """
     out.mkdir(parents=True, exist_ok=True)
+    _check_own(out)
     with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as name:
         beside = Path(name)
         for folder in FOLDERS:
@@ -64,3 +68,12 @@ def write(title: str, subtitle: Sequence[str], parts: Sequence[Section], out: Pa
             (beside / folder).replace(out / folder)
         (beside / PAGE).replace(out / PAGE)
     return out / PAGE
+
+
+def _check_own(out: Path) -> None:
+    """Only what an earlier report has made is replaced."""
+    page = out / PAGE
+    ours = page.is_file() and MARK in page.read_text(errors="replace")
+    for path in (page, *(out / folder for folder in FOLDERS)):
+        if path.exists() and not (ours and path.is_dir() == (path != page)):
+            raise FileExistsError(f"{path} is not that of a report; write another folder")

@@ -1,0 +1,79 @@
+"""What the files of a run directory must hold to be used: checked once, when they are read."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
+
+from sdqn_lab.tracking.run_directory import PROBE_VERSION
+
+BINS = 64
+"""Of the histograms in ``probe.json``."""
+Histogram = Annotated[list[FiniteFloat], Field(min_length=BINS, max_length=BINS)]
+Plain = str | int | float | bool | None
+
+
+class _Open(BaseModel):
+    """Other keys are let through."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Budget(_Open):
+    steps: PositiveInt
+
+
+class Config(_Open):
+    """Of ``config.yaml``: what arms and tasks are told by."""
+
+    choices: dict[str, str | None]
+    seed: int
+    budget: _Budget
+    env: dict[str, Any]
+    protocol: dict[str, Plain]
+
+
+class _Attempt(_Open):
+    started: str | None = None
+    git_sha: str | None = None
+    git_dirty: bool | None = None
+    cpu: str | None = None
+    threads: int | None = None
+    gpus: list[str] = []
+
+
+class Status(_Open):
+    """Of ``status.json``: what a number was made with."""
+
+    attempts: list[_Attempt] = []
+    error: str | None = None
+
+
+class _Layer(_Open):
+    name: str
+    parameters: int
+    synapses: int
+    analog: bool
+    passes: PositiveInt
+    operations: FiniteFloat
+    current: Histogram | None
+    normalized: Histogram | None
+    membrane: Histogram | None
+
+
+class Probe(_Open):
+    """Of ``probe.json``."""
+
+    version: Literal[PROBE_VERSION]  # type: ignore[valid-type]
+    time_window: PositiveInt
+    layers: list[_Layer]
+
+
+def problem(schema: type[BaseModel], content: object) -> str | None:
+    """The first thing that is wrong with the content of a file; None: nothing."""
+    try:
+        schema.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return f"{where}: {first['msg']}" if where else first["msg"]
+    return None
