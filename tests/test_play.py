@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import av
@@ -405,7 +404,8 @@ WRONG_WORDS = [
     ("RUN --protocol ../algo/dqn", "protocol=../algo/dqn: no such protocol"),
     ("RUN --protocol nature", "protocol.noop_max must be 0 for MinAtar | --protocol minatar"),
     ("RUN --protocol plain", "protocol=plain: offers 3 actions | trained with 6; write"),
-    ("RUN --time-window 0", "--time-window=0: must be a whole number >= 1; write --time-window 1"),
+    ("RUN --time-window 0", "--time-window=0: must be a whole number >= 1 and <= 1024; write"),
+    ("RUN --time-window 99999999999", "--time-window=99999999999: must be a whole number >= 1 and"),
     ("RUN --time-window two", "--time-window=two: must be a whole number >= 1"),
     ("RELU --time-window 4", "--time-window: neuron=relu knows no time; leave --time-window out"),
     ("RELU --time-windows 1,2", "--time-windows: neuron=relu knows no time; leave"),
@@ -417,10 +417,10 @@ WRONG_WORDS = [
     ("RUN --out a.png", "--out=a.png: is the figure of --time-windows; write --time-windows"),
     (
         "RUN --time-windows 1,x",
-        "--time-windows=1,x: must be whole numbers >= 1 with commas | write",
+        "--time-windows=1,x: must be whole numbers from 1 to 1024 with commas | write",
     ),
-    ("RUN --time-windows 0", "--time-windows=0: must be whole numbers >= 1"),
-    ("RUN --time-windows=", "--time-windows=: must be whole numbers >= 1"),
+    ("RUN --time-windows 0", "--time-windows=0: must be whole numbers from 1"),
+    ("RUN --time-windows=", "--time-windows=: must be whole numbers from 1"),
     ("RUN --time-windows 1 --out a.pdf", "--out=a.pdf: must end in .png; write --out a.png"),
     ("RUN --time-windows 1 --out no/a.png", "--out=no/a.png: cannot be written"),
     ("RUN --time-windows 1 --video a.mp4", "--video=a.mp4: goes with one T | leave out one"),
@@ -659,14 +659,15 @@ def test_a_command_that_is_told_to_end_leaves_no_half_video(copied):
     slow = (
         "import sys, time; from sdqn_lab import play; from sdqn_lab.analysis.raster import Raster\n"
         "drawn = Raster.draw\n"
-        "Raster.draw = lambda self, moment: (time.sleep(1), drawn(self, moment))[1]\n"
+        "Raster.draw = lambda *a: (print('drawing', flush=True), time.sleep(1), drawn(*a))[2]\n"
         "play.end_when_told()\n"
         "sys.exit(play.main(sys.argv[1:]))"
     )
-    process = subprocess.Popen([sys.executable, "-c", slow, str(run), *words])
+    command = [sys.executable, "-c", slow, str(run), *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        while not list(Path.cwd().glob(".out.mp4.*")) and process.poll() is None:
-            time.sleep(0.02)
+        while "drawing" not in process.stdout.readline():
+            assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 143
     finally:

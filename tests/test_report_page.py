@@ -78,7 +78,7 @@ def test_the_table_that_is_seen_holds_the_scores(seen):
     rows = {(row[0], row[1]): row for row in seen["rows"]}
     assert len(rows) == len(GAMES) * len(ARMS)
     assert rows["minatar_breakout", "dqn"][2] == f"{SEEDS} of {SEEDS}"
-    assert rows["minatar_breakout", "dqn"][4] == "5 ± 1"
+    assert rows["minatar_breakout", "dqn"][4] == "5.0 ± 1.0"
 
 
 def test_a_picture_of_the_page_is_not_blank(page, tmp_path):

@@ -28,7 +28,7 @@ class Interval(NamedTuple):
 
     Attributes:
         estimate: from the scores themselves.
-        low: lower end; None where no game has two seeds, for then nothing is known of the spread.
+        low: lower end; None where a game has one seed, for then nothing is known of its spread.
         high: upper end, likewise.
     """
 
@@ -102,7 +102,7 @@ def interval(
     """
     _check(games)
     estimate = float(statistic(games))
-    if max(map(len, games)) < 2:
+    if min(map(len, games)) < 2:
         return Interval(estimate, None, None)
     low, high = band(statistic, games, rng, repetitions=repetitions, level=level)
     return Interval(estimate, float(low), float(high))

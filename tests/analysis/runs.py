@@ -32,7 +32,8 @@ def make_run(
 ) -> Path:
     """A run with these evaluations; ``words`` as on the command line."""
     path.mkdir(parents=True)
-    (path / "config.yaml").write_text(config(*words, f"seed={seed}"))
+    text = config(*words).replace("\nseed: 0\n", f"\nseed: {seed}\n")  # composing takes a second
+    (path / "config.yaml").write_text(text)
     attempt = {"started": "2026-01-01T00:00:00Z", "git_sha": "0123456789" * 4, "git_dirty": False}
     attempt |= {"cpu": "a processor", "gpus": [], "threads": 1}
     status = {"state": state, "attempts": [attempt], "error": error}

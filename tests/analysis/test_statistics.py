@@ -77,6 +77,11 @@ def test_one_seed_gives_no_interval():
     assert interval(mean, [np.array([1.0]), np.array([2.0])], rng()) == Interval(1.5, None, None)
 
 
+def test_a_single_game_with_one_seed_gives_no_interval_for_its_spread_would_count_as_none():
+    games = [np.array([1.0]), np.array([1.0, 3.0])]
+    assert interval(mean, games, rng()) == Interval(1.5, None, None)
+
+
 def test_equal_seeds_give_an_interval_of_no_width():
     assert interval(iqm, [TWO, TWO], rng()) == Interval(10.0, 10.0, 10.0)
 

@@ -107,8 +107,8 @@ def _sample(scores: Scores, suite: Suite, remarks: list[str]) -> Sample | None:
     fewest, _ = sample.seeds
     if fewest == 1:
         remarks.append(
-            f"{suite.name}: where a game has one seed, nothing is known of the spread over seeds; "
-            "intervals leave it out or do not exist."
+            f"{suite.name}: where an arm has one seed in a game, nothing is known of its spread, "
+            "so there is no interval."
         )
     elif fewest < FEW_SEEDS:
         remarks.append(

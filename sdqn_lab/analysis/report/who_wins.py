@@ -19,7 +19,7 @@ from sdqn_lab.envs.scores import scale_of
 
 def who_wins(scores: Scores, literature: Sequence[Result]) -> Section:
     """Tables of scores, a figure with a dot for every seed, and reference rows apart."""
-    remarks = [f"Protocol {task.protocol} of {task}: {task.rules}." for task in _rules(scores)]
+    remarks = _protocols(scores)
     for task in scores.interim:
         at = f"compared at {scores.steps[task]:,} agent steps; these numbers will move"
         remarks.append(
@@ -32,9 +32,16 @@ def who_wins(scores: Scores, literature: Sequence[Result]) -> Section:
     return Section("who-wins", "Who wins?", remarks, [_table(scores), *figures, *arms, *references])
 
 
-def _rules(scores: Scores) -> list[Task]:
-    """A task for each set of rules."""
-    return list({task.rules: task for task in scores.comparison.tasks}.values())
+def _protocols(scores: Scores) -> list[str]:
+    """Every set of rules, and where there are several the games that are played by it."""
+    by_rules: dict[tuple[str, str], list[str]] = {}
+    for task in scores.comparison.tasks:
+        by_rules.setdefault((task.protocol, task.rules), []).append(task.game)
+    one = len(by_rules) == 1
+    return [
+        f"Protocol {name}: {rules}." if one else f"Protocol {name} of {', '.join(games)}: {rules}."
+        for (name, rules), games in by_rules.items()
+    ]
 
 
 def _games(scores: Scores) -> list[str]:
@@ -181,7 +188,9 @@ def _reference(place: int, source: tuple[str, str], table: pd.DataFrame) -> Tabl
     paper, protocol = source
     caption = (
         f"Protocol: {protocol}. As printed there, mean ± spread as given; another protocol than "
-        "ours, so for orientation only. Empty: not known to us; `--literature FILE.csv` fills it."
+        "ours, so for orientation only."
     )
+    if (table == "").any(axis=None):
+        caption += " Empty: not known to us; `--literature FILE.csv` fills it."
     title = f"From the literature: {paper}"
     return Table(f"literature-{place}", title, caption, table)
