@@ -1,5 +1,6 @@
 """How active each layer is: firing rates, silent and saturated shares."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -61,6 +62,13 @@ class _Counts:
         )
 
 
+def neurons(network: nn.Module) -> Iterator[tuple[str, Neuron]]:
+    """Every layer's name and neuron; a layer is named by the path of its block in the torso."""
+    for name, module in network.named_modules():
+        if isinstance(module, Neuron):
+            yield name.removeprefix("torso.").removesuffix(".neuron"), module
+
+
 class SpikeRecorder:
     """Counts what every neuron of a network does while the context is open.
 
@@ -82,10 +90,8 @@ class SpikeRecorder:
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
-        for name, module in self._network.named_modules():
-            if isinstance(module, Neuron):
-                layer = name.removeprefix("torso.").removesuffix(".neuron")
-                self._handles.append(module.register_forward_hook(partial(self._record, layer)))
+        for layer, neuron in neurons(self._network):
+            self._handles.append(neuron.register_forward_hook(partial(self._record, layer)))
         return self
 
     def __exit__(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sdqn_lab.spiking.neuron import Neuron
+from sdqn_lab.spiking.stats import neurons
 
 MOST_UNITS = 64
 """Units of a layer that are kept for showing: more than a person can tell apart."""
@@ -50,10 +50,8 @@ class ActivityTap:
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
-        for name, module in self._network.named_modules():
-            if isinstance(module, Neuron):
-                layer = name.removeprefix("torso.").removesuffix(".neuron")
-                self._handles.append(module.register_forward_hook(partial(self._keep, layer)))
+        for layer, neuron in neurons(self._network):
+            self._handles.append(neuron.register_forward_hook(partial(self._keep, layer)))
         return self
 
     def __exit__(
