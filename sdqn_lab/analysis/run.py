@@ -111,7 +111,7 @@ class Run:
             axes += [choices.get("surrogate"), f"T{self.config.get('time_window', '?')}"]
         return " ".join(str(axis) for axis in axes)
 
-    @property
+    @cached_property
     def options(self) -> dict[str, Any]:
         """Every choice that may tell two runs of one game apart: groups, then single settings."""
         if not self.config:

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-import pandas as pd
 
 from sdqn_lab.analysis.comparison import ENDED, Arm, Comparison, Task
 from sdqn_lab.analysis.records import SCORE, Array
@@ -65,23 +63,6 @@ class Scores:
     def interim(self) -> list[Task]:
         """Tasks in which no run is as long as it is to be: their scores will move."""
         return [task for task, steps in self.steps.items() if steps < self._asked(task)]
-
-    @cached_property
-    def frame(self) -> pd.DataFrame:
-        """One row a run: task, arm, its options, seed, last and best."""
-        rows = [
-            {
-                "task": str(task),
-                "arm": str(arm),
-                **score.run.options,
-                "seed": score.run.seed,
-                "last": score.last,
-                "best": score.best,
-            }
-            for (task, arm), scores in self._scores.items()
-            for score in scores
-        ]
-        return pd.DataFrame(rows)
 
     def _common(self, task: Task) -> int:
         """0 where no run was evaluated."""

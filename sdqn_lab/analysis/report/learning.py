@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter
 
 from sdqn_lab.analysis.comparison import Comparison
@@ -25,33 +26,34 @@ def learning(comparison: Comparison) -> Section:
 
 def learning_curves(comparison: Comparison) -> Figure:
     """Evaluation returns against agent steps; the axis above counts emulator frames."""
-    canvas, axes = panels([str(task) for task in comparison.begun])
+    canvas, axes = _curves(comparison, "step", 1.0, "agent steps")
     for panel, task in zip(axes, comparison.begun, strict=True):
-        for arm, look in looks(comparison).items():
-            _line(panel, comparison.of(task, arm), "step", 1.0, look)
-        panel.set_xlabel("agent steps")
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         _frames_above(panel, [run for arm in comparison.arms for run in comparison.of(task, arm)])
-    canvas.supylabel("evaluation return, game points", fontsize=9)
-    legend(canvas, looks(comparison))
     caption = f"{_BAND} {_seeds(comparison)}"
     return Figure("learning-curves", "Learning curves", caption, canvas)
 
 
 def _over_time(comparison: Comparison) -> Figure:
-    canvas, axes = panels([str(task) for task in comparison.begun])
-    for panel, task in zip(axes, comparison.begun, strict=True):
-        for arm, look in looks(comparison).items():
-            _line(panel, comparison.of(task, arm), "wall_seconds", 60.0, look)
-        panel.set_xlabel("minutes")
-    canvas.supylabel("evaluation return, game points", fontsize=9)
-    legend(canvas, looks(comparison))
+    canvas, _ = _curves(comparison, "wall_seconds", 60.0, "minutes")
     machines = ", ".join(sorted({machine(run) for run in comparison.runs if run.evaluations}))
     caption = (
         f"The same against wall-clock time of the run, all attempts together. {_BAND} Comparable "
         f"only where machines and what else they did were alike; these runs: {machines}."
     )
     return Figure("learning-curves-time", "Learning curves over time", caption, canvas)
+
+
+def _curves(comparison: Comparison, key: str, unit: float, label: str) -> tuple[Canvas, list[Axes]]:
+    """A panel a task, a line an arm, against a key of the records in some unit."""
+    canvas, axes = panels([str(task) for task in comparison.begun])
+    for panel, task in zip(axes, comparison.begun, strict=True):
+        for arm, look in looks(comparison).items():
+            _line(panel, comparison.of(task, arm), key, unit, look)
+        panel.set_xlabel(label)
+    canvas.supylabel("evaluation return, game points", fontsize=9)
+    legend(canvas, looks(comparison))
+    return canvas, axes
 
 
 SEED, REPETITIONS = 0, 500
