@@ -89,10 +89,13 @@ def _launcher(ledger: Ledger, overrides: list[str]) -> tuple[CellLauncher, bool]
 
 
 def _restore(sweep_dir: Path, ledger: Ledger, names: list[str]) -> None:
-    """Make those directories anew that are gone."""
+    """Make those directories anew that are gone, and have those that lost their status begin.
+
+    A directory that the ledger names and that holds the config alone is what version control keeps
+    of a cell that is yet to run.
+    """
     directories = {name: RunDirectory(sweep_dir / name) for name in names}
-    for directory in directories.values():
-        state_of(directory)  # refuses what is damaged
+    states = {name: state_of(directories[name]) for name in names}  # refuses what is damaged
     gone = [name for name in names if not directories[name].config.exists()]
     cells = plan_cells(sweep_dir, [ledger.cells[name].overrides for name in gone], here=False)
     other = [name for name, cell in zip(gone, cells, strict=True) if cell.path.name != name]
@@ -105,3 +108,6 @@ def _restore(sweep_dir: Path, ledger: Ledger, names: list[str]) -> None:
             ]
         )
     enroll(sweep_dir, cells)
+    for name in set(names) - set(gone):
+        if states[name] is None:
+            directories[name].update(state="pending", cell=name)

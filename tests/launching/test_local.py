@@ -211,6 +211,18 @@ def test_a_cell_whose_directory_was_deleted_is_made_anew_by_a_relaunch_and_finis
     assert stamps(kept) == before
 
 
+def test_a_cell_of_which_the_config_alone_was_kept_is_started_by_a_relaunch(capsys):
+    assert run.main(["-m", *TINY, "seed=0,1", f"hydra.sweep.dir={SWEEP}"]) == 0
+    bare, kept = cells(SWEEP)
+    told, before = numbers(SWEEP), stamps(kept)
+    for file in bare.rglob("*"):
+        if file.is_file() and file.name != "config.yaml":
+            file.unlink()
+    assert sweep.main(["relaunch", str(SWEEP)]) == 0
+    assert numbers(SWEEP) == told
+    assert stamps(kept) == before
+
+
 IN_QUEUE = {"launcher": "slurm", "job_name": "name", "jobs": {"7_0": ["a"], "7_1": ["b"]}}
 
 
