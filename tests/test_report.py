@@ -1,6 +1,7 @@
 """The report command on run directories whose every number is known."""
 
 import csv
+import json
 import re
 import shutil
 from pathlib import Path
@@ -311,6 +312,7 @@ def test_an_earlier_report_is_replaced_and_other_files_beside_it_stay(study, tmp
     assert main([str(study), "--out", str(tmp_path)]) == 0
     (tmp_path / "figures" / "stale.png").touch()
     (tmp_path / "own.txt").write_text("mine")
+    (tmp_path / ".report-of-one-that-was-killed" / "figures").mkdir(parents=True)
     assert main([str(study), "--out", str(tmp_path)]) == 0
     assert not (tmp_path / "figures" / "stale.png").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -323,6 +325,30 @@ def test_an_arm_that_has_not_begun_stands_in_every_table_without_numbers(tmp_pat
     make_run(tmp_path / "waiting", "norm=popnorm", scores=(), state="pending")
     tables = told(tmp_path)
     assert [row["arm"] for row in tables["scores"]] == ["norm=none", "norm=popnorm"]
+
+
+def test_what_runs_reported_of_dead_layers_is_shown_by_arm_and_kept_by_run(tmp_path):
+    make_run(tmp_path / "good")
+    bad = make_run(tmp_path / "bad", "norm=none")
+    assert "health-events" not in told(tmp_path)
+    with (bad / "metrics.jsonl").open("a") as file:
+        for event in ("hidden died", "hidden fires again"):
+            line = {"step": 5_000, "frames": 5_000, "wall_seconds": 50, "health/event": event}
+            file.write(json.dumps(line) + "\n")
+    at = {"game": "minatar_breakout", "arm": "norm=none", "run": bad.name}
+    assert told(tmp_path)["health-events"] == [
+        at | {"event": "step 5,000: hidden died"},
+        at | {"event": "step 5,000: hidden fires again"},
+    ]
+    (shown,) = [
+        table.shown.to_dict("records")
+        for part in sections(compare([tmp_path]), [])
+        for table in part.tables
+        if table.name == "health-events"
+    ]
+    assert [(row["runs"], row["events"], row["latest"]) for row in shown] == [
+        (1, 2, "step 5,000: hidden fires again")
+    ]
 
 
 def test_settings_that_hide_behind_others_are_told(tmp_path):

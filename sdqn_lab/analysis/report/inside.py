@@ -39,12 +39,37 @@ def inside(comparison: Comparison) -> Section:
         _rates_figure(comparison),
         _shares(comparison, layers),
     ]
+    if reported := _events(comparison):
+        items.insert(0, reported)
     remarks = []
     if any(run.probe for run in comparison.runs):
         items.append(_potentials(comparison, layers))
     else:
         remarks.append("No run has a probe.json, so there are no histograms of its potentials.")
     return Section("inside", "Inside the network", remarks, items)
+
+
+def _events(comparison: Comparison) -> Table | None:
+    """Which runs said themselves that a layer died or never woke."""
+    data = pd.DataFrame(
+        [
+            {"game": str(task), "arm": str(arm), "run": run.path.name, "event": event}
+            for (task, arm), runs in comparison.cells.items()
+            for run in runs
+            for event in run.records.events
+        ]
+    )
+    if data.empty:
+        return None
+    grouped = data.groupby(["game", "arm"], sort=False)
+    shown = grouped.agg(
+        runs=("run", "nunique"), events=("event", "size"), latest=("event", "last")
+    ).reset_index()
+    caption = (
+        "What runs reported of their layers while they trained: in how many runs, how often, and "
+        "the latest report of the last of them. health-events.csv holds all, with their runs."
+    )
+    return Table("health-events", "Health events", caption, shown, data)
 
 
 def _layers(runs: Sequence[Run]) -> list[str]:
