@@ -35,7 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sdqn_lab.envs.atari import REFUSED
 from sdqn_lab.envs.atari import games as atari_games
 from sdqn_lab.envs.minatar import GAMES as MINATAR_GAMES
-from sdqn_lab.validation import ConfigError, validate
+from sdqn_lab.validation import ConfigError, check_plugins, validate
 
 PACKAGE = Path(__file__).resolve().parent
 GROUPS = (
@@ -446,6 +446,26 @@ def _hydra_free() -> Iterator[ConfigLoader]:
     finally:
         # Leaving, Hydra puts a copy of the state back as it was found: empty.
         GlobalHydra.instance().hydra = outer
+
+
+def stored_config(file: Path) -> DictConfig:
+    """A run's ``config.yaml``, typed again by the schema; its classes are looked at, not called.
+
+    Raises:
+        ConfigError: damaged, of something else, or a class in it is no part of a network, no
+            environment.
+    """
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(file))
+        assert isinstance(cfg, DictConfig)
+        if missing := sorted(OmegaConf.missing_keys(cfg)):
+            raise ValueError(f"no value for {', '.join(missing)}")
+    except Exception as error:  # whatever a damaged or foreign file may cause
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        line = f"{file}: not the config of a run ({reason}); put the file back"
+        raise ConfigError([line]) from error
+    check_plugins(cfg)
+    return cfg
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:

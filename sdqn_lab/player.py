@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 
 from sdqn_lab import build
-from sdqn_lab.config import Config, conf_dir
+from sdqn_lab.config import conf_dir, stored_config
 from sdqn_lab.envs.base import Protocol, VectorEnv
 from sdqn_lab.networks.value import ValueNetwork
 from sdqn_lab.training.seeding import stream_seed
-from sdqn_lab.validation import ConfigError, check_plugins
+from sdqn_lab.validation import ConfigError
 
 
 class Player:
@@ -131,21 +131,8 @@ def load(run_dir: Path | str, which: Literal["last", "best"] = "last") -> Player
             f"{weights}: not there, so {path} holds no trained network yet; the run saves one at "
             "its first evaluation, wait for it or write the directory of another run"
         )
-    cfg = _stored_config(config)
-    check_plugins(cfg)
+    cfg = stored_config(config)
     return Player(cfg, _stored_network(cfg, weights))
-
-
-def _stored_config(file: Path) -> DictConfig:
-    """The run's config, its types checked by the schema."""
-    try:
-        cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(file))
-        assert isinstance(cfg, DictConfig)
-        if missing := sorted(OmegaConf.missing_keys(cfg)):
-            raise ValueError(f"no value for {', '.join(missing)}")
-    except Exception as error:  # whatever a damaged or foreign file may cause
-        raise _damaged(file, "the config of a run", error) from error
-    return cfg
 
 
 def _stored_network(cfg: DictConfig, weights: Path) -> ValueNetwork:
@@ -157,10 +144,7 @@ def _stored_network(cfg: DictConfig, weights: Path) -> ValueNetwork:
         network = build.build_network(cfg, tuple(ends["observation_shape"]), ends["num_actions"])
         network.load_state_dict(tensors)
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise _damaged(weights, "the network of this run's config", error) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
+        line = f"{weights}: not the network of this run's config ({reason}); put the file back"
+        raise ConfigError([line]) from error
     return network
-
-
-def _damaged(file: Path, expected: str, error: Exception) -> ConfigError:
-    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
-    return ConfigError([f"{file}: not {expected} ({reason}); put the file back"])

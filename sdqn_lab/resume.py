@@ -29,7 +29,7 @@ def resumed(words: list[str]) -> tuple[RunDirectory, DictConfig | None]:
     if state is None or not directory.config.exists():
         missing = "holds no run" if exists(path) else "no such directory"
         raise ConfigError([f"--resume {path}: {missing}; write --resume RUN_DIR"])
-    stored = _stored_config(directory)
+    stored = config.stored_config(directory.config)
     cfg = _changed(stored, overrides)
     if state == "finished" and not _extended(directory, stored, cfg):
         return directory, None
@@ -74,23 +74,6 @@ def _changed(stored: DictConfig, overrides: list[str]) -> DictConfig:
     if problems:
         raise ConfigError(problems)
     return changed
-
-
-def _stored_config(directory: RunDirectory) -> DictConfig:
-    """The run's own config, typed again by the schema."""
-    try:
-        stored = OmegaConf.merge(
-            OmegaConf.structured(config.Config), OmegaConf.load(directory.config)
-        )
-        assert isinstance(stored, DictConfig)
-        if missing := sorted(OmegaConf.missing_keys(stored)):
-            raise ValueError(f"no value for {', '.join(missing)}")
-        config.identity(stored)
-    except Exception as error:  # whatever a damaged or foreign file may cause
-        reason = str(error).splitlines()[0]
-        line = f"{directory.config}: not the config of a run ({reason}); put the file back"
-        raise ConfigError([line]) from error
-    return stored
 
 
 def _change(cfg: DictConfig, override: Override) -> None:

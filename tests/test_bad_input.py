@@ -441,6 +441,12 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
 
+def replaced(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
 def state_file(directory: Path) -> Path:
     return next((directory / "checkpoint").glob("state-*"))
 
@@ -481,6 +487,10 @@ DAMAGES = {
     "foreign": (
         lambda d: (d / "config.yaml").write_text("model: x"),
         "config.yaml: not the config of",
+    ),
+    "class": (
+        lambda d: replaced(d / "config.yaml", "sdqn_lab.spiking.neuron.LIF", "subprocess.Popen"),
+        "neuron._target_=subprocess.Popen: | is no Neuron",
     ),
     "gone": (lambda d: (d / "config.yaml").unlink(), "--resume run: holds no run; write --resume"),
     "state": (
