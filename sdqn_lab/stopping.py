@@ -1,6 +1,7 @@
 """How a process is asked to stop, and the exit codes that tell how it left."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +13,8 @@ INTERRUPTED = 130
 """Ctrl-C before anything was started."""
 BUSY_EXIT = 75
 """Another process works on the run; try again later."""
+
+GLANCE_SECONDS = 0.1
 
 
 class StopFlag:
@@ -28,6 +31,12 @@ class StopFlag:
     def __call__(self) -> bool:
         """Whether a stop was requested."""
         return self.requested
+
+    def wait(self, seconds: float) -> None:
+        """Sleep for so long, or until a stop is requested."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.requested:
+            time.sleep(GLANCE_SECONDS)
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -311,16 +311,10 @@ def attend(sweep_dir: Path, poll_seconds: float) -> Observation:
                 watch.show(seen)
             if certain and not seen.active and not seen.problem:
                 return seen
-            _sleep(poll_seconds, stop)
+            stop.wait(poll_seconds)
     console.print(
         f"no longer watching; the jobs go on: "
         f"python -m sdqn_lab.sweep status {shlex.quote(str(sweep_dir))}",
         soft_wrap=True,
     )
     raise SystemExit(PREEMPTED_EXIT)
-
-
-def _sleep(seconds: float, stop: StopFlag) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not stop.requested:
-        time.sleep(0.1)

@@ -95,7 +95,7 @@ class CellsTask:
                 return
             end = min(end, time.monotonic() + LEFT_OVER_SECONDS)
             print(f"not finished, trying again: {', '.join(todo)}", flush=True)
-            _wait(RETRY_SECONDS, orders)
+            orders.wait(RETRY_SECONDS)
 
     def _state(self, name: str) -> str:
         """A cell's state; a directory that is gone or damaged is no reason to fail the others."""
@@ -140,12 +140,6 @@ class CellsTask:
         )
         for name in self._states("pending", "running", "preempted"):
             RunDirectory(self.sweep_dir / name).update(state="failed", error=error)
-
-
-def _wait(seconds: float, orders: "Orders") -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not orders.requested:
-        time.sleep(0.2)
 
 
 class Orders(StopFlag):
