@@ -1,4 +1,4 @@
-# Two commands: `make quickstart` sets up and shows who learns, `make test` sets up and passes all tests.
+# Two commands: `make quickstart` sets up and shows who learns, `make test` sets up and passes all tests but the slow ones.
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready

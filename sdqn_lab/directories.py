@@ -30,7 +30,10 @@ def begun(key: str, directory: RunDirectory, cfg: DictConfig) -> str | None:
     if state == "pending" and not directory.config.exists():
         return None
     written = (directory.config, directory.metrics, directory.checkpoint)
-    if state is None and (foreign := [path.name for path in written if exists(path)]):
+    foreign = [path.name for path in written if state is None and exists(path)]
+    if foreign == [directory.config.name] and not _other_run(directory, cfg):
+        return None  # what version control keeps of a cell that is yet to run
+    if foreign:
         raise ConfigError(
             [
                 f"{key}: {directory.path} holds {', '.join(foreign)} of something else; "

@@ -101,21 +101,23 @@ def compare(
         ComparisonError: see `Comparison`.
         LedgerError: a sweep's ledger is damaged.
     """
-    found = [item for folder in dirs for item in _found(folder)]
+    seen: set[Path] = set()
+    found = [item for folder in dirs for item in _found(folder, seen)]
     comparison = Comparison([item for item in found if isinstance(item, Run)], by, against)
     comparison.notices += [item for item in found if isinstance(item, Notice)]
     return Scores(comparison)
 
 
-def _found(folder: Path) -> Iterator[Run | Notice]:
+def _found(folder: Path, seen: set[Path]) -> Iterator[Run | Notice]:
     """The runs of a sweep as its ledger knows them, or every run below a folder."""
     if not folder.is_dir():
         raise CommandError(f"{folder}: no such directory; write the directory of a sweep or a run")
     try:
-        found = list(_below(folder, set()))
+        before = len(seen)
+        found = list(_below(folder, seen))
     except OSError as error:
         raise CommandError(f"{folder}: cannot be read: {error}") from error
-    if not found:
+    if not found and len(seen) > before:
         raise CommandError(f"{folder}: holds no run; write the directory of a sweep or a run")
     yield from found
 
@@ -130,7 +132,7 @@ def _below(folder: Path, seen: set[Path]) -> Iterator[Run | Notice]:
         return
     seen.add(folder.resolve())
     if (folder / LEDGER).exists():
-        yield from _of_sweep(folder)
+        yield from _of_sweep(folder, seen)
     elif any((folder / name).exists() for name in _MARKS):
         yield Run(folder)
     else:
@@ -138,11 +140,15 @@ def _below(folder: Path, seen: set[Path]) -> Iterator[Run | Notice]:
             yield from _below(child, seen)
 
 
-def _of_sweep(folder: Path) -> Iterator[Run | Notice]:
-    ledger, seen = Ledger.read(folder), observe(folder)
-    if seen.problem:
-        yield Notice(folder.name, f"states are those told last: {seen.problem}")
-    for report in seen.reports:
+def _of_sweep(folder: Path, seen: set[Path]) -> Iterator[Run | Notice]:
+    ledger, observed = Ledger.read(folder), observe(folder)
+    if observed.problem:
+        yield Notice(folder.name, f"states are those told last: {observed.problem}")
+    for report in observed.reports:
+        place = (folder / report.name).resolve()
+        if place in seen:
+            continue
+        seen.add(place)
         entry = ledger.cells[report.name]
         words = shlex.join(entry.overrides)
         facts = {
@@ -163,9 +169,10 @@ def _title(dirs: Sequence[Path]) -> str:
 
 def _subtitle(scores: Scores, args: argparse.Namespace) -> list[str]:
     comparison = scores.comparison
+    games = {task.game for task in comparison.tasks}
     arms = "; ".join(f"{arm}" for arm in comparison.arms)
     return [
-        f"{len(comparison.tasks)} games, {len(comparison.arms)} arms ({arms}), told apart by "
+        f"{len(games)} games, {len(comparison.arms)} arms ({arms}), told apart by "
         f"{', '.join(comparison.axes) or 'nothing'}; baseline: {comparison.baseline}.",
         f"Made by: python -m sdqn_lab.report {shlex.join(_command(args))}",
     ]
@@ -196,7 +203,8 @@ def _print(parts: Sequence[Section]) -> None:
             terminal.print(_grid(table))
     lines = [remark for part in parts if part.name == "missing" for remark in part.remarks]
     warnings = [table for table in _tables(parts) if table.name == "warnings"]
-    for line in [*lines, *(f"{len(table.shown)} warnings, see the report" for table in warnings)]:
+    lines += [f"warnings in the report: {len(table.shown)}" for table in warnings]
+    for line in lines:
         terminal.print(line)
 
 

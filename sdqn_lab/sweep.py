@@ -62,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     relaunch.set_defaults(run=_relaunch)
     add("cancel", "let all cells save and stop").set_defaults(run=_cancel)
-    sync = add("sync", "upload to W&B what its server lacks, from the cells' own records")
+    what = "upload to W&B what its server lacks, from the cells' own records; of one run, too"
+    sync = add("sync", what)
     sync.set_defaults(run=_sync)
     return parser
 
@@ -142,15 +143,23 @@ def _sync(args: argparse.Namespace) -> int:
     from sdqn_lab.tracking.wandb import NoConnectionError, SyncError
 
     failed = 0
-    for name in Ledger.read(args.sweep_dir).cells:
+    for directory in _runs(args.sweep_dir):
         try:
-            sync_run(RunDirectory(args.sweep_dir / name), _say)
+            sync_run(directory, _say)
         except NoConnectionError as error:
             raise CommandError(str(error)) from error
         except SyncError as error:
             _say(f"error: {error}")
             failed += 1
     return 1 if failed else 0
+
+
+def _runs(folder: Path) -> list[RunDirectory]:
+    """The cells of a sweep, or the one run that a directory holds."""
+    single = RunDirectory(folder)
+    if single.config.exists():
+        return [single]
+    return [RunDirectory(folder / name) for name in Ledger.read(folder).cells]
 
 
 def _say(line: str) -> None:

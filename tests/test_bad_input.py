@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from sdqn_lab import config, directories, run
 from sdqn_lab.tracking.run_directory import RunDirectory
@@ -408,6 +409,16 @@ def test_foreign_files_are_not_written_over(command, name):
     assert f"mine holds {name} of something else; write hydra.run.dir=DIR" in answer.lines[0]
     assert [path.name for path in Path("mine").iterdir()] == [name]
     assert Path("mine", name).read_text() == "of something else"
+
+
+def test_the_config_of_the_run_itself_is_not_in_its_way(tmp_path):
+    cfg = config.compose(TINY)
+    directory = RunDirectory(tmp_path)
+    directory.config.write_text(OmegaConf.to_yaml(cfg))
+    assert directories.begun("hydra.run.dir", directory, cfg) is None
+    directory.metrics.write_text("")
+    with pytest.raises(config.ConfigError, match=r"config\.yaml, metrics\.jsonl of something else"):
+        directories.begun("hydra.run.dir", directory, cfg)
 
 
 def test_a_foreign_status_is_not_written_over(command):

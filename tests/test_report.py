@@ -130,6 +130,7 @@ def test_a_file_fills_what_was_empty(study, tmp_path):
     tables = told(study, literature=[*printed(), *read(own)])
     filled = [r for name, rows in tables.items() if name.startswith("literature") for r in rows]
     assert {"game": "minatar_asterix", "PL-SDQN": "12.5 ± 0.5"} in filled
+    assert "" not in [row.get("PL-SDQN") for row in filled]
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(report):
@@ -168,6 +169,56 @@ def test_two_varied_axes_get_a_table_each_and_a_heat_map(tmp_path):
     assert [row["mean"] for row in by_window] == pytest.approx(expected)
     figures = {f.name for part in sections(compare([tmp_path]), []) for f in part.figures}
     assert "pair-norm-time_window" in figures
+
+
+def test_arms_that_an_axis_pools_are_not_drawn_as_if_they_were_seeds(tmp_path):
+    for norm, window, seed, end in (
+        *(("popnorm", window, seed, 10.0 * window) for window in (2, 4) for seed in (0, 1)),
+        *(("none", window, 0, 10.0 * window) for window in (2, 4)),
+    ):
+        words = (f"norm={norm}", f"time_window={window}")
+        name = f"{norm}{window}{seed}"
+        make_run(tmp_path / name, *words, seed=seed, scores=(end,) * 5)
+    parts = sections(compare([tmp_path]), [])
+    (shown,) = [t.shown for part in parts for t in part.tables if t.name == "by-norm"]
+    assert dict(zip(shown["norm"], shown["mean"], strict=True)) == {
+        "popnorm": "1.08 [1.08, 1.08]",  # (30 - 0.366) / (27.76 - 0.366), seeds alike
+        "none": "1.08 (one seed)",
+    }
+
+
+def test_firing_is_compared_between_runs_of_equal_age(tmp_path):
+    make_run(tmp_path / "whole", seed=0, rates=(0.25, 0.125))
+    make_run(tmp_path / "young", seed=1, rates=(0.0, 0.0), scores=(1.0,), state="running")
+    (row,) = told(tmp_path)["firing"]
+    assert (row["conv1"], row["hidden"]) == (0.25, 0.125)
+
+
+def test_a_line_over_time_goes_forward_though_one_seed_was_slower(tmp_path):
+    make_run(tmp_path / "fast", seed=0)
+    slow = make_run(tmp_path / "slow", seed=1, scores=(1.0, 2.0, 3.0), state="running")
+    metrics = slow / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    late = [line | {"wall_seconds": 10 * line["wall_seconds"]} for line in lines]
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in late))
+    (figure,) = [
+        figure
+        for part in sections(compare([tmp_path]), [])
+        for figure in part.figures
+        if figure.name == "learning-curves-time"
+    ]
+    _, pale = figure.canvas.axes[0].lines
+    x, y = pale.get_data()
+    assert (np.diff(x) > 0).all()
+    assert x[-1] == pytest.approx(300 / 60)  # of the slow run's last evaluation
+    assert y[-1] == 3.0
+
+
+def test_a_directory_given_twice_or_within_another_is_read_once(study):
+    run = next(path for path in study.iterdir() if path.is_dir())
+    once = told(study)
+    assert told(study, study, run)["runs"] == once["runs"]
+    assert told(study, run)["scores"] == once["scores"]
 
 
 def test_one_seed_gives_no_interval_and_says_so(tmp_path):
@@ -281,6 +332,8 @@ def test_several_directories_are_compared_as_one(study, tmp_path):
         (["empty"], "empty: holds no run"),
         (["STUDY", "--by", "nrm"], "--by nrm: no run has it"),
         (["STUDY", "--against", "experiment=ddqn"], "--against experiment=ddqn: no arm fits"),
+        (["STUDY", "--against", "norm=["], "--against norm=[: no arm fits"),
+        (["STUDY", "--against", "norm={a: b}"], "--against norm={a: b}: no arm fits"),
         (["STUDY", "--literature", "none.csv"], "--literature none.csv: cannot be read"),
         (["STUDY", "--literature", "bad.csv"], "--literature bad.csv: no column source"),
         (["STUDY", "--literature", "text.csv"], "line 2: mean=high: must be a number or empty"),
@@ -384,6 +437,8 @@ def test_a_failed_run_that_is_long_enough_is_counted_and_not_called_left_out(tmp
         ((15_432.0, 15_448.0), "15,440 ± 11"),
         ((-20.96, -20.94), "-20.950 ± 0.014"),
         ((5.0, 5.0), "5 ± 0"),
+        ((0.1, 0.1, 0.1), "0.1 ± 0"),
+        ((0.0, 0.0), "0 ± 0"),
         ((12_345.6,), "12,346 (one seed)"),
         ((), "-"),
     ],

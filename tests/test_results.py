@@ -54,8 +54,10 @@ def test_the_rows_are_those_of_the_run_directories(study, tables):
 
 
 def test_the_tables_beside_them_are_what_the_report_makes_now(study, tables):
-    for file in (study.parent / "report" / "tables").glob("*.md"):
-        assert file.read_text() == tables[file.stem].markdown()
+    files = {file.stem: file for file in (study.parent / "report" / "tables").glob("*.md")}
+    assert files.keys() == tables.keys()
+    for name, file in files.items():
+        assert file.read_text() == tables[name].markdown()
 
 
 def test_every_number_of_the_readme_is_in_the_report(study, tables):

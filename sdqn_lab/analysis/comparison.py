@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from sdqn_lab.analysis.run import TIMELESS, Run
+from sdqn_lab.analysis.run import TIMELESS, Run, comparable
 
 Item = TypeVar("Item")
 ENDED = frozenset({"failed", "lost", "missing", "stopped", "preempted"})
@@ -279,8 +279,14 @@ def in_words(value: Any) -> str:
 
 def _parsed(word: str) -> Any:
     """A word of the command line as a config has it, so that 2 and 2.0 are one value."""
-    value = yaml.safe_load(word)
-    return tuple(value) if isinstance(value, list) else value
+    try:
+        value = comparable(yaml.safe_load(word))
+    except yaml.YAMLError:
+        return word
+    try:
+        return float(value) if isinstance(value, str) else value  # YAML takes 1e-05 for text
+    except ValueError:
+        return value
 
 
 def _first_seen(items: Iterable[Item]) -> list[Item]:

@@ -93,9 +93,12 @@ def _finite(text: str) -> bool:
 def columns(results: Sequence[Result], games: Sequence[str]) -> dict[tuple[str, str], pd.DataFrame]:
     """(source, protocol) -> a row a game, a column a method; only sources that know a game.
 
-    A source without any game stays, with empty columns. What is read later replaces what was read
-    before, so that a user's file fills and corrects.
+    A source without any game stays, with empty columns, until scores of it are known under whatever
+    protocol. What is read later replaces what was read before, so that a user's file fills and
+    corrects.
     """
+    known_sources = {result.source for result in results if result.game}
+    results = [r for r in results if r.game or r.source not in known_sources]
     tables = {}
     for source in dict.fromkeys((result.source, result.protocol) for result in results):
         of_source = [r for r in results if (r.source, r.protocol) == source]

@@ -19,14 +19,14 @@ GROUPS = ("experiment", "neuron", "norm", "surrogate", "encoder", "readout", "ne
 """Choices that may tell arms apart, the first of equals naming them."""
 NO_AXIS = frozenset(
     {"protocol", "budget", "tracker", "choices", "seed", "device", "threads", "health"}
-    | {"checkpoint_every_minutes", "keep_state", "backend", "env.id", "env.threads"}
-    | {"env.sizes", "env.dqn", "env.log_every_steps"}
+    | {"checkpoint_every_minutes", "keep_state", "env.id", "env.threads"}
+    | {"env.sizes", "env.dqn", "env.log_every_steps", "algo.replay_device"}
 )
 """Parts of a config that make no arm: the game, how it is scored, how long, and on what."""
 MOST_ENVIRONMENTS = 1_000
 OVERSHOOT = 0.01
-"""By this share a run may go beyond its last step: a vector step takes many."""
-OF_TIME = ("time_window", "time_window_eval", "surrogate")
+"""Evaluations this share of a length apart are taken for equally late."""
+OF_TIME = ("time_window", "time_window_eval", "surrogate", "backend")
 """What means nothing to neurons that know no time."""
 TIMELESS = "relu"
 
@@ -92,6 +92,15 @@ class Run:
         """Agent steps made."""
         return int(self.records.last.get("step", 0))
 
+    def slack_steps(self, end: float) -> float:
+        """How far from a step an evaluation may lie and still be there: a vector step is many."""
+        return max(OVERSHOOT * end, self.num_envs)
+
+    @property
+    def num_envs(self) -> int:
+        """Environments that the run steps together."""
+        return int(self.config.get("algo", {}).get("num_envs", 1))
+
     @property
     def frames_per_step(self) -> int:
         """Emulator frames of one agent step."""
@@ -118,7 +127,9 @@ class Run:
             return {}
         choices = self.choices
         groups = {group: choices.get(group) for group in GROUPS}
-        single = {key: value for key, value in _flat(self.config) if not key.endswith("_target_")}
+        single = dict(_flat(self.config))
+        if single.get("time_window_eval") == single.get("time_window"):
+            single["time_window_eval"] = None
         if choices.get("neuron") == TIMELESS:
             groups["surrogate"] = None
             single = {k: v for k, v in single.items() if k.partition(".")[0] not in OF_TIME}
@@ -192,11 +203,11 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
         if isinstance(value, dict):
             yield from _flat(value, f"{name}.")
         else:
-            yield name, _comparable(value)
+            yield name, comparable(value)
 
 
-def _comparable(value: Any) -> Any:
+def comparable(value: Any) -> Any:
     """Lists as tuples, and anything stranger as text."""
     if isinstance(value, list):
-        return tuple(map(_comparable, value))
+        return tuple(map(comparable, value))
     return str(value) if isinstance(value, dict) else value

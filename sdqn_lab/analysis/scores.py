@@ -7,7 +7,7 @@ import numpy as np
 
 from sdqn_lab.analysis.comparison import ENDED, Arm, Comparison, Task
 from sdqn_lab.analysis.records import SCORE, Array
-from sdqn_lab.analysis.run import OVERSHOOT, Run
+from sdqn_lab.analysis.run import Run
 from sdqn_lab.envs.scores import Scale, scale_of
 
 LAST_SHARE = 0.2
@@ -83,23 +83,24 @@ class Scores:
 
     def _score(self, run: Run, task: Task) -> Score | None:
         end = self.steps[task]
-        if not end or _last_step(run) < (1 - OVERSHOOT) * end:
+        slack = run.slack_steps(end)
+        if not end or _last_step(run) < end - slack:
             at = f"evaluated until step {_last_step(run):,}, compared at {end:,}"
             why = at if _last_step(run) else f"{run.state}, not evaluated yet"
             if _last_step(run) or run.state not in ENDED:  # else it is named already
                 self.comparison.warn(run, f"not in the scores: {why}")
             return None
         steps, values = run.records.series(SCORE)
-        until = steps <= (1 + OVERSHOOT) * end
+        until = steps <= end + slack
         if not until.all():
             self.comparison.warn(
                 run, f"evaluations after step {end:,} do not count: others end there"
             )
         steps, values = steps[until], values[until]
-        if not len(steps) or steps[-1] < (1 - OVERSHOOT) * end:
+        if not len(steps) or steps[-1] < end - slack:
             self.comparison.warn(run, f"not in the scores: it was not evaluated at step {end:,}")
             return None
-        window = values[steps > (1 - LAST_SHARE + OVERSHOOT) * end]
+        window = values[steps > (1 - LAST_SHARE) * end + run.num_envs]
         return Score(run, float(window.mean()), float(values.max()))
 
 

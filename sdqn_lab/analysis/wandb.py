@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # The client takes more than a second to import, and only those who publish shall pay.
 
 WORDS = "--wandb ENTITY/PROJECT"
-SYNC = "python -m sdqn_lab.sweep sync SWEEP_DIR"
+SYNC = "python -m sdqn_lab.sweep sync DIR"
 LONGEST_TITLE = 128
 """In characters; W&B takes no more."""
 FEWEST_LINES = 10

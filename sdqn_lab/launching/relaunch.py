@@ -91,8 +91,8 @@ def _launcher(ledger: Ledger, overrides: list[str]) -> tuple[CellLauncher, bool]
 def _restore(sweep_dir: Path, ledger: Ledger, names: list[str]) -> None:
     """Make those directories anew that are gone, and have those that lost their status begin.
 
-    A directory that the ledger names and that holds the config alone is what version control keeps
-    of a cell that is yet to run.
+    A directory that the ledger names and that holds the config without metrics is what version
+    control keeps of a cell that is yet to run.
     """
     directories = {name: RunDirectory(sweep_dir / name) for name in names}
     states = {name: state_of(directories[name]) for name in names}  # refuses what is damaged
@@ -109,5 +109,5 @@ def _restore(sweep_dir: Path, ledger: Ledger, names: list[str]) -> None:
         )
     enroll(sweep_dir, cells)
     for name in set(names) - set(gone):
-        if states[name] is None:
+        if states[name] is None and not directories[name].metrics.exists():
             directories[name].update(state="pending", cell=name)

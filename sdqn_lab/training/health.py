@@ -152,12 +152,13 @@ class Monitor:
         return f"{layer} has not fired once in {updates:,} updates"
 
     def _fires(self, layer: str) -> str | None:
-        if layer not in self._woken:
+        fired_before = layer in self._woken
+        if not fired_before:
             self._woken.append(layer)
         if layer not in self._reported:
             return None
         self._reported.remove(layer)
-        return f"{layer} fires again"
+        return f"{layer} fires {'again' if fired_before else 'for the first time'}"
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen and said."""

@@ -47,6 +47,30 @@ def test_an_experiment_and_the_same_settings_in_plain_words_are_one_arm(tmp_path
     assert names(comparison) == ["neuron=lif, norm=popnorm", "dqn", "neuron=lif, norm=none"]
 
 
+def test_a_class_of_ones_own_is_an_arm_beside_the_option_that_it_was_written_to(tmp_path):
+    own = "neuron=lif neuron._target_=sdqn_lab.spiking.neuron.PLIF"
+    comparison = compare(tmp_path, ("neuron=lif", 0), (own, 0))
+    assert comparison.axes == ("neuron._target_",)
+    assert len(comparison.arms) == 2
+
+
+def test_what_changes_no_number_tells_no_arms_apart(tmp_path):
+    comparison = compare(
+        tmp_path,
+        ("time_window=4", 0),
+        ("time_window=4 time_window_eval=4", 1),
+        ("time_window=4 algo.replay_device=cpu", 2),
+    )
+    assert comparison.axes == ()
+
+
+def test_a_baseline_is_found_by_a_number_in_whatever_form(tmp_path):
+    cells = [("algo.learning_rate=1e-05", 0), ("algo.learning_rate=1e-04", 0)]
+    for word in ("1e-05", "1.0e-5", "0.00001"):
+        comparison = compare(tmp_path / word, *cells, against=[f"algo.learning_rate={word}"])
+        assert comparison.baseline == comparison.arms[0]
+
+
 def test_settings_of_the_environment_tell_arms_apart(tmp_path):
     comparison = compare(tmp_path, ("env.observation_scale=1", 0), ("env.observation_scale=2", 0))
     assert comparison.axes == ("env.observation_scale",)

@@ -72,8 +72,8 @@ def test_where_a_seed_is_missing_the_curve_is_pale_and_has_no_band(tmp_path):
     (panel,) = figure.canvas.axes
     full, pale = panel.lines
     assert (full.get_alpha(), pale.get_alpha()) == (None, 0.35)
-    np.testing.assert_allclose(full.get_ydata(), [2.0, 3.0])
-    np.testing.assert_allclose(pale.get_ydata(), [3.0, 3.0, 4.0, 5.0])
+    np.testing.assert_allclose(full.get_ydata(), [2.0, 3.0, np.nan, np.nan, np.nan])
+    np.testing.assert_allclose(pale.get_ydata(), [np.nan, 3.0, 3.0, 4.0, 5.0])
     band = panel.collections[0].get_paths()[0].vertices
     assert band[:, 0].max() == STEPS[1]
 
@@ -107,7 +107,7 @@ def test_an_atari_curve_counts_frames_above(tmp_path):
 
 
 def test_the_firing_figure_holds_the_rates_of_each_layer(comparison):
-    section = inside(comparison)
+    section = inside(Scores(comparison))
     firing = of(section, "firing")
     first = firing.canvas.axes[0].containers[0].lines[0].get_ydata()
     np.testing.assert_allclose(first, [0.15, 0.4])  # of 0.1 and 0.2; of 0.4 twice
@@ -132,7 +132,7 @@ def test_histograms_are_those_of_the_probe(comparison, tmp_path):
     probe = {"version": 1, "time_window": 4, "layers": [layer]}
     (run.path / "probe.json").write_text(json.dumps(probe))
     fresh = Comparison([Run(one.path) for one in comparison.runs])
-    panel = of(inside(fresh), "potentials").canvas.axes[0]
+    panel = of(inside(Scores(fresh)), "potentials").canvas.axes[0]
     (steps,) = panel.patches
     values, edges, _ = steps.get_data()
     assert edges[np.argmax(values)] == pytest.approx(1.5)
@@ -184,7 +184,8 @@ def test_layers_stand_in_the_order_of_the_network_also_beside_a_smaller_one(tmp_
     text = (path / "metrics.jsonl").read_text()
     deep = text.replace("/conv1", "/conv10").replace("/hidden", "/conv2")
     (path / "metrics.jsonl").write_text(deep)
-    firing = of(inside(Comparison([Run(tmp_path / n) for n in ("small", "large")])), "firing")
+    comparison = Comparison([Run(tmp_path / n) for n in ("small", "large")])
+    firing = of(inside(Scores(comparison)), "firing")
     ticks = {
         panel.get_title(): [label.get_text() for label in panel.get_xticklabels()]
         for panel in firing.canvas.axes

@@ -39,6 +39,22 @@ def test_steps_that_overshoot_by_a_vector_step_change_nothing(tmp_path):
     assert scores.comparison.notices == []
 
 
+def test_a_run_of_many_environments_may_overshoot_by_a_step_of_all_of_them(tmp_path):
+    words = "algo.num_envs=64 budget.steps=800"
+    scores = scores_of(tmp_path, only=(words, {"steps": (400, 832), "scores": (1.0, 2.0)}))
+    assert list(last(scores).values()) == [[2.0]]
+    assert scores.comparison.notices == []
+
+
+def test_the_last_window_of_many_evaluations_is_a_fifth_of_them(tmp_path):
+    steps = tuple(range(50, 5_001, 50))
+    points = tuple(float(step > 4_000) for step in steps)
+    ramp = tuple(float(number) for number in range(100))
+    for name, values, mean in (("flat", points, 1.0), ("ramp", ramp, 89.5)):
+        scores = scores_of(tmp_path / name, only=("", {"steps": steps, "scores": values}))
+        assert list(last(scores).values()) == [[mean]]  # (80 + ... + 99) / 20
+
+
 def test_a_run_that_is_shorter_is_left_out_and_named_with_both_lengths(tmp_path):
     scores = scores_of(
         tmp_path,

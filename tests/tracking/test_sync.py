@@ -383,6 +383,12 @@ def test_a_sweep_is_uploaded_by_one_command_and_a_second_one_sends_nothing(norms
     assert all(run.records == records(4) for run in server.runs.values())
 
 
+def test_a_single_run_is_uploaded_by_the_same_command(norms, server, capsys):
+    (norms / "pong_seed1" / "config.yaml").write_text("seed: 1")
+    assert sweep.main(["sync", str(norms / "pong_seed1")]) == 0
+    assert [run.name for run in server.runs.values()] == ["pong_seed1"]
+
+
 def test_a_cell_that_cannot_be_uploaded_is_named_and_the_others_arrive(norms, server, capsys):
     (norms / "pong_seed0" / "status.json").write_text("{")
     assert sweep.main(["sync", str(norms)]) == 1

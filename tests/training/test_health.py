@@ -96,9 +96,18 @@ def test_a_layer_that_does_not_wake_is_reported_after_the_stated_number_of_updat
     ]
 
 
+def test_a_layer_that_wakes_late_fires_for_the_first_time():
+    monitor = Monitor()
+    monitor.observe(rates(0.1, 0.0), WAKE_WITHIN_UPDATES)
+    assert monitor.observe(rates(0.1, 0.1), 3_000) == ["hidden fires for the first time"]
+    assert monitor.observe(rates(0.1, 0.1), 3_100) == []
+
+
 def test_what_was_reported_survives_a_resume():
     monitor, resumed = Monitor(), Monitor()
     monitor.observe(rates(0.1, 0.0), WAKE_WITHIN_UPDATES)
     resumed.load_state_dict(monitor.state_dict())
     assert resumed.observe(rates(0.1, 0.0), WAKE_WITHIN_UPDATES + 1) == []
-    assert resumed.observe(rates(0.1, 0.1), WAKE_WITHIN_UPDATES + 2) == ["hidden fires again"]
+    assert resumed.observe(rates(0.1, 0.1), WAKE_WITHIN_UPDATES + 2) == [
+        "hidden fires for the first time"
+    ]

@@ -10,9 +10,10 @@ from sdqn_lab.analysis import statistics
 from sdqn_lab.analysis.comparison import in_words
 from sdqn_lab.analysis.figures import Figure, panels
 from sdqn_lab.analysis.records import Array
-from sdqn_lab.analysis.report.how_sure import BOOTSTRAP, SEED
+from sdqn_lab.analysis.report.how_sure import SEED
 from sdqn_lab.analysis.report.how_sure import in_words as with_interval
 from sdqn_lab.analysis.report.section import Section
+from sdqn_lab.analysis.run import Run
 from sdqn_lab.analysis.scores import Scores, Suite, suites
 from sdqn_lab.analysis.tables import Table
 
@@ -37,18 +38,21 @@ def ablation(scores: Scores) -> Section | None:
 
 
 def _values(scores: Scores, suite: Suite, chosen: dict[str, object]) -> list[Array]:
-    """Scores (seeds,) of each task, of all runs with these options; tasks without any stay out."""
-    games = []
-    for task in suite.tasks:
-        found = [
-            score.last
-            for arm in scores.comparison.arms
-            for score in scores.of(task, arm)
-            if all(score.run.options.get(key) == value for key, value in chosen.items())
-        ]
-        if found:
-            games.append(suite.normalize(task, np.array(found, float)))
-    return games
+    """Scores (seeds,) of each task and arm, of runs with these options; none is empty.
+
+    Seeds alone are in one array: a bootstrap that drew arms too would take the ablation's own
+    settings for chance.
+    """
+    found = [
+        (task, [score.last for score in scores.of(task, arm) if _has(score.run, chosen)])
+        for task in suite.tasks
+        for arm in scores.comparison.arms
+    ]
+    return [suite.normalize(task, np.array(told, float)) for task, told in found if told]
+
+
+def _has(run: Run, chosen: dict[str, object]) -> bool:
+    return all(run.options.get(key) == value for key, value in chosen.items())
 
 
 def _options(scores: Scores, axis: str) -> list[object]:
@@ -68,16 +72,20 @@ def _marginal(scores: Scores, suite: Suite, axis: str, end: str) -> Table:
     rng = np.random.default_rng(SEED)
     shown, data = [], []
     for value in _options(scores, axis):
-        games = _values(scores, suite, {axis: value})
-        row = {axis: _name(value), "games": len(games), "runs": sum(map(len, games))}
+        cells = _values(scores, suite, {axis: value})
+        row = {axis: _name(value), "games and arms": len(cells), "runs": sum(map(len, cells))}
         told = {
-            name: statistics.interval(statistic, games, rng) if games else None
+            name: statistics.interval(statistic, cells, rng) if cells else None
             for name, statistic in (("IQM", statistics.iqm), ("mean", statistics.mean))
         }
         shown.append(row | {name: with_interval(v) if v else "-" for name, v in told.items()})
         data.append(row | {name: v.estimate if v else None for name, v in told.items()})
     dash = "A dash: the axis means nothing to the neuron."
-    caption = f"Last window, {suite.name}; {BOOTSTRAP}. {dash}"
+    caption = (
+        f"Last window, {suite.name}; 95% percentile intervals of a stratified bootstrap "
+        f"({statistics.REPETITIONS:,} draws of seeds within each game and arm). Mean: over games "
+        f"and arms of the mean over seeds. {dash}"
+    )
     name = f"by-{slug(axis)}{end}"
     return Table(name, f"By {axis}", caption, pd.DataFrame(shown), pd.DataFrame(data))
 
@@ -87,10 +95,10 @@ def _heat(scores: Scores, suite: Suite, down: str, across: str, end: str) -> Fig
     grid = np.full((len(rows), len(columns)), np.nan)
     counts = np.zeros(grid.shape, int)
     for place in np.ndindex(grid.shape):
-        games = _values(scores, suite, {down: rows[place[0]], across: columns[place[1]]})
-        counts[place] = sum(map(len, games))
-        if games:
-            grid[place] = statistics.mean(games)
+        cells = _values(scores, suite, {down: rows[place[0]], across: columns[place[1]]})
+        counts[place] = sum(map(len, cells))
+        if cells:
+            grid[place] = statistics.mean(cells)
     canvas, (panel,) = panels([f"{down} x {across}"])
     panel.grid(visible=False)
     image = panel.imshow(grid, cmap="viridis", aspect="auto")
@@ -112,6 +120,9 @@ def _heat(scores: Scores, suite: Suite, down: str, across: str, end: str) -> Fig
     panel.set_xlabel(across)
     panel.set_ylabel(down)
     canvas.colorbar(image, ax=panel, label=suite.name)
-    caption = f"Mean over games of the last window, {suite.name}; other axes pooled."
+    caption = (
+        f"Last window, {suite.name}: mean over games, and over arms that differ in other axes, of "
+        "the mean over seeds."
+    )
     name = f"pair-{slug(down)}-{slug(across)}{end}"
     return Figure(name, f"{down} and {across}", caption, canvas)

@@ -82,21 +82,22 @@ def _median(values: Array) -> float:
     return float(np.median(values)) if len(values) else np.nan
 
 
-def _shared(frame: pd.DataFrame) -> list[str]:
-    """The games in which every arm was counted."""
-    counted = frame.dropna(subset="energy_nj").groupby("game")["arm"].nunique()
+def _shared(frame: pd.DataFrame, key: str = "energy_nj") -> list[str]:
+    """The games in which a number is known of every arm."""
+    counted = frame.dropna(subset=key).groupby("game")["arm"].nunique()
     return list(counted[counted == frame["arm"].nunique()].index)
 
 
 def _table(comparison: Comparison, frame: pd.DataFrame) -> Table:
     counted = frame[frame["game"].isin(_shared(frame))]
+    timed = frame[frame["game"].isin(_shared(frame, "steps_per_second"))]
     shown = [
         {
             "arm": arm,
             "runs counted": f"{counted.loc[counted['arm'] == arm, 'energy_nj'].notna().sum()}",
             **{heading: over_games(counted, arm, key) for key, heading in COUNTED.items()},
             f"nJ / that of {comparison.baseline}": _ratio(counted, arm, str(comparison.baseline)),
-            "training steps/s": over_games(frame, arm, "steps_per_second"),
+            "training steps/s": over_games(timed, arm, "steps_per_second"),
         }
         for arm in map(str, comparison.arms)
     ]
@@ -108,7 +109,8 @@ def _table(comparison: Comparison, frame: pd.DataFrame) -> Table:
         "every step, as the original does. nJ, dense: as if no zero were skipped and every "
         f"operation were a MAC. Energy by {HOROWITZ.name}: MAC {HOROWITZ.mac_pj} pJ, AC "
         f"{HOROWITZ.ac_pj} pJ: arithmetic of the linear maps only, without memory, norm and "
-        "neurons. Training steps per second: median over the run, agent steps; machines: "
+        "neurons. Training steps per second: median over the run, agent steps, in games that "
+        "every arm has a score in; machines: "
         f"{', '.join(sorted(frame['machine'].unique()))}."
     )
     return Table("costs", "Costs by arm", caption, pd.DataFrame(shown), frame)

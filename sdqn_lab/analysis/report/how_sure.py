@@ -104,7 +104,12 @@ def _sample(scores: Scores, suite: Suite, remarks: list[str]) -> Sample | None:
         arm: [suite.normalize(task, scores.last(task, arm)) for task in whole] for arm in begun
     }
     sample = Sample(suite, whole, begun, games)
-    fewest, _ = sample.seeds
+    fewest, most = sample.seeds
+    if fewest < most:
+        remarks.append(
+            f"{suite.name}: {fewest} to {most} runs an arm and game; the IQM counts every run "
+            "once, so games with more of them weigh more in it, and not alike for all arms."
+        )
     if fewest == 1:
         remarks.append(
             f"{suite.name}: where an arm has one seed in a game, nothing is known of its spread, "

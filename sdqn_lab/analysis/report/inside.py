@@ -7,11 +7,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
-from sdqn_lab.analysis.comparison import Comparison
+from sdqn_lab.analysis.comparison import Arm, Comparison, Task
 from sdqn_lab.analysis.figures import Figure, Look, legend, looks, matrix, panels
 from sdqn_lab.analysis.records import Array
 from sdqn_lab.analysis.report.section import Section
 from sdqn_lab.analysis.run import FIRING, Run
+from sdqn_lab.analysis.scores import Scores
 from sdqn_lab.analysis.tables import Table
 
 SHARES = {
@@ -26,24 +27,26 @@ POTENTIALS = {
 }
 CURVE_POINTS = 60
 HISTOGRAM_LIMIT = 4.0
+AGE = "of runs as long as the comparison, or where an arm has none in a game, of all"
 OF_RELU = "of the artificial twin: the share of active units, and always a single step"
 
 
-def inside(comparison: Comparison) -> Section:
+def inside(scores: Scores) -> Section:
     """What spikes do in every layer."""
+    comparison = scores.comparison
     layers = _layers(comparison.runs)
     if not layers or not comparison.begun:
         return Section("inside", "Inside the network", ["No run has recorded its firing yet."])
     items: list[Table | Figure] = [
-        _rates(comparison, layers),
-        _rates_figure(comparison),
+        _rates(scores, layers),
+        _rates_figure(scores),
         _shares(comparison, layers),
     ]
     if reported := _events(comparison):
         items.insert(0, reported)
     remarks = []
     if any(run.probe for run in comparison.runs):
-        items.append(_potentials(comparison, layers))
+        items.append(_potentials(scores, layers))
     else:
         remarks.append("No run has a probe.json, so there are no histograms of its potentials.")
     return Section("inside", "Inside the network", remarks, items)
@@ -72,6 +75,12 @@ def _events(comparison: Comparison) -> Table | None:
     return Table("health-events", "Health events", caption, shown, data)
 
 
+def _alike(scores: Scores, task: Task, arm: Arm) -> list[Run]:
+    """Runs of equal age: those that have a score; where none has, all."""
+    scored = [score.run for score in scores.of(task, arm)]
+    return scored or scores.comparison.of(task, arm)
+
+
 def _layers(runs: Sequence[Run]) -> list[str]:
     """Those of all runs, convolutions first and each kind by its number."""
     return sorted({layer for run in runs for layer in run.layers}, key=natural)
@@ -83,11 +92,12 @@ def natural(layer: str) -> tuple[str, int]:
     return name, int(layer[len(name) :] or 0)
 
 
-def _rates(comparison: Comparison, layers: Sequence[str]) -> Table:
+def _rates(scores: Scores, layers: Sequence[str]) -> Table:
     shown, data = [], []
-    for (task, arm), runs in comparison.cells.items():
-        if task not in comparison.begun:
+    for task, arm in scores.comparison.cells:
+        if task not in scores.comparison.begun:
             continue
+        runs = _alike(scores, task, arm)
         rates = {layer: _last(runs, layer) for layer in layers}
         row = {layer: in_range(values) for layer, values in rates.items()}
         shown.append({"game": str(task), "arm": str(arm), **row})
@@ -95,7 +105,7 @@ def _rates(comparison: Comparison, layers: Sequence[str]) -> Table:
         data.append({"game": str(task), "arm": str(arm), **numbers})
     caption = (
         "Share of units that fire per step, at each run's last record: mean over seeds and "
-        f"lowest to highest; {OF_RELU}."
+        f"lowest to highest; {AGE}; {OF_RELU}."
     )
     return Table("firing", "Firing rate by layer", caption, pd.DataFrame(shown), pd.DataFrame(data))
 
@@ -114,14 +124,15 @@ def in_range(values: Array) -> str:
     return f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})"
 
 
-def _rates_figure(comparison: Comparison) -> Figure:
+def _rates_figure(scores: Scores) -> Figure:
     """Layers from the input on: do the spikes reach the deep ones?"""
+    comparison = scores.comparison
     canvas, axes = panels([str(task) for task in comparison.begun], sharey=True)
     arm_looks = looks(comparison)
     for panel, task in zip(axes, comparison.begun, strict=True):
         own = _layers([run for arm in comparison.arms for run in comparison.of(task, arm)])
         for number, (arm, look) in enumerate(arm_looks.items()):
-            rates = [_last(comparison.of(task, arm), layer) for layer in own]
+            rates = [_last(_alike(scores, task, arm), layer) for layer in own]
             at = [place for place, values in enumerate(rates) if len(values)]
             middle = np.array([rates[place].mean() for place in at])
             ends = np.array([[rates[p].min() for p in at], [rates[p].max() for p in at]])
@@ -144,7 +155,7 @@ def _rates_figure(comparison: Comparison) -> Figure:
     legend(canvas, arm_looks)
     caption = (
         "Share of units that fire per step, by layer from the input on, at each run's last "
-        f"record. Mark: mean over seeds, whisker: lowest to highest; {OF_RELU}."
+        f"record. Mark: mean over seeds, whisker: lowest to highest; {AGE}; {OF_RELU}."
     )
     return Figure("firing", "Firing rate by layer", caption, canvas)
 
@@ -189,11 +200,12 @@ def _mean_curve(panel: Axes, curves: Sequence[tuple[Array, Array]], look: Look) 
     panel.fill_between(at, low, high, color=look.color, alpha=0.15, linewidth=0)
 
 
-def _potentials(comparison: Comparison, layers: Sequence[str]) -> Figure:
+def _potentials(scores: Scores, layers: Sequence[str]) -> Figure:
+    comparison = scores.comparison
     canvas, grid = matrix(list(layers), list(POTENTIALS.values()))
     known = 0
     for arm, look in looks(comparison).items():
-        runs = [r for task in comparison.tasks for r in comparison.of(task, arm) if r.probe]
+        runs = [r for task in comparison.tasks for r in _alike(scores, task, arm) if r.probe]
         known += len(runs)
         for row, layer in zip(grid, layers, strict=True):
             for panel, key in zip(row, POTENTIALS, strict=True):
@@ -205,7 +217,8 @@ def _potentials(comparison: Comparison, layers: Sequence[str]) -> Figure:
         panel.set_xlabel("in units of the threshold")
     legend(canvas, looks(comparison))
     caption = (
-        f"Histograms of {known} runs that have a probe.json: mean over the runs of an arm. "
+        f"Histograms of {known} runs that have a probe.json: mean over the runs of an arm, "
+        f"{AGE}. "
         "Dotted: the threshold, above which a neuron fires. The outer bins hold what lies "
         "beyond. Membrane: after charge and before reset, at all steps; the artificial twin has "
         "none, and its unit is 1."

@@ -61,7 +61,7 @@ SEED, REPETITIONS = 0, 500
 MOST_MARKERS = 15
 _BAND = (
     "Line: mean over seeds; band: 95% percentile interval of its bootstrap over seeds, pointwise; "
-    "pale: only some of the seeds have got there."
+    "pale: not all seeds have been there."
 )
 
 
@@ -74,21 +74,20 @@ def _seeds(comparison: Comparison) -> str:
 
 
 def _line(panel: Axes, runs: Sequence[Run], key: str, unit: float, look: Look) -> None:
-    """Seeds are read off at the same steps, those of the run with the most evaluations."""
+    """Seeds are read off at the same places, the evaluations of the run that goes furthest."""
     runs = [run for run in runs if run.evaluations]
     if not runs:
         return
-    grid = max((_told(run, "step") for run in runs), key=len)
-    values = np.stack([_at(grid, run, SCORE) for run in runs])
-    known = ~np.isnan(values).all(0)
-    values = values[:, known]
-    x = np.nanmean([_at(grid[known], run, key) for run in runs], 0) / unit
-    mean, whole = np.nanmean(values, 0), int((~np.isnan(values)).all(0).sum())
+    grid = max((_told(run, key) for run in runs), key=lambda at: (at[-1], len(at)))
+    values = np.stack([_at(grid, run, key) for run in runs])
+    x, mean, partly = grid / unit, np.nanmean(values, 0), np.asarray(np.isnan(values).any(0))
+    edges = np.pad(partly, 1)
+    pale = partly | edges[:-2] | edges[2:]  # with the points that their lines lead to
     marks = max(1, len(x) // MOST_MARKERS)
     style: Any = {"color": look.color, "ls": look.dash, "marker": look.marker, "ms": 3}
-    panel.plot(x[:whole], mean[:whole], markevery=marks, **style)
-    rest = slice(max(whole - 1, 0), None)
-    panel.plot(x[rest], mean[rest], markevery=marks, alpha=0.35, linewidth=1, **style)
+    panel.plot(x, np.where(partly, np.nan, mean), markevery=marks, **style)
+    faint = np.where(pale, mean, np.nan)
+    panel.plot(x, faint, markevery=marks, alpha=0.35, linewidth=1, **style)
     low, high = np.transpose([_interval_of_mean(at[~np.isnan(at)]) for at in values.T])
     panel.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
 
@@ -98,11 +97,11 @@ def _told(run: Run, key: str) -> Array:
 
 
 def _at(grid: Array, run: Run, key: str) -> Array:
-    """A run's evaluations at these steps, interpolated; not a number where it has not been."""
-    steps = _told(run, "step")
-    reached = grid <= steps[-1] * (1 + OVERSHOOT)
-    begun = grid >= steps[0] * (1 - OVERSHOOT)
-    return np.where(reached & begun, np.interp(grid, steps, _told(run, key)), np.nan)
+    """A run's evaluations at these places, interpolated; not a number where it has not been."""
+    at = _told(run, key)
+    reached = grid <= at[-1] * (1 + OVERSHOOT)
+    begun = grid >= at[0] * (1 - OVERSHOOT)
+    return np.where(reached & begun, np.interp(grid, at, _told(run, SCORE)), np.nan)
 
 
 def _interval_of_mean(values: Array) -> tuple[float, float]:

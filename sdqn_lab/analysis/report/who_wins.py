@@ -109,7 +109,7 @@ def with_spread(values: Array) -> str:
     if len(values) == 1:
         return f"{number(values[0])} (one seed)"
     spread = values.std(ddof=1)
-    if not spread:
+    if spread <= EXACT * np.abs(values).max():
         return f"{number(values.mean())} ± 0"
     digits = max(0, 1 - floor(log10(spread)))  # two of the spread's, and the mean's to that place
     return f"{values.mean():,.{digits}f} ± {spread:,.{digits}f}"
@@ -126,13 +126,22 @@ def _numbers(name: str, values: Array) -> dict[str, float | None]:
     return {f"{name}_mean": mean, f"{name}_std": std}
 
 
+CLASS = "._target_"
+"""Ends the key of an option's class, which follows from the option unless it varies by itself."""
+EXACT = 1e-9
+"""Scores that differ by this share of themselves differ by rounding."""
 NOTHING = "-"
 """The value of what means nothing to an arm's neurons."""
 
 
 def _arms(comparison: Comparison) -> Table | None:
     """Every setting in which arms differ: also those that follow from, or hide behind, others."""
-    keys = dict.fromkeys(key for run in comparison.runs for key in run.options if key != NAME)
+    keys = dict.fromkeys(
+        key
+        for run in comparison.runs
+        for key in run.options
+        if key in comparison.axes or not (key == NAME or key.endswith(CLASS))
+    )
     told = {arm: {key: _values(comparison, arm, key) for key in keys} for arm in comparison.arms}
     different = [key for key in keys if len({v[key] for v in told.values()} - {(NOTHING,)}) > 1]
     if not different:

@@ -33,7 +33,7 @@ def sections(scores: Scores, literature: Sequence[Result]) -> list[Section]:
         who_wins(scores, literature),
         how_sure(scores),
         learning(comparison),
-        inside(comparison),
+        inside(scores),
         costs(scores),
         ablation(scores),
         cells(scores),
