@@ -113,23 +113,30 @@ def test_every_run_has_a_row_with_what_is_needed_to_make_it_again(report):
 
 
 def test_reference_rows_stand_apart_with_their_own_protocol_and_unread_ones_stay_empty(report):
-    xu, paper = sorted((report / "tables").glob("literature-*.csv"))
+    (xu,) = (report / "tables").glob("literature-*.csv")  # the others played other games
     found = {row["game"]: row for row in csv.DictReader(xu.open())}
     assert found["minatar_breakout"]["pbLN, T=4"] == "25.03 ± 2.23"
     assert "5M transitions" in xu.with_suffix(".md").read_text()
-    assert "Sun et al. 2022" in paper.with_suffix(".md").read_text()
-    assert [row["PL-SDQN"] for row in csv.DictReader(paper.open())] == ["", ""]
 
 
-def test_a_file_fills_what_was_empty(study, tmp_path):
+def test_what_a_paper_printed_of_a_game_and_we_could_not_read_is_an_empty_column(tmp_path):
+    make_run(tmp_path / "run", "env=pong")
+    parts = sections(compare([tmp_path]), printed())
+    (paper,) = [t for part in parts for t in part.tables if "Sun et al. 2022" in t.title]
+    assert paper.shown.to_dict("records") == [{"game": "pong", "PL-SDQN": "", "DQN": ""}]
+    assert "Empty: not known to us; `--literature FILE.csv` fills it." in paper.caption
+
+
+def test_a_file_fills_what_was_empty(tmp_path):
     own = tmp_path / "own.csv"
     own.write_text(
         "source,protocol,method,game,mean,spread\n"
-        "Sun et al. 2022 (Front. Neurosci. 16:953368),as printed,PL-SDQN,minatar_asterix,12.5,0.5\n"
+        "Sun et al. 2022 (Front. Neurosci. 16:953368),as printed,PL-SDQN,pong,12.5,0.5\n"
     )
-    tables = told(study, literature=[*printed(), *read(own)])
+    make_run(tmp_path / "run", "env=pong")
+    tables = told(tmp_path / "run", literature=[*printed(), *read(own)])
     filled = [r for name, rows in tables.items() if name.startswith("literature") for r in rows]
-    assert {"game": "minatar_asterix", "PL-SDQN": "12.5 ± 0.5"} in filled
+    assert {"game": "pong", "PL-SDQN": "12.5 ± 0.5"} in filled
     assert "" not in [row.get("PL-SDQN") for row in filled]
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from sdqn_lab.envs.scores import reference_scores
+
+ATARI = "atari"
 COLUMNS = ("source", "protocol", "method", "game", "mean", "spread")
 
 
@@ -24,7 +27,7 @@ class Result:
         source: the publication.
         protocol: how it was measured, in words.
         method: whose score.
-        game: its id here; empty: the source has scores that are not known to us.
+        game: its id here; `ATARI`: the source has scores of Atari games that are not known to us.
         mean: as printed; empty where unknown.
         spread: as printed, whatever it is there; empty where there is none.
     """
@@ -93,18 +96,18 @@ def _finite(text: str) -> bool:
 def columns(results: Sequence[Result], games: Sequence[str]) -> dict[tuple[str, str], pd.DataFrame]:
     """(source, protocol) -> a row a game, a column a method; only sources that know a game.
 
-    A source without any game stays, with empty columns, until scores of it are known under whatever
+    A source of unknown scores has empty columns, until some of it are known under whatever
     protocol. What is read later replaces what was read before, so that a user's file fills and
     corrects.
     """
-    known_sources = {result.source for result in results if result.game}
-    results = [r for r in results if r.game or r.source not in known_sources]
+    known_sources = {result.source for result in results if result.game != ATARI}
+    results = [r for r in results if r.game != ATARI or r.source not in known_sources]
     tables = {}
     for source in dict.fromkeys((result.source, result.protocol) for result in results):
         of_source = [r for r in results if (r.source, r.protocol) == source]
         known = {(r.game, r.method): r.text for r in of_source}
-        unknown = any(not game for game, _ in known)
-        rows = [game for game in games if unknown or any(g == game for g, _ in known)]
+        unknown = reference_scores() if any(game == ATARI for game, _ in known) else ()
+        rows = [game for game in games if game in unknown or any(g == game for g, _ in known)]
         methods = list(dict.fromkeys(method for _, method in known))
         cells = [[known.get((game, method), "") for method in methods] for game in rows]
         if rows:

@@ -32,7 +32,7 @@ class Scale(typing.NamedTuple):
     random: float
     reference: float
 
-    def normalize(self, score: NDArray[np.float64]) -> NDArray[np.float64]:
+    def normalize(self, score: NDArray[np.float64] | float) -> NDArray[np.float64]:
         """(score - random) / (reference - random), element by element."""
         return np.asarray((score - self.random) / (self.reference - self.random))
 
@@ -51,7 +51,7 @@ def reference_scores() -> Mapping[str, Reference]:
 def scales() -> Mapping[str, Scale]:
     """Return game -> `Scale`, for the games that have one.
 
-    Atari: human-normalized, see `human_normalized_score`. MinAtar has no human scores; there a DQN
+    Atari: human-normalized, 1 is the human player (Mnih et al. 2015). MinAtar has no human scores; there a DQN
     after 5M transitions is 1, as in Xu et al. 2026. It is a scale only: their protocol was another.
     """
     atari = {
@@ -73,23 +73,3 @@ def _table(file: str) -> list[dict[str, str]]:
     table = importlib.resources.files("sdqn_lab.envs") / "data" / file
     lines = [line for line in table.read_text().splitlines() if not line.startswith("#")]
     return list(csv.DictReader(lines))
-
-
-def human_normalized_score(game: str, score: float) -> float:
-    """Place a score between the random player (0.0) and the human player (1.0).
-
-        normalized = (score - random) / (human - random)
-
-    Args:
-        game: ALE's id.
-        score: Mean return in raw points.
-
-    Raises:
-        ValueError: The game has no reference scores.
-
-    Source: Mnih et al. 2015.
-    """
-    if game not in reference_scores():
-        raise ValueError(f"game must be one of the 57 with reference scores, got {game}")
-    reference = reference_scores()[game]
-    return (score - reference.random) / (reference.human - reference.random)

@@ -7,7 +7,7 @@ import pytest
 
 import sdqn_lab.envs
 from sdqn_lab.envs.atari import games
-from sdqn_lab.envs.scores import human_normalized_score, reference_scores
+from sdqn_lab.envs.scores import reference_scores, scale_of
 
 
 def test_every_game_of_the_file_is_in_the_table():
@@ -35,9 +35,8 @@ def test_every_game_of_the_table_can_be_played():
     ],
 )
 def test_normalization_puts_random_at_zero_and_human_at_one(game, score, normalized):
-    assert human_normalized_score(game, score) == pytest.approx(normalized)
+    assert scale_of(game).normalize(score) == pytest.approx(normalized)
 
 
-def test_a_game_without_reference_scores_is_refused():
-    with pytest.raises(ValueError, match="57 with reference scores, got tetris"):
-        human_normalized_score("tetris", 1.0)
+def test_a_game_without_reference_scores_has_no_scale():
+    assert scale_of("tetris") is None
