@@ -51,8 +51,9 @@ def reference_scores() -> Mapping[str, Reference]:
 def scales() -> Mapping[str, Scale]:
     """Return game -> `Scale`, for the games that have one.
 
-    Atari: human-normalized, 1 is the human player (Mnih et al. 2015). MinAtar has no human scores; there a DQN
-    after 5M transitions is 1, as in Xu et al. 2026. It is a scale only: their protocol was another.
+    Atari: human-normalized, 1 is the human player (Mnih et al. 2015). MinAtar has no human scores;
+    there a DQN after 5M transitions is 1, as in Xu et al. 2026. It is a scale only: their protocol
+    was another.
     """
     atari = {
         game: Scale("human-normalized", *scores) for game, scores in reference_scores().items()
