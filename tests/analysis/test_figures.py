@@ -124,6 +124,15 @@ def test_interval_marks_are_the_estimates_of_the_table(comparison):
     assert marks == pytest.approx(table.data["IQM_estimate"].tolist())
 
 
+def test_runs_that_overshoot_their_last_step_differently_end_together(tmp_path):
+    for seed, end in enumerate((5_000, 5_007)):
+        steps = (*STEPS[:-1], end)
+        make_run(tmp_path / f"{seed}", seed=seed, steps=steps, rates=(0.1 + 0.2 * seed, 0.0))
+    scores = Scores(Comparison([Run(tmp_path / f"{seed}") for seed in range(2)]))
+    firing = of(inside(scores), "firing-over-training")
+    np.testing.assert_allclose(lines(firing)[0][:, 1], 0.2)  # of 0.1 and 0.3, to the end
+
+
 def test_histograms_are_those_of_the_probe(comparison, tmp_path):
     share = [0.0] * 64
     share[8 * 4 + 12] = 1.0  # 64 bins over [-4, 4): the bin from 1.5 on

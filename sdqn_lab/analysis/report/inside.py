@@ -10,6 +10,7 @@ from matplotlib.ticker import EngFormatter
 from sdqn_lab.analysis.comparison import Arm, Comparison, Task
 from sdqn_lab.analysis.figures import Figure, Look, legend, looks, matrix, panels
 from sdqn_lab.analysis.records import Array
+from sdqn_lab.analysis.report.learning import read_off
 from sdqn_lab.analysis.report.section import Section
 from sdqn_lab.analysis.run import FIRING, Run
 from sdqn_lab.analysis.scores import Scores
@@ -193,7 +194,7 @@ def _mean_curve(panel: Axes, curves: Sequence[tuple[Array, Array]], look: Look) 
         return
     ends = [(steps[0], steps[-1]) for steps, _ in curves]
     grid = np.linspace(min(first for first, _ in ends), max(last for _, last in ends), CURVE_POINTS)
-    values = np.stack([np.interp(grid, *curve, np.nan, np.nan) for curve in curves])
+    values = np.stack([read_off(grid, *curve) for curve in curves])
     at, drawn = grid[(~np.isnan(values)).any(0)], values[:, (~np.isnan(values)).any(0)]
     panel.plot(at, np.nanmean(drawn, 0), look.dash, color=look.color)
     low, high = np.nanquantile(drawn, [0.25, 0.75], axis=0)

@@ -97,11 +97,14 @@ def _told(run: Run, key: str) -> Array:
 
 
 def _at(grid: Array, run: Run, key: str) -> Array:
-    """A run's evaluations at these places, interpolated; not a number where it has not been."""
-    at = _told(run, key)
-    reached = grid <= at[-1] * (1 + OVERSHOOT)
-    begun = grid >= at[0] * (1 - OVERSHOOT)
-    return np.where(reached & begun, np.interp(grid, at, _told(run, SCORE)), np.nan)
+    """A run's evaluations at these places."""
+    return read_off(grid, _told(run, key), _told(run, SCORE))
+
+
+def read_off(grid: Array, at: Array, values: Array) -> Array:
+    """A curve at these places; not a number where it has not been, give or take a vector step."""
+    been = (grid >= at[0] * (1 - OVERSHOOT)) & (grid <= at[-1] * (1 + OVERSHOOT))
+    return np.where(been, np.interp(grid, at, values), np.nan)
 
 
 def _interval_of_mean(values: Array) -> tuple[float, float]:
