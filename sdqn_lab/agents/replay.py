@@ -14,6 +14,7 @@ from sdqn_lab.agents.returns import BoolArray, IntArray, n_step_return, summed_s
 Array = npt.NDArray[Any]
 
 MAX_AGE = 255
+MAX_ACTION = 255
 COLUMNS: dict[str, np.dtype[Any]] = {
     "actions": np.dtype(np.uint8),
     "rewards": np.dtype(np.float32),
@@ -90,6 +91,8 @@ class Replay:
         shape = (self.capacity_rows, num_envs)
         # Memory of the frames is touched only as it fills, so that a short run stays small.
         self._frames = torch.empty((*shape, *self.frame_shape), dtype=dtype, device=device)
+        self._host_frames = self._frames.numpy() if self._frames.is_cpu else None
+        self._frame_dtype = torch.empty(0, dtype=dtype).numpy().dtype
         self._columns = {name: np.zeros(shape, kind) for name, kind in COLUMNS.items()}
 
     @staticmethod
@@ -255,10 +258,10 @@ class Replay:
             raise ValueError(f"replay row {row} does not follow from the row before it")
 
     def _write_frames(self, at: int, frames: Array) -> None:
-        if self._frames.is_cpu:  # so few bytes that torch's threads cost more than they save
-            self._frames.numpy()[at] = frames
-        else:
+        if self._host_frames is None:
             self._frames[at].copy_(torch.from_numpy(frames), non_blocking=True)
+        else:  # so few bytes that torch's threads cost more than they save
+            self._host_frames[at] = frames
 
     def _next_age(self) -> Array:
         if not self.rows:
@@ -316,11 +319,10 @@ class Replay:
         _check_shape("frames", frames, (self.num_envs, *self.frame_shape))
         for name, values in row.items():
             _check_shape(name, values, (self.num_envs,))
-        dtype = torch.from_numpy(frames).dtype
-        if dtype != self._frames.dtype:
-            raise ValueError(f"frames must be {self._frames.dtype}, got {dtype}")
+        if frames.dtype != self._frame_dtype:
+            raise ValueError(f"frames must be {self._frame_dtype}, got {frames.dtype}")
         actions = row["actions"]
-        if not 0 <= actions.min() <= actions.max() <= np.iinfo(COLUMNS["actions"]).max:
+        if not 0 <= actions.min() <= actions.max() <= MAX_ACTION:
             raise ValueError(f"actions must lie in [0, 255], got {actions}")
 
     def _check_draw(self, batch_size: int, n_step: int, gamma: float) -> None:

@@ -589,7 +589,7 @@ def test_a_column_that_would_be_spread_over_the_environments_is_refused():
     ("frames", "action", "message"),
     [
         (np.zeros((1, 4), np.uint8), 0, r"frames must have shape \(1, 1\), got \(1, 4\)"),
-        (np.zeros((1, 1), np.float32), 0, "frames must be torch.uint8, got torch.float32"),
+        (np.zeros((1, 1), np.float32), 0, "frames must be uint8, got float32"),
         (np.zeros((1, 1), np.uint8), 256, r"actions must lie in \[0, 255\], got \[256\]"),
         (np.zeros((1, 1), np.uint8), -1, r"actions must lie in \[0, 255\], got \[-1\]"),
     ],
