@@ -15,7 +15,7 @@ from sdqn_lab.config import conf_dir, stored_config
 from sdqn_lab.envs.base import Protocol, VectorEnv
 from sdqn_lab.networks.value import ValueNetwork
 from sdqn_lab.training.seeding import stream_seed
-from sdqn_lab.validation import ConfigError
+from sdqn_lab.validation import ConfigError, check_plugins
 
 
 class Player:
@@ -132,6 +132,7 @@ def load(run_dir: Path | str, which: Literal["last", "best"] = "last") -> Player
             "its first evaluation, wait for it or write the directory of another run"
         )
     cfg = stored_config(config)
+    check_plugins(cfg)
     return Player(cfg, _stored_network(cfg, weights))
 
 

@@ -113,11 +113,11 @@ def _found(folder: Path, seen: set[Path]) -> Iterator[Run | Notice]:
     if not folder.is_dir():
         raise CommandError(f"{folder}: no such directory; write the directory of a sweep or a run")
     try:
-        before = len(seen)
+        before = set(seen)
         found = list(_below(folder, seen))
     except OSError as error:
         raise CommandError(f"{folder}: cannot be read: {error}") from error
-    if not found and len(seen) > before:
+    if not found and not any(place.is_relative_to(folder.resolve()) for place in before):
         raise CommandError(f"{folder}: holds no run; write the directory of a sweep or a run")
     yield from found
 

@@ -11,7 +11,7 @@ from sdqn_lab import config
 from sdqn_lab.directories import exists, state_of
 from sdqn_lab.tracking.run_directory import RunDirectory
 from sdqn_lab.training.checkpoint import Checkpoint, CheckpointError
-from sdqn_lab.validation import ConfigError, validate
+from sdqn_lab.validation import ConfigError, check_plugins, validate
 
 
 def resumed(words: list[str]) -> tuple[RunDirectory, DictConfig | None]:
@@ -70,6 +70,8 @@ def _changed(stored: DictConfig, overrides: list[str]) -> DictConfig:
             _change(changed, override)
         except ConfigError as error:
             problems += error.problems
+    if not problems:
+        check_plugins(changed)  # what follows asks the neuron's class
     problems += _changed_numbers(stored, changed)
     if problems:
         raise ConfigError(problems)

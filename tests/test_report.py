@@ -138,6 +138,7 @@ def test_a_file_fills_what_was_empty(tmp_path):
     filled = [r for name, rows in tables.items() if name.startswith("literature") for r in rows]
     assert {"game": "pong", "PL-SDQN": "12.5 ± 0.5"} in filled
     assert "" not in [row.get("PL-SDQN") for row in filled]
+    assert {"game": "pong", "DQN": "", "PL-SDQN": "in its own table"} not in filled
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(report):
@@ -194,7 +195,17 @@ def test_arms_that_an_axis_pools_are_not_drawn_as_if_they_were_seeds(tmp_path):
     }
 
 
-def test_firing_is_compared_between_runs_of_equal_age(tmp_path):
+def test_settings_that_by_pools_are_not_drawn_as_seeds_by_the_ablation_either(tmp_path):
+    for norm in ("popnorm", "none"):
+        for window in (2, 4):
+            words = (f"norm={norm}", f"time_window={window}")
+            make_run(tmp_path / f"{norm}{window}", *words, scores=(10.0 * window,) * 5)
+    parts = sections(compare([tmp_path], by=["norm"]), [])
+    (shown,) = [t.shown for part in parts for t in part.tables if t.name == "by-norm"]
+    assert shown["mean"].tolist() == ["1.08 (one seed)"] * 2
+
+
+def test_runs_that_are_too_young_for_a_score_do_not_count_for_firing(tmp_path):
     make_run(tmp_path / "whole", seed=0, rates=(0.25, 0.125))
     make_run(tmp_path / "young", seed=1, rates=(0.0, 0.0), scores=(1.0,), state="running")
     (row,) = told(tmp_path)["firing"]
@@ -225,7 +236,7 @@ def test_a_directory_given_twice_or_within_another_is_read_once(study):
     run = next(path for path in study.iterdir() if path.is_dir())
     once = told(study)
     assert told(study, study, run)["runs"] == once["runs"]
-    assert told(study, run)["scores"] == once["scores"]
+    assert told(run, study)["runs"] == once["runs"]
 
 
 def test_one_seed_gives_no_interval_and_says_so(tmp_path):
@@ -372,7 +383,6 @@ def test_an_earlier_report_is_replaced_and_other_files_beside_it_stay(study, tmp
     assert main([str(study), "--out", str(tmp_path)]) == 0
     (tmp_path / "figures" / "stale.png").touch()
     (tmp_path / "own.txt").write_text("mine")
-    (tmp_path / ".report-of-one-that-was-killed" / "figures").mkdir(parents=True)
     assert main([str(study), "--out", str(tmp_path)]) == 0
     assert not (tmp_path / "figures" / "stale.png").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == [

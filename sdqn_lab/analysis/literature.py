@@ -2,8 +2,8 @@
 
 import csv
 import importlib.resources
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 
@@ -79,6 +79,8 @@ def _result(file: Path, number: int, head: list[str], row: list[str]) -> Result:
         )
     told = dict(zip(head, row, strict=True))
     result = Result(*(told[name].strip() for name in COLUMNS))
+    if not result.game:
+        raise LiteratureError(f"--literature {file}: line {number}: no game; write its id")
     if result.mean and not _finite(result.mean):
         raise LiteratureError(
             f"--literature {file}: line {number}: mean={result.mean}: must be a number or empty"
@@ -96,18 +98,16 @@ def _finite(text: str) -> bool:
 def columns(results: Sequence[Result], games: Sequence[str]) -> dict[tuple[str, str], pd.DataFrame]:
     """(source, protocol) -> a row a game, a column a method; only sources that know a game.
 
-    A source of unknown scores has empty columns, until some of it are known under whatever
+    Scores that a source has and we do not know are empty, until they are known under whatever
     protocol. What is read later replaces what was read before, so that a user's file fills and
     corrects.
     """
-    known_sources = {result.source for result in results if result.game != ATARI}
-    results = [r for r in results if r.game != ATARI or r.source not in known_sources]
+    elsewhere = {(r.source, r.method, r.game) for r in results if r.game != ATARI}
+    told = [spelled for r in results for spelled in _by_game(r, games, elsewhere)]
     tables = {}
-    for source in dict.fromkeys((result.source, result.protocol) for result in results):
-        of_source = [r for r in results if (r.source, r.protocol) == source]
-        known = {(r.game, r.method): r.text for r in of_source}
-        unknown = reference_scores() if any(game == ATARI for game, _ in known) else ()
-        rows = [game for game in games if game in unknown or any(g == game for g, _ in known)]
+    for source in dict.fromkeys((result.source, result.protocol) for result in told):
+        known = {(r.game, r.method): r.text for r in told if (r.source, r.protocol) == source}
+        rows = [game for game in games if any(g == game for g, _ in known)]
         methods = list(dict.fromkeys(method for _, method in known))
         cells = [[known.get((game, method), "") for method in methods] for game in rows]
         if rows:
@@ -115,3 +115,18 @@ def columns(results: Sequence[Result], games: Sequence[str]) -> dict[tuple[str, 
             table.insert(0, "game", rows)
             tables[source] = table
     return tables
+
+
+def _by_game(
+    result: Result, games: Sequence[str], known: Collection[tuple[str, str, str]]
+) -> Iterator[Result]:
+    """An empty result for each Atari game, in place of one for all; of known ones a word."""
+    if result.game != ATARI:
+        yield result
+        return
+    atari = [game for game in games if game in reference_scores()]
+    filled = {game for game in atari if (result.source, result.method, game) in known}
+    if filled == set(atari):
+        return
+    for game in atari:
+        yield replace(result, game=game, mean="in its own table" if game in filled else "")

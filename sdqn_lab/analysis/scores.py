@@ -100,8 +100,9 @@ class Scores:
         if not len(steps) or steps[-1] < end - slack:
             self.comparison.warn(run, f"not in the scores: it was not evaluated at step {end:,}")
             return None
-        window = values[steps > (1 - LAST_SHARE) * end + run.num_envs]
-        return Score(run, float(window.mean()), float(values.max()))
+        late = steps > (1 - LAST_SHARE) * end + run.num_envs
+        late[-1] = True  # also of a run that is a few vector steps long
+        return Score(run, float(values[late].mean()), float(values.max()))
 
 
 def _last_step(run: Run) -> int:

@@ -64,6 +64,12 @@ def test_what_changes_no_number_tells_no_arms_apart(tmp_path):
     assert comparison.axes == ()
 
 
+def test_arms_of_several_evaluation_windows_are_named_by_them(tmp_path):
+    cells = [(f"time_window=4 time_window_eval={window}", 0) for window in (4, 8)]
+    comparison = compare(tmp_path, *cells, against=["time_window_eval=4"])
+    assert names(comparison) == ["time_window_eval=4", "time_window_eval=8"]
+
+
 def test_a_baseline_is_found_by_a_number_in_whatever_form(tmp_path):
     cells = [("algo.learning_rate=1e-05", 0), ("algo.learning_rate=1e-04", 0)]
     for word in ("1e-05", "1.0e-5", "0.00001"):

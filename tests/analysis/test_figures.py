@@ -78,6 +78,16 @@ def test_where_a_seed_is_missing_the_curve_is_pale_and_has_no_band(tmp_path):
     assert band[:, 0].max() == STEPS[1]
 
 
+def test_a_seed_that_was_evaluated_earlier_than_the_longest_one_is_drawn_from_its_start(tmp_path):
+    make_run(tmp_path / "early", seed=0)
+    make_run(tmp_path / "late", seed=1, steps=(3_000, 4_000, 5_007), scores=(3.0, 4.0, 5.0))
+    figure = learning_curves(Comparison([Run(tmp_path / name) for name in ("early", "late")]))
+    full, pale = figure.canvas.axes[0].lines
+    np.testing.assert_allclose(full.get_xdata(), [1_000, 2_000, 3_000, 4_000, 5_007])
+    np.testing.assert_allclose(full.get_ydata(), [np.nan, np.nan, 3.0, 4.0, 5.0])
+    np.testing.assert_allclose(pale.get_ydata()[:3], [1.0, 2.0, 3.0])
+
+
 def test_an_evaluation_that_was_lost_shifts_no_curve(tmp_path):
     for seed in range(3):
         make_run(tmp_path / f"{seed}", seed=seed)
@@ -175,7 +185,10 @@ def test_costs_are_compared_in_the_games_that_all_arms_were_counted_in(tmp_path)
         "norm=none": "20",
         "norm=popnorm": "10",
     }
-    assert section.remarks == ["Operations and energy without boxing: not counted for every arm."]
+    assert section.remarks == [
+        "Training speed without boxing: not known of every arm.",
+        "Operations and energy without boxing: not counted for every arm.",
+    ]
 
 
 def test_the_spread_of_costs_is_that_of_the_seeds(tmp_path):

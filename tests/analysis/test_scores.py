@@ -40,10 +40,12 @@ def test_steps_that_overshoot_by_a_vector_step_change_nothing(tmp_path):
 
 
 def test_a_run_of_many_environments_may_overshoot_by_a_step_of_all_of_them(tmp_path):
-    words = "algo.num_envs=64 budget.steps=800"
-    scores = scores_of(tmp_path, only=(words, {"steps": (400, 832), "scores": (1.0, 2.0)}))
-    assert list(last(scores).values()) == [[2.0]]
-    assert scores.comparison.notices == []
+    for asked, steps in ((800, (400, 832)), (240, (128, 256))):
+        words = f"algo.num_envs=64 budget.steps={asked} algo.replay_start_steps=100"
+        told = {"steps": steps, "scores": (1.0, 2.0)}
+        scores = scores_of(tmp_path / f"{asked}", only=(words, told))
+        assert list(last(scores).values()) == [[2.0]]
+        assert scores.comparison.notices == []
 
 
 def test_the_last_window_of_many_evaluations_is_a_fifth_of_them(tmp_path):

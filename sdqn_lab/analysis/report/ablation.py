@@ -1,19 +1,19 @@
 """The ablation view: what each axis does by itself, and two together."""
 
 import re
+from collections import defaultdict
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from sdqn_lab.analysis import statistics
-from sdqn_lab.analysis.comparison import in_words
+from sdqn_lab.analysis.comparison import Task, in_words
 from sdqn_lab.analysis.figures import Figure, panels
 from sdqn_lab.analysis.records import Array
 from sdqn_lab.analysis.report.how_sure import SEED
 from sdqn_lab.analysis.report.how_sure import in_words as with_interval
 from sdqn_lab.analysis.report.section import Section
-from sdqn_lab.analysis.run import Run
 from sdqn_lab.analysis.scores import Scores, Suite, suites
 from sdqn_lab.analysis.tables import Table
 
@@ -38,21 +38,19 @@ def ablation(scores: Scores) -> Section | None:
 
 
 def _values(scores: Scores, suite: Suite, chosen: dict[str, object]) -> list[Array]:
-    """Scores (seeds,) of each task and arm, of runs with these options; none is empty.
+    """Scores (seeds,) of each task and combination of all that varies; none is empty.
 
-    Seeds alone are in one array: a bootstrap that drew arms too would take the ablation's own
-    settings for chance.
+    Seeds alone are in one array: a bootstrap that drew settings too would take the ablation itself
+    for chance.
     """
-    found = [
-        (task, [score.last for score in scores.of(task, arm) if _has(score.run, chosen)])
-        for task in suite.tasks
-        for arm in scores.comparison.arms
-    ]
-    return [suite.normalize(task, np.array(told, float)) for task, told in found if told]
-
-
-def _has(run: Run, chosen: dict[str, object]) -> bool:
-    return all(run.options.get(key) == value for key, value in chosen.items())
+    found: dict[tuple[Task, tuple[object, ...]], list[float]] = defaultdict(list)
+    for task in suite.tasks:
+        for score in (s for arm in scores.comparison.arms for s in scores.of(task, arm)):
+            options = score.run.options
+            if all(options.get(key) == value for key, value in chosen.items()):
+                settings = tuple(options.get(axis) for axis in scores.comparison.varied)
+                found[task, settings].append(score.last)
+    return [suite.normalize(task, np.array(told, float)) for (task, _), told in found.items()]
 
 
 def _options(scores: Scores, axis: str) -> list[object]:
@@ -73,7 +71,7 @@ def _marginal(scores: Scores, suite: Suite, axis: str, end: str) -> Table:
     shown, data = [], []
     for value in _options(scores, axis):
         cells = _values(scores, suite, {axis: value})
-        row = {axis: _name(value), "games and arms": len(cells), "runs": sum(map(len, cells))}
+        row = {axis: _name(value), "games and settings": len(cells), "runs": sum(map(len, cells))}
         told = {
             name: statistics.interval(statistic, cells, rng) if cells else None
             for name, statistic in (("IQM", statistics.iqm), ("mean", statistics.mean))
@@ -83,8 +81,8 @@ def _marginal(scores: Scores, suite: Suite, axis: str, end: str) -> Table:
     dash = "A dash: the axis means nothing to the neuron."
     caption = (
         f"Last window, {suite.name}; 95% percentile intervals of a stratified bootstrap "
-        f"({statistics.REPETITIONS:,} draws of seeds within each game and arm). Mean: over games "
-        f"and arms of the mean over seeds. {dash}"
+        f"({statistics.REPETITIONS:,} draws of seeds within each game and combination of "
+        f"settings). Mean: over these of the mean over seeds. {dash}"
     )
     name = f"by-{slug(axis)}{end}"
     return Table(name, f"By {axis}", caption, pd.DataFrame(shown), pd.DataFrame(data))
@@ -121,7 +119,7 @@ def _heat(scores: Scores, suite: Suite, down: str, across: str, end: str) -> Fig
     panel.set_ylabel(down)
     canvas.colorbar(image, ax=panel, label=suite.name)
     caption = (
-        f"Last window, {suite.name}: mean over games, and over arms that differ in other axes, of "
+        f"Last window, {suite.name}: mean over games, and over settings of other axes, of "
         "the mean over seeds."
     )
     name = f"pair-{slug(down)}-{slug(across)}{end}"

@@ -39,17 +39,21 @@ def costs(scores: Scores) -> Section:
     if frame.empty:
         return Section("costs", "What does it cost?", ["No run has a score yet."])
     items: list[Table | Figure] = [_table(scores.comparison, frame)]
+    remarks = _left(frame, "steps_per_second", "Training speed", "not known of every arm")
     if not frame["energy_nj"].notna().any():
-        remark = "No run has a probe.json, so operations and energy are not known."
-        return Section("costs", "What does it cost?", [remark], items)
-    shared = _shared(frame)
-    if not shared:
-        remark = "No game was counted for every arm, so operations and energy are not compared."
-        return Section("costs", "What does it cost?", [remark], items)
-    left = sorted(set(frame["game"]) - set(shared))
-    remarks = [f"Operations and energy without {', '.join(left)}: not counted for every arm."]
-    items.append(_figure(scores.comparison, frame))
-    return Section("costs", "What does it cost?", remarks if left else [], items)
+        remarks.append("No run has a probe.json, so operations and energy are not known.")
+    elif not _shared(frame):
+        remarks.append("No game was counted for every arm: operations and energy stay uncompared.")
+    else:
+        remarks += _left(frame, "energy_nj", "Operations and energy", "not counted for every arm")
+        items.append(_figure(scores.comparison, frame))
+    return Section("costs", "What does it cost?", remarks, items)
+
+
+def _left(frame: pd.DataFrame, key: str, what: str, why: str) -> list[str]:
+    """Names the games without which arms are compared."""
+    left = sorted(set(frame["game"]) - set(_shared(frame, key)))
+    return [f"{what} without {', '.join(left)}: {why}."] if left else []
 
 
 def _cost(run: Run) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def _cost(run: Run) -> dict[str, Any]:
 
 
 def _frame(scores: Scores) -> pd.DataFrame:
-    """A row for each run that has a score, so that all were counted at the same age."""
+    """A row for each run that has a score."""
     comparison = scores.comparison
     rows = [
         {
@@ -109,8 +113,8 @@ def _table(comparison: Comparison, frame: pd.DataFrame) -> Table:
         "every step, as the original does. nJ, dense: as if no zero were skipped and every "
         f"operation were a MAC. Energy by {HOROWITZ.name}: MAC {HOROWITZ.mac_pj} pJ, AC "
         f"{HOROWITZ.ac_pj} pJ: arithmetic of the linear maps only, without memory, norm and "
-        "neurons. Training steps per second: median over the run, agent steps, in games that "
-        "every arm has a score in; machines: "
+        "neurons. Training steps per second: median over the run, agent steps, in games in "
+        "which that of every arm is known; machines: "
         f"{', '.join(sorted(frame['machine'].unique()))}."
     )
     return Table("costs", "Costs by arm", caption, pd.DataFrame(shown), frame)

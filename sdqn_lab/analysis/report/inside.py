@@ -28,7 +28,7 @@ POTENTIALS = {
 }
 CURVE_POINTS = 60
 HISTOGRAM_LIMIT = 4.0
-AGE = "of runs as long as the comparison, or where an arm has none in a game, of all"
+AGE = "of runs long enough for a score, or where an arm has none in a game, of all"
 OF_RELU = "of the artificial twin: the share of active units, and always a single step"
 
 
@@ -77,7 +77,7 @@ def _events(comparison: Comparison) -> Table | None:
 
 
 def _alike(scores: Scores, task: Task, arm: Arm) -> list[Run]:
-    """Runs of equal age: those that have a score; where none has, all."""
+    """No run that is too young for a score, unless there is no other."""
     scored = [score.run for score in scores.of(task, arm)]
     return scored or scores.comparison.of(task, arm)
 

@@ -74,11 +74,17 @@ def _seeds(comparison: Comparison) -> str:
 
 
 def _line(panel: Axes, runs: Sequence[Run], key: str, unit: float, look: Look) -> None:
-    """Seeds are read off at the same places, the evaluations of the run that goes furthest."""
+    """Seeds are read off at the same places: the evaluations of the run that goes furthest.
+
+    Before the first of them, those of the others.
+    """
     runs = [run for run in runs if run.evaluations]
     if not runs:
         return
-    grid = max((_told(run, key) for run in runs), key=lambda at: (at[-1], len(at)))
+    places = [_told(run, key) for run in runs]
+    furthest = max(places, key=lambda at: (at[-1], len(at)))
+    others = np.unique(np.concatenate(places))
+    grid = np.concatenate([others[others < (1 - OVERSHOOT) * furthest[0]], furthest])
     values = np.stack([_at(grid, run, key) for run in runs])
     x, mean, partly = grid / unit, np.nanmean(values, 0), np.asarray(np.isnan(values).any(0))
     edges = np.pad(partly, 1)

@@ -18,8 +18,6 @@ from sdqn_lab.analysis.report.who_wins import who_wins
 from sdqn_lab.analysis.scores import Scores
 
 PAGE = "index.html"
-BESIDE = ".report-"
-"""Begins the name of the folder in which a report is made; one that was killed leaves it."""
 FOLDERS = ("figures", "tables")
 """Beside the page; what an earlier report left in them is replaced."""
 MARK = '<meta name="generator" content="sdqn_lab.report">'
@@ -55,9 +53,7 @@ def write(title: str, subtitle: Sequence[str], parts: Sequence[Section], out: Pa
     """
     out.mkdir(parents=True, exist_ok=True)
     _check_own(out)
-    for killed in out.glob(f"{BESIDE}*"):
-        shutil.rmtree(killed)
-    with tempfile.TemporaryDirectory(prefix=BESIDE, dir=out) as name:
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as name:
         beside = Path(name)
         for folder in FOLDERS:
             (beside / folder).mkdir()
