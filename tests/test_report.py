@@ -266,6 +266,12 @@ DAMAGED = ("minatar_asterix", "dqn")
         (lambda run: (run / "config.yaml").unlink(), "nothing says which arm it is"),
         (lambda run: (run / "config.yaml").write_text("{"), "config.yaml cannot be read"),
         (lambda run: (run / "config.yaml").write_text("a: 1"), "choices: Field required"),
+        (
+            lambda run: (run / "config.yaml").write_text(
+                (run / "config.yaml").read_text().replace("num_envs: ", "num_envs: many #")
+            ),
+            "num_envs: Input should be",
+        ),
         (lambda run: (run / "status.json").write_text("finished"), "not valid JSON"),
         (lambda run: (run / "probe.json").write_text("{]"), "probe.json cannot be read"),
         (

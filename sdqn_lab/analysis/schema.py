@@ -22,12 +22,17 @@ class _Budget(_Open):
     steps: PositiveInt
 
 
+class _Algo(_Open):
+    num_envs: PositiveInt = 1
+
+
 class Config(_Open):
     """Of ``config.yaml``: what arms and tasks are told by."""
 
     choices: dict[str, str | None]
     seed: int
     budget: _Budget
+    algo: _Algo = _Algo()
     env: dict[str, Any]
     protocol: dict[str, Plain]
 
