@@ -128,8 +128,6 @@ class Run:
         choices = self.choices
         groups = {group: choices.get(group) for group in GROUPS}
         single = dict(_flat(self.config))
-        if single.get("time_window_eval", 0) is None:
-            single["time_window_eval"] = single.get("time_window")
         if choices.get("neuron") == TIMELESS:
             groups["surrogate"] = None
             single = {k: v for k, v in single.items() if k.partition(".")[0] not in OF_TIME}
