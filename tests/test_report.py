@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdqn_lab.analysis.literature import printed, read
+from sdqn_lab.analysis.literature import Result, columns, printed, read
 from sdqn_lab.analysis.report.who_wins import with_spread
 from sdqn_lab.analysis.report.write import sections
 from sdqn_lab.launching.ledger import Entry, Ledger
@@ -139,6 +139,20 @@ def test_a_file_fills_what_was_empty(tmp_path):
     assert {"game": "pong", "PL-SDQN": "12.5 ± 0.5"} in filled
     assert "" not in [row.get("PL-SDQN") for row in filled]
     assert {"game": "pong", "DQN": "", "PL-SDQN": "in its own table"} not in filled
+
+
+def test_gaps_that_a_file_leaves_stay_empty_and_named():
+    source = "Sun et al. 2022 (Front. Neurosci. 16:953368)"
+    own = Result(source, "as printed", "PL-SDQN", "pong", "12.5", "0.5")
+    tables = columns([*printed(), own], ["pong", "breakout", "minatar_asterix"])
+    of_paper = [table.to_dict("records") for (name, _), table in tables.items() if name == source]
+    assert of_paper == [
+        [
+            {"game": "pong", "PL-SDQN": "in its own table", "DQN": ""},
+            {"game": "breakout", "PL-SDQN": "", "DQN": ""},
+        ],
+        [{"game": "pong", "PL-SDQN": "12.5 ± 0.5"}],
+    ]
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(report):
