@@ -169,10 +169,9 @@ def _title(dirs: Sequence[Path]) -> str:
 
 def _subtitle(scores: Scores, args: argparse.Namespace) -> list[str]:
     comparison = scores.comparison
-    games = {task.game for task in comparison.tasks}
     arms = "; ".join(f"{arm}" for arm in comparison.arms)
     return [
-        f"{len(games)} games, {len(comparison.arms)} arms ({arms}), told apart by "
+        f"{len(comparison.games)} games, {len(comparison.arms)} arms ({arms}), told apart by "
         f"{', '.join(comparison.axes) or 'nothing'}; baseline: {comparison.baseline}.",
         f"Made by: python -m sdqn_lab.report {shlex.join(_command(args))}",
     ]

@@ -122,6 +122,11 @@ class Comparison:
         return cells
 
     @property
+    def games(self) -> list[str]:
+        """Every game once, under however many protocols it is played."""
+        return _first_seen(task.game for task in self.tasks)
+
+    @property
     def begun(self) -> list[Task]:
         """Tasks in which a run has been evaluated: those that figures show."""
         seen = {task for (task, _), runs in self.cells.items() if any(r.evaluations for r in runs)}

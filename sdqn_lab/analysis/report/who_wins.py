@@ -26,7 +26,7 @@ def who_wins(scores: Scores, literature: Sequence[Result]) -> Section:
             f"{task}: no run is finished, {at if scores.steps[task] else 'no score yet'}."
         )
     arms = [table] if (table := _arms(scores.comparison)) is not None else []
-    known = columns(literature, _games(scores))
+    known = columns(literature, scores.comparison.games)
     references = [_reference(place, *item) for place, item in enumerate(known.items(), start=1)]
     figures = [_figure(scores)] if scores.comparison.begun else []
     return Section("who-wins", "Who wins?", remarks, [_table(scores), *figures, *arms, *references])
@@ -42,10 +42,6 @@ def _protocols(scores: Scores) -> list[str]:
         f"Protocol {name}: {rules}." if one else f"Protocol {name} of {', '.join(games)}: {rules}."
         for (name, rules), games in by_rules.items()
     ]
-
-
-def _games(scores: Scores) -> list[str]:
-    return list(dict.fromkeys(task.game for task in scores.comparison.tasks))
 
 
 def _table(scores: Scores) -> Table:
