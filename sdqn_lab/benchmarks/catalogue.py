@@ -8,6 +8,8 @@ from sdqn_lab.benchmarks.arms import RIVALS
 from sdqn_lab.benchmarks.cells import cells_rows
 from sdqn_lab.benchmarks.layer import SIZES, layer_rows
 from sdqn_lab.benchmarks.learning import decision_rows, rounded_rows, update_rows
+from sdqn_lab.benchmarks.map import FIRING, map_rows
+from sdqn_lab.benchmarks.map import SIZES as MAPS
 from sdqn_lab.benchmarks.memory import memory_rows
 from sdqn_lab.benchmarks.rows import Row, Setting
 from sdqn_lab.benchmarks.session import Plan
@@ -52,8 +54,8 @@ class Benchmark(NamedTuple):
 
 def benchmarks(setting: Setting) -> list[Benchmark]:
     """All benchmarks of one device, the quick ones leaving out some of a kind."""
-    entries = [*_learning(setting), *_layers(setting), *_training(setting), *_storage(setting)]
-    return [_benchmark(setting, *entry) for entry in entries]
+    kinds = (_learning, _layers, _maps, _training, _storage)
+    return [_benchmark(setting, *entry) for kind in kinds for entry in kind(setting)]
 
 
 def selected(all_: list[Benchmark], pattern: str | None) -> list[Benchmark]:
@@ -87,6 +89,15 @@ def _layers(setting: Setting) -> Iterator[Entry]:
         for name, size in SIZES.items():
             stem = f"lif/{name}/T={size.time_window}/{surrogate.__name__.lower()}"
             yield stem, layer_rows, (size, surrogate())
+
+
+def _maps(setting: Setting) -> Iterator[Entry]:
+    if setting.device.type != "cpu":  # elsewhere all maps are dense
+        return
+    for firing in FIRING[1:2] if setting.quick else FIRING:
+        for name, size in MAPS.items():
+            stem = f"map/{name}/T={size.time_window}/firing={firing}"
+            yield stem, map_rows, (size, firing)
 
 
 def _training(setting: Setting) -> Iterator[Entry]:

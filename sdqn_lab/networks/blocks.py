@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sdqn_lab.spiking.kernels.maps import mapped
 from sdqn_lab.spiking.neuron import Neuron, SpikingNeuron
 from sdqn_lab.spiking.norm import NoNorm
 
@@ -20,10 +21,12 @@ class Block(nn.Module):
 
     The linear map has no memory and sees steps and samples folded into one axis. A constant input,
     a sequence of one entry, is mapped and normalized once; only the neuron sees it T times, as a
-    view.
+    view. Where few units fire, the map of spiking neurons on a CPU leaves the zeros out, unless
+    their backend is the reference.
 
     Args:
-        linear: a map of (N, ...) to (N, ...), such as a convolution or a fully connected layer.
+        linear: a map of (N, ...) to (N, ...), such as a convolution; a fully connected layer gets
+            its inputs flat.
         norm: normalization with the signature of `sdqn_lab.spiking.norm.Norm`.
         neuron: what turns currents into activity.
 
@@ -53,13 +56,20 @@ class Block(nn.Module):
         return activity
 
     def _mapped(self, x: Tensor) -> Tensor:
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        if isinstance(self.neuron, SpikingNeuron) and self.neuron.backend != "reference":
+            by_spikes = mapped(self.linear, x, dtype)
+            if by_spikes is not None:
+                return by_spikes
+        if isinstance(self.linear, nn.Linear):
+            x = x.flatten(1)
         currents: Tensor
-        if self.precision == "float32":
+        if dtype == torch.float32:
             currents = self.linear(x)
-            return currents
-        rounded = {name: factor.bfloat16() for name, factor in self.linear.named_parameters()}
-        currents = functional_call(self.linear, rounded, (x.bfloat16(),))
-        return currents.to(x.dtype)
+        else:
+            rounded = {name: factor.to(dtype) for name, factor in self.linear.named_parameters()}
+            currents = functional_call(self.linear, rounded, (x.to(dtype),)).to(x.dtype)
+        return currents
 
 
 def _takes_norm(neuron: Neuron) -> bool:
@@ -141,7 +151,7 @@ class ConvolutionalTorso(Torso):
             x_seq = _channels_last(x_seq)
         for conv in self._convs:
             x_seq = self.get_submodule(conv)(x_seq, time_window)
-        activity: Tensor = self.hidden(x_seq.flatten(2), time_window)
+        activity: Tensor = self.hidden(x_seq, time_window)
         return activity
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -75,8 +75,7 @@ class Probe:
     layers: list[LayerProbe]
 
 
-@dataclass(frozen=True)
-class _Flow:
+class _Flow(NamedTuple):
     """What went into a module and what came out of it."""
 
     inputs: Tensor
@@ -94,10 +93,10 @@ def probe(
     """Count the synaptic operations of a batch and take histograms of its potentials.
 
     A copy of the network runs in evaluation mode, so neither the network nor any random stream is
-    moved. Inputs, spikes and counts are those of the network's own forward, whichever kernel it
-    takes; membranes come from the neuron's plain steps on the same currents. For counting, each
-    spike that reaches the head is worked off at its own step, although the mean of spikes is mapped
-    once.
+    moved. Inputs, spikes and counts are those of the network's own forward, whichever kernels its
+    neurons take, with all maps called as they are; membranes come from the neuron's plain steps on
+    the same currents. For counting, each spike that reaches the head is worked off at its own step,
+    although the mean of spikes is mapped once.
 
     Args:
         network: made of blocks, each of which runs once in a forward; others are not seen.
@@ -170,12 +169,14 @@ def _block(
 ) -> LayerProbe:
     x_seq, activity = flows[block].inputs, flows[block].outputs
     steps = len(activity)
-    currents = flows[block.linear].outputs.to(x_seq.dtype)
-    currents = currents.view(*x_seq.shape[:2], *currents.shape[1:])
+    inputs, currents = (
+        each.view(*x_seq.shape[:2], *each.shape[1:]) for each in flows[block.linear]
+    )
+    currents = currents.to(x_seq.dtype)
     normalized = block.norm(currents, repeats=steps // len(x_seq))
     return LayerProbe(
         name,
-        *_counted(block, block.linear, x_seq, analog),
+        *_counted(block, block.linear, inputs, analog),
         firing_rate,
         _shares(currents, block.neuron),
         _shares(normalized, block.neuron),

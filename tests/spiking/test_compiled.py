@@ -21,7 +21,7 @@ import torch
 from pytest import MonkeyPatch
 from torch import Tensor, nn
 
-from sdqn_lab.spiking.kernels import cpu
+from sdqn_lab.spiking.kernels import cpu, machine_code
 from sdqn_lab.spiking.kernels.layer import SLOPES
 from sdqn_lab.spiking.neuron import IF, LIF, PLIF, SpikingNeuron
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
@@ -132,7 +132,7 @@ def test_what_a_thread_raises_is_raised() -> None:
             raise MemoryError
 
     with pytest.raises(MemoryError):
-        cpu._share(work, batch=cpu.CHUNKS, threads=2)
+        machine_code.share(work, chunks=cpu.CHUNKS, threads=2)
 
 
 @pytest.mark.parametrize("surrogate", [cls for cls in SLOPES if cls is not Gate])

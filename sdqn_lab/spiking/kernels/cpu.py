@@ -6,18 +6,14 @@ costs less than to store and read them. Arrays are float32 and rows lie in memor
 kernels do not care what their order stands for.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache, partial
-from pickle import UnpicklingError
-from typing import Any, NamedTuple, TypeVar, cast
+from functools import lru_cache, partial
+from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
-from numba.core.caching import NullCache
 
 from sdqn_lab.spiking.kernels.layer import Layer
+from sdqn_lab.spiking.kernels.machine_code import compiled, inlined, run, share
 from sdqn_lab.spiking.surrogate import (
     Atan,
     FastSigmoid,
@@ -28,17 +24,14 @@ from sdqn_lab.spiking.surrogate import (
 )
 
 Array = npt.NDArray[np.float32]
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 CHUNKS = 16
 """Parts of a batch, whatever the threads: sums over it do not depend on how many there are."""
 GRAIN = 1 << 19
 """Units times steps of a thread; with less to do a second one costs more than it saves."""
-REORDER = {"reassoc", "contract", "nsz", "arcp"}
-"""Liberties of the compiler: sums in any order, but infinities and NaN stay what they are."""
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 HALF_PI = np.float32(np.pi / 2)
-# Machine code on disk is renewed when this file changes, and no other: what it holds stands here.
+# Literals, not the layer's: see machine_code on what stays on disk.
 QUADRATIC_GATE, GATE, SIGMOID, ATAN, FAST_SIGMOID, TRIANGLE = 0, 1, 2, 3, 4, 5
 CODES = {
     QuadraticGate: QUADRATIC_GATE,
@@ -85,7 +78,7 @@ def forward(
     statistics = np.empty((*x.shape[:2], 2), np.float32)
     numbers = _numbers(layer)
     words = (x, weight, bias, spikes, statistics, numbers)
-    _share(partial(_call, _forward, *words), x.shape[1], _useful(threads, spikes))
+    share(partial(run, _forward, *words), min(CHUNKS, x.shape[1]), _useful(threads, spikes))
     return statistics
 
 
@@ -118,7 +111,7 @@ def backward(
     grad_affine = np.zeros((chunks, 2, len(weight)), np.float32)
     numbers = _numbers(layer)
     words = (grad, x, weight, bias, statistics, grad_x, grad_affine, numbers)
-    _share(partial(_call, _backward, *words), x.shape[1], _useful(threads, grad))
+    share(partial(run, _backward, *words), chunks, _useful(threads, grad))
     grad_weight, grad_bias = grad_affine.sum(0)
     return grad_weight, grad_bias
 
@@ -135,62 +128,7 @@ def _useful(threads: int, steps: Array) -> int:
     return min(threads, 1 + steps.size // GRAIN)
 
 
-def _call(kernel: Callable[..., None], *words: Any) -> None:
-    """Run a kernel, without code on disk if that cannot be read or written."""
-    try:
-        kernel(*words)
-    except (OSError, EOFError, UnpicklingError):
-        for each in _kernels:
-            each._cache = NullCache()
-        kernel(*words)
-
-
-def _share(work: Callable[[int, int], None], batch: int, threads: int) -> None:
-    """Let threads work off ranges of chunks; the kernels hold no lock of the interpreter."""
-    chunks = min(CHUNKS, batch)
-    parts = min(threads, chunks)
-    if parts <= 1:
-        work(0, chunks)
-        return
-    bounds = [chunks * i // parts for i in range(parts + 1)]
-    try:
-        others = [_pool(parts - 1).submit(work, *bounds[i : i + 2]) for i in range(1, parts)]
-    except RuntimeError:  # the interpreter is about to end and starts no threads
-        work(0, chunks)
-        return
-    work(*bounds[:2])
-    for other in others:
-        other.result()
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="neurons")
-
-
-_kernels: list[Any] = []
-_machine_code = partial(numba.njit, nogil=True, fastmath=REORDER, error_model="numpy")
-
-
-def _compiled(function: Kernel) -> Kernel:
-    """Machine code, kept on disk where there is a place for it."""
-    try:
-        _kernels.append(_machine_code(function, cache=True))
-    except RuntimeError:  # no folder can be written
-        _kernels.append(_machine_code(function))
-    return cast(Kernel, _kernels[-1])
-
-
-def _inlined(function: Kernel) -> Kernel:
-    """Machine code inside the kernels that use it, and nowhere else.
-
-    Were it called, a kernel compiled by this process would reach the function's own machine code,
-    and one from disk the copy stored with it: compiled apart, they round differently.
-    """
-    return cast(Kernel, _machine_code(function, forceinline=True))
-
-
-@_compiled
+@compiled
 def _forward(
     x: Array,
     weight: Array,
@@ -217,7 +155,7 @@ def _forward(
             _reset(charged, v, layer)
 
 
-@_inlined
+@inlined
 def _moments(x: Array, statistics: Array, layer: _Numbers) -> None:
     """Mean and 1 / sqrt(variance + eps) of a row."""
     if not layer.normalize:
@@ -233,7 +171,7 @@ def _moments(x: Array, statistics: Array, layer: _Numbers) -> None:
     statistics[1] = ONE / np.sqrt(square / np.float32(len(x)) + layer.eps)
 
 
-@_inlined
+@inlined
 def _current(
     x: Array, statistics: Array, weight: Array, bias: Array, z: Array, layer: _Numbers
 ) -> None:
@@ -246,7 +184,7 @@ def _current(
         z[i] = (x[i] - mean) * scale * weight[i] + bias[i]
 
 
-@_inlined
+@inlined
 def _charge(z: Array, v: Array, h: Array, layer: _Numbers) -> None:
     if layer.leaky:
         for i in range(len(z)):
@@ -256,13 +194,13 @@ def _charge(z: Array, v: Array, h: Array, layer: _Numbers) -> None:
         h[i] = layer.slope_v * v[i] + layer.slope_x * z[i]
 
 
-@_inlined
+@inlined
 def _fire(h: Array, spikes: Array, layer: _Numbers) -> None:
     for i in range(len(h)):
         spikes[i] = ONE if h[i] - layer.v_threshold > ZERO else ZERO
 
 
-@_compiled
+@compiled
 def _backward(
     grad: Array,
     x: Array,
@@ -307,14 +245,14 @@ def _backward(
                     )
 
 
-@_inlined
+@inlined
 def _reset(h: Array, v: Array, layer: _Numbers) -> None:
     for i in range(len(h)):
         reset = layer.v_reset if layer.hard else h[i] - layer.v_threshold
         v[i] = reset if h[i] - layer.v_threshold > ZERO else h[i]
 
 
-@_inlined
+@inlined
 def _back(
     grad: Array, h: Array, slope: Array, grad_v: Array, grad_z: Array, layer: _Numbers
 ) -> None:
@@ -332,7 +270,7 @@ def _back(
         grad_v[i] = grad_h * layer.slope_v
 
 
-@_inlined
+@inlined
 def _slope(h: Array, slope: Array, layer: _Numbers) -> None:
     """The surrogate's derivative at h - v_threshold."""
     alpha = layer.alpha
@@ -361,7 +299,7 @@ def _slope(h: Array, slope: Array, layer: _Numbers) -> None:
             slope[i] = ZERO if y < ZERO else y
 
 
-@_inlined
+@inlined
 def _norm_back(
     grad_z: Array,
     x: Array,

@@ -1,0 +1,206 @@
+"""Maps of spikes without their zeros are the maps, to rounding."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from pytest import MonkeyPatch
+from torch import Tensor, nn
+
+from sdqn_lab.networks.blocks import Block
+from sdqn_lab.spiking.kernels import events, maps
+from sdqn_lab.spiking.kernels.events import Window
+from sdqn_lab.spiking.neuron import LIF, ReLU
+from sdqn_lab.spiking.norm import NoNorm
+
+IMAGE = (3, 11, 8)
+MAPS: dict[str, Callable[[], nn.Module]] = {
+    "convolution": lambda: nn.Conv2d(3, 40, 3),
+    "with a stride that leaves pixels over": lambda: nn.Conv2d(3, 32, (4, 3), stride=(2, 3)),
+    "with few outputs and no bias": lambda: nn.Conv2d(3, 5, 2, bias=False),
+    "as large as the image": lambda: nn.Conv2d(3, 33, (11, 8)),
+    "fully connected": lambda: nn.Linear(264, 50),
+    "fully connected without bias": lambda: nn.Linear(264, 16, bias=False),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_maps_are_taken_too(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "LEAST_WORK", 0)
+    monkeypatch.setattr(maps, "FEWEST_ROWS", 0)
+    monkeypatch.setattr(maps, "GRAIN", 1)
+
+
+def spikes(*shape: int, channels_last: bool = False, rate: float = 0.1) -> Tensor:
+    draws = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    fired = (draws < rate).float()
+    if channels_last:
+        fired = fired.contiguous(memory_format=torch.channels_last)
+    return fired.requires_grad_()
+
+
+def made(name: str) -> nn.Module:
+    torch.manual_seed(2)
+    return MAPS[name]()
+
+
+def results(linear: nn.Module, x: Tensor, way: Callable[[Tensor], Tensor | None]) -> list[Tensor]:
+    """The sums, and the gradients of inputs and parameters under one gradient of the sums."""
+    y = way(x)
+    assert y is not None
+    draws = torch.Generator().manual_seed(3)
+    grad = torch.randn(y.shape, generator=draws, dtype=torch.float64).to(y.dtype)
+    return [y.detach(), *torch.autograd.grad(y, [x, *linear.parameters()], grad)]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", MAPS)
+def test_sums_and_gradients_are_those_of_the_dense_map(name: str, channels_last: bool) -> None:
+    linear = made(name)
+    x = spikes(20, *IMAGE, channels_last=channels_last)
+    found = results(linear, x, lambda x: maps.mapped(linear, x))
+    exact = linear.double()
+    wide = x.detach().double().requires_grad_()
+    flat = isinstance(linear, nn.Linear)
+    expected = results(exact, wide, lambda x: exact(x.flatten(1) if flat else x))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_spike_adds_its_weights_and_silence_leaves_the_bias() -> None:
+    linear = nn.Conv2d(2, 3, 2, stride=2)
+    x = torch.zeros(2, 2, 4, 4)
+    x[1, 0, 1, 2] = 1  # in the second image, at the lower left of the window of output (0, 1)
+    y = maps.mapped(linear, x)
+    expected = linear.bias.detach()[None, :, None, None].repeat(2, 1, 2, 2)  # type: ignore[index]
+    expected[1, :, 0, 1] += linear.weight.detach()[:, 0, 1, 0]
+    assert y is not None and torch.equal(y, expected)
+
+
+def test_places_are_those_of_the_spikes() -> None:
+    x = spikes(6, 5, 4, 3).detach().numpy()  # (N, H, W, C)
+    found = events.find(x, threads=1)
+    assert found is not None
+    for image, row, column in np.ndindex(6, 5, 4):
+        begin, end = found.starts[image, row, column : column + 2]
+        expected = column * 3 + np.flatnonzero(x[image, row, column])
+        assert found.places[image, begin:end].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("value", [0.5, 2.0, -1.0, -0.0, torch.nan, torch.inf, 1e-45])
+def test_what_is_no_spike_is_left_to_the_dense_map(value: float) -> None:
+    x = torch.zeros(5, 264)
+    x[4, 263] = value
+    assert maps.mapped(nn.Linear(264, 8), x) is None
+
+
+def test_many_spikes_are_left_to_the_dense_map() -> None:
+    linear, x = nn.Linear(100, 8), torch.zeros(10, 100)
+    x[:, ::5] = 1
+    assert maps.mapped(linear, x) is not None
+    x[0, 1] = 1  # now more than one in five
+    assert maps.mapped(linear, x) is None
+
+
+def test_one_crowded_image_among_silent_ones_is_left_to_the_dense_map() -> None:
+    linear, x = nn.Linear(100, 8), torch.zeros(10, 100)
+    x[3, ::2] = 1
+    assert maps.mapped(linear, x) is not None
+    x[3, 1] = 1
+    assert maps.mapped(linear, x) is None
+
+
+@pytest.mark.parametrize(
+    "linear",
+    [
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.Conv2d(3, 4, 3, dilation=2),
+        nn.Conv2d(3, 3, 3, groups=3),
+        nn.Identity(),
+    ],
+    ids=str,
+)
+def test_other_maps_are_called(linear: nn.Module) -> None:
+    assert maps.mapped(linear, spikes(4, *IMAGE)) is None
+
+
+def test_a_map_with_a_hook_is_called() -> None:
+    linear = made("convolution")
+    handle = linear.register_forward_hook(lambda *_: None)
+    assert maps.mapped(linear, spikes(4, *IMAGE)) is None
+    handle.remove()
+    assert maps.mapped(linear, spikes(4, *IMAGE)) is not None
+
+
+def test_rows_too_long_for_their_places_are_left_to_the_dense_map() -> None:
+    for inputs, taken in ((65_535, True), (65_536, False)):
+        assert (maps.mapped(nn.Linear(inputs, 1), torch.zeros(1, inputs)) is not None) == taken
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_the_number_of_threads_changes_no_bit(name: str) -> None:
+    linear, x = made(name), spikes(21, *IMAGE, channels_last=True)
+    torch.set_num_threads(1)
+    alone = results(linear, x, lambda x: maps.mapped(linear, x))
+    torch.set_num_threads(3)
+    shared = results(linear, x, lambda x: maps.mapped(linear, x))
+    assert torch.equal(alone[0], shared[0])
+    places = [i for i, name in enumerate(dict(linear.named_parameters()), 2) if name == "weight"]
+    assert all(torch.equal(alone[i], shared[i]) for i in places)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_every_part_of_a_table_is_written_once(threads: int) -> None:
+    x = spikes(9, 11, 8, 3).detach().numpy()
+    found = events.find(x, threads)
+    assert found is not None
+    window = Window(4, 3, 2, 3)
+    grad = np.random.default_rng(4).standard_normal((9, 4, 2, 70), np.float32)
+    table = events.scatter(found, grad, window, threads).reshape(4, 3, 3, 70)
+    expected = np.zeros((4, 3, 3, 70))
+    for image, a, b in np.ndindex(9, 4, 2):
+        seen = x[image, 2 * a : 2 * a + 4, 3 * b : 3 * b + 3]
+        expected += seen[..., None] * grad[image, a, b]
+    np.testing.assert_allclose(table, expected, atol=1e-5)
+
+
+def test_bf16_rounds_weights_results_and_gradients() -> None:
+    linear, x = made("convolution"), spikes(20, *IMAGE, channels_last=True)
+    found = results(linear, x, lambda x: maps.mapped(linear, x, torch.bfloat16))
+    for one in found:
+        assert torch.equal(one, one.bfloat16().float())
+    rounded = made("convolution").bfloat16()
+    few = x.detach().bfloat16().requires_grad_()
+    expected = results(rounded, few, rounded)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other.float(), rtol=2**-7, atol=2**-7)
+
+
+def test_a_frozen_map_and_silent_inputs_get_no_gradient() -> None:
+    linear = made("fully connected")
+    y = maps.mapped(linear.requires_grad_(False), spikes(20, 264))
+    assert y is not None and y.requires_grad
+    with torch.no_grad():
+        free = maps.mapped(linear.requires_grad_(True), spikes(20, 264))
+    assert free is not None and not free.requires_grad
+    learning = maps.mapped(linear, spikes(20, 264).detach())
+    assert learning is not None
+    learning.sum().backward()
+    assert linear.get_parameter("weight").grad is not None
+
+
+@pytest.mark.parametrize(
+    ("neuron", "backend", "taken"),
+    [(LIF(), "auto", 1), (LIF(), "fused", 1), (LIF(), "reference", 0), (ReLU(), "auto", 0)],
+)
+def test_blocks_of_spiking_neurons_leave_zeros_out_unless_plain_steps_are_asked_for(
+    neuron: nn.Module, backend: str, taken: int, monkeypatch: MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    gather = events.gather
+    monkeypatch.setattr(events, "gather", lambda *words: (seen.append(1), gather(*words)))
+    neuron.backend = backend  # type: ignore[assignment]
+    block = Block(made("fully connected"), NoNorm((50,)), neuron)  # type: ignore[arg-type]
+    assert block(spikes(8, *IMAGE).view(2, 4, *IMAGE), 2).shape == (2, 4, 50)
+    assert len(seen) == taken
