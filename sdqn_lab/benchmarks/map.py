@@ -13,18 +13,19 @@ from sdqn_lab.spiking.kernels.maps import mapped
 
 
 class Size(NamedTuple):
-    """A layer's map, and the images (N, C, H, W) of all T steps of a batch."""
+    """A layer's map, and the images (N, C, H, W) of all T steps of a batch, as they lie there."""
 
     make: Callable[[], nn.Module]
     time_window: int
     shape: tuple[int, int, int, int]
+    layout: torch.memory_format = torch.channels_last
 
 
 SIZES = {
     "conv2": Size(partial(nn.Conv2d, 32, 64, 4, stride=2), 16, (512, 32, 20, 20)),
     "conv3": Size(partial(nn.Conv2d, 64, 64, 3), 16, (512, 64, 9, 9)),
     "hidden": Size(partial(nn.Linear, 3136, 512), 16, (512, 64, 7, 7)),
-    "minatar": Size(partial(nn.Linear, 1024, 128), 8, (256, 16, 8, 8)),
+    "minatar": Size(partial(nn.Linear, 1024, 128), 8, (256, 16, 8, 8), torch.contiguous_format),
 }
 """Maps of the nature network, and the hidden layer's of MinAtar's, at batch 32."""
 FIRING = (0.05, 0.1, 0.15)
@@ -53,9 +54,7 @@ def map_rows(name: str, setting: Setting, size: Size, firing: float) -> list[Row
 def _form(size: Size, firing: float, linear: nn.Module, layer: Callable[[Tensor], Tensor]) -> Form:
     generator = torch.Generator().manual_seed(0)
     spikes = (torch.rand(size.shape, generator=generator) < firing).float()
-    if isinstance(linear, nn.Conv2d):
-        spikes = spikes.contiguous(memory_format=torch.channels_last)
-    spikes.requires_grad_()
+    spikes = spikes.contiguous(memory_format=size.layout).requires_grad_()
     gradient = torch.randn(layer(spikes).shape, generator=generator)
 
     def run() -> None:

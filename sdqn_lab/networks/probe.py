@@ -93,10 +93,10 @@ def probe(
     """Count the synaptic operations of a batch and take histograms of its potentials.
 
     A copy of the network runs in evaluation mode, so neither the network nor any random stream is
-    moved. Inputs, spikes and counts are those of the network's own forward, whichever kernels its
-    neurons take, with all maps called as they are; membranes come from the neuron's plain steps on
-    the same currents. For counting, each spike that reaches the head is worked off at its own step,
-    although the mean of spikes is mapped once.
+    moved. Inputs, spikes and counts are those of the network's own forward, up to the rounding of
+    maps, which are called as they are; membranes come from the neuron's plain steps on the same
+    currents. For counting, each spike that reaches the head is worked off at its own step, although
+    the mean of spikes is mapped once.
 
     Args:
         network: made of blocks, each of which runs once in a forward; others are not seen.

@@ -78,7 +78,7 @@ def test_ten_updates_leave_the_same_weights(
         after = one.network.state_dict()
         assert all(not torch.equal(before[k], after[k]) for k in after)
         trained.append({"losses": losses, **first, **after})
-    assert any(maps_by_spikes) == (device == "cpu")
+    assert maps_by_spikes.count(True) > len(maps_by_spikes) / 2 or device != "cpu"
     fast, slow = trained
     np.testing.assert_allclose(fast.pop("losses"), slow.pop("losses"), rtol=1e-4)
     for name, value in slow.items():

@@ -9,6 +9,7 @@ import ast
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -133,6 +134,27 @@ def test_what_a_thread_raises_is_raised() -> None:
 
     with pytest.raises(MemoryError):
         machine_code.share(work, chunks=cpu.CHUNKS, threads=2)
+
+
+def test_every_chunk_is_worked_off_once_where_threads_cannot_be_started(
+    monkeypatch: MonkeyPatch,
+) -> None:
+    started: list[object] = []
+
+    def start(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        really(thread)
+
+    really = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", start)
+    machine_code._pool.cache_clear()
+    done: list[int] = []
+    machine_code.share(lambda first, last: done.extend(range(first, last)), 8, threads=4)
+    assert sorted(done) == list(range(8))
+    assert started
+    machine_code._pool.cache_clear()
 
 
 @pytest.mark.parametrize("surrogate", [cls for cls in SLOPES if cls is not Gate])

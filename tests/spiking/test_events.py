@@ -7,6 +7,7 @@ import pytest
 import torch
 from pytest import MonkeyPatch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.spiking.kernels import events, maps
@@ -88,10 +89,12 @@ def test_places_are_those_of_the_spikes() -> None:
         assert found.places[image, begin:end].tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("place", [0, 100, 263])
 @pytest.mark.parametrize("value", [0.5, 2.0, -1.0, -0.0, torch.nan, torch.inf, 1e-45])
-def test_what_is_no_spike_is_left_to_the_dense_map(value: float) -> None:
+def test_what_is_no_spike_is_left_to_the_dense_map(value: float, place: int) -> None:
     x = torch.zeros(5, 264)
-    x[4, 263] = value
+    x[4, ::10] = 1
+    x[4, place] = value
     assert maps.mapped(nn.Linear(264, 8), x) is None
 
 
@@ -115,8 +118,10 @@ def test_one_crowded_image_among_silent_ones_is_left_to_the_dense_map() -> None:
     "linear",
     [
         nn.Conv2d(3, 4, 3, padding=1),
+        nn.Conv2d(3, 4, 3, padding="same"),
         nn.Conv2d(3, 4, 3, dilation=2),
         nn.Conv2d(3, 3, 3, groups=3),
+        nn.Conv2d(3, 4, 3).double(),
         nn.Identity(),
     ],
     ids=str,
@@ -125,12 +130,38 @@ def test_other_maps_are_called(linear: nn.Module) -> None:
     assert maps.mapped(linear, spikes(4, *IMAGE)) is None
 
 
-def test_a_map_with_a_hook_is_called() -> None:
+@pytest.mark.parametrize(
+    ("linear", "shape"),
+    [
+        (nn.Conv2d(2, 4, 3), (4, *IMAGE)),
+        (nn.Conv2d(3, 4, 12), (4, *IMAGE)),
+        (nn.Conv2d(3, 4, 3), IMAGE),
+        (nn.Linear(200, 4, bias=False), (4, 100)),
+        (nn.Linear(88, 4), (4, *IMAGE)),
+    ],
+)
+def test_inputs_that_do_not_fit_are_left_to_the_maps_own_words(
+    linear: nn.Module, shape: tuple[int, ...]
+) -> None:
+    assert maps.mapped(linear, spikes(*shape)) is None
+
+
+HOOKS: dict[str, Callable[[nn.Module], object]] = {
+    "forward": lambda linear: linear.register_forward_hook(lambda *_: None),
+    "before": lambda linear: linear.register_forward_pre_hook(lambda *_: None),
+    "backward": lambda linear: linear.register_full_backward_hook(lambda *_: None),
+    "before backward": lambda linear: linear.register_full_backward_pre_hook(lambda *_: None),
+    "weights made at each call": lambda linear: prune.l1_unstructured(linear, "weight", 0.5),
+    "a forward of its own": lambda linear: setattr(linear, "forward", lambda x: x),
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_map_with_a_hook_is_called(hook: str) -> None:
     linear = made("convolution")
-    handle = linear.register_forward_hook(lambda *_: None)
-    assert maps.mapped(linear, spikes(4, *IMAGE)) is None
-    handle.remove()
     assert maps.mapped(linear, spikes(4, *IMAGE)) is not None
+    HOOKS[hook](linear)
+    assert maps.mapped(linear, spikes(4, *IMAGE)) is None
 
 
 def test_rows_too_long_for_their_places_are_left_to_the_dense_map() -> None:
@@ -139,15 +170,14 @@ def test_rows_too_long_for_their_places_are_left_to_the_dense_map() -> None:
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_the_number_of_threads_changes_no_bit(name: str) -> None:
+def test_the_number_of_threads_changes_no_bit_of_sums_and_weights(name: str) -> None:
     linear, x = made(name), spikes(21, *IMAGE, channels_last=True)
     torch.set_num_threads(1)
     alone = results(linear, x, lambda x: maps.mapped(linear, x))
     torch.set_num_threads(3)
     shared = results(linear, x, lambda x: maps.mapped(linear, x))
     assert torch.equal(alone[0], shared[0])
-    places = [i for i, name in enumerate(dict(linear.named_parameters()), 2) if name == "weight"]
-    assert all(torch.equal(alone[i], shared[i]) for i in places)
+    assert torch.equal(alone[2], shared[2])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
@@ -177,17 +207,51 @@ def test_bf16_rounds_weights_results_and_gradients() -> None:
         torch.testing.assert_close(one, other.float(), rtol=2**-7, atol=2**-7)
 
 
-def test_a_frozen_map_and_silent_inputs_get_no_gradient() -> None:
+@pytest.mark.parametrize("wanted", ["inputs", "weight", "bias"])
+def test_each_gradient_is_there_for_itself(wanted: str) -> None:
+    linear, x = made("convolution"), spikes(20, *IMAGE)
+    among = {"inputs": x, **dict(linear.named_parameters())}
+    every = dict(zip(among, results(linear, x, lambda x: maps.mapped(linear, x))[1:], strict=True))
+    y = maps.mapped(linear, x)
+    assert y is not None
+    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for name, leaf in among.items():
+        leaf.requires_grad_(name == wanted)
+    y = maps.mapped(linear, x)
+    assert y is not None
+    y.backward(grad.float())
+    assert [name for name, leaf in among.items() if leaf.grad is not None] == [wanted]
+    assert torch.equal(among[wanted].grad, every[wanted])  # type: ignore[arg-type]
+
+
+def test_nothing_is_kept_for_a_way_back_that_nobody_asked_for() -> None:
     linear = made("fully connected")
-    y = maps.mapped(linear.requires_grad_(False), spikes(20, 264))
-    assert y is not None and y.requires_grad
     with torch.no_grad():
-        free = maps.mapped(linear.requires_grad_(True), spikes(20, 264))
-    assert free is not None and not free.requires_grad
-    learning = maps.mapped(linear, spikes(20, 264).detach())
-    assert learning is not None
-    learning.sum().backward()
+        y = maps.mapped(linear, spikes(20, 264))
+    assert y is not None and y.grad_fn is None
+
+
+def test_sums_may_be_changed_in_place_and_weights_once_inputs_need_no_gradient() -> None:
+    linear = made("convolution")
+    y = maps.mapped(linear, spikes(20, *IMAGE).detach())
+    assert y is not None
+    y.mul_(2)
+    with torch.no_grad():
+        linear.get_parameter("weight").mul_(2)
+    y.sum().backward()
     assert linear.get_parameter("weight").grad is not None
+
+
+@pytest.mark.parametrize("name", ["convolution", "with few outputs and no bias"])
+def test_another_default_dtype_changes_nothing(name: str) -> None:
+    linear, x = made(name), spikes(20, *IMAGE)
+    expected = results(linear, x, lambda x: maps.mapped(linear, x))
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = results(linear, x, lambda x: maps.mapped(linear, x))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize(

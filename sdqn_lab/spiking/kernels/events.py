@@ -1,9 +1,9 @@
 """Convolutions of spikes without the zeros: where an input fires, rows of weights are added.
 
-With one unit in fourteen firing, a thirteenth of the additions are left of a product. Images lie
-channels last, (N, H, W, C), without padding; a fully connected layer is a convolution whose kernel
-covers the image. The rows of its weights are a table (KH KW C, O): what a unit at (y, x, c) adds to
-the output at (a, b) is the row of (y - a SH, x - b SW, c).
+Where one input in ten fires, a tenth of a product's additions are left. Images lie channels last,
+(N, H, W, C), without padding; a fully connected layer is a convolution whose kernel covers the
+image. The rows of its weights are a table (KH KW C, O): what a unit at (y, x, c) adds to the output
+at (a, b) is the row of (y - a SH, x - b SW, c).
 
 Every output is summed in an order that depends on its own inputs alone, whatever the threads.
 """
@@ -231,7 +231,7 @@ def _scatter(
 
 
 def _addition(context: Any, out: Any, at: Any, rows: Any, begins: Any) -> Any:
-    """out[at : at + LANES] += the sum of rows[begin : begin + LANES] over one, two or four begins.
+    """out[at : at + LANES] += the sum of rows[begin : begin + LANES] over one begin or four.
 
     The arrays share no memory. A loop would look at each call whether they do, which takes longer
     than the sum.

@@ -1,13 +1,18 @@
 """Functions compiled by numba, kept on disk, and shared out among threads.
 
 Machine code on disk is renewed when the file of its function changes, and no other: constants that
-a kernel uses stand in the kernel's own file.
+a kernel uses stand in the kernel's own file, and whoever changes the compiler's options here has to
+touch the kernels' files.
 """
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache, partial
+from itertools import pairwise
 from pickle import UnpicklingError
+from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
 import numba
@@ -51,20 +56,43 @@ def run(kernel: Callable[..., None], *words: Any) -> None:
 
 
 def share(work: Callable[[int, int], None], chunks: int, threads: int) -> None:
-    """Let threads work off ranges of chunks; the kernels hold no lock of the interpreter."""
+    """Let threads work off ranges of chunks, each range once.
+
+    The kernels hold no lock of the interpreter. This thread takes what no other has begun, so it
+    also does everything where no thread can be started.
+    """
     parts = min(threads, chunks)
     if parts <= 1:
         work(0, chunks)
         return
     bounds = [chunks * i // parts for i in range(parts + 1)]
-    try:
-        others = [_pool(parts - 1).submit(work, *bounds[i : i + 2]) for i in range(1, parts)]
-    except RuntimeError:  # the interpreter is about to end and starts no threads
-        work(0, chunks)
-        return
-    work(*bounds[:2])
-    for other in others:
-        other.result()
+    left = deque(pairwise(bounds))
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
+    with suppress(RuntimeError):  # no more threads, or the interpreter is about to end
+        for _ in range(parts - 1):
+            _pool(parts - 1).submit(_work_off, work, left, ended)
+    _work_off(work, left, ended)
+    for error in [ended.get() for _ in range(parts)]:
+        if error is not None:
+            raise error
+
+
+def _work_off(
+    work: Callable[[int, int], None],
+    left: deque[tuple[int, int]],
+    ended: SimpleQueue[BaseException | None],
+) -> None:
+    while True:
+        try:
+            part = left.popleft()
+        except IndexError:
+            return
+        try:
+            work(*part)
+        except BaseException as error:  # for the thread that waits
+            ended.put(error)
+        else:
+            ended.put(None)
 
 
 @cache

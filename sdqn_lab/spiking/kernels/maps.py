@@ -31,28 +31,29 @@ class _Job(NamedTuple):
 def mapped(linear: nn.Module, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor | None:
     """`linear(x)` to rounding, without the zeros of x; None where it has to be called.
 
-    That is done on the CPU in float32, where x holds nothing but zeros and few ones. What does not
-    fire adds nothing, even if its weight is infinite or NaN.
+    That is done on the CPU in float32, where x holds nothing but zeros and few ones and nobody
+    hooks the map. What does not fire adds nothing, even if its weight is infinite or NaN.
 
     Args:
         linear: fully connected layers, and convolutions without padding, dilation and groups.
         x: (N, ...), as `linear` takes it; for a fully connected layer also images not yet flat.
         dtype: that weights, results and gradients are rounded to; sums are float32.
     """
-    if not x.is_cpu or x.dtype != torch.float32 or linear._forward_hooks:
+    if not x.is_cpu or x.dtype != torch.float32 or _is_hooked(linear):
         return None
-    if type(linear) is nn.Linear:
+    if type(linear) is nn.Linear and x[:1].numel() == linear.in_features:
         images = x if _channels_last(x) else x.flatten(1)[:, :, None, None]
         weight = linear.weight.view(-1, *images.shape[1:])
         window = Window(images.shape[2], images.shape[3], 1, 1)
-    elif type(linear) is nn.Conv2d and _plain(linear):
+    elif type(linear) is nn.Conv2d and _is_plain(linear, x):
         images, weight = x, linear.weight
         window = Window(weight.shape[2], weight.shape[3], linear.stride[0], linear.stride[1])
     else:
         return None
-    rows = len(x) * math.prod(_size(images, window))
+    size = _size(images, window)
+    rows = len(x) * math.prod(size)
     work = rows * weight.numel()
-    if rows < FEWEST_ROWS or work < LEAST_WORK:
+    if min(size) < 1 or rows < FEWEST_ROWS or work < LEAST_WORK or weight.dtype != x.dtype:
         return None
     threads = min(torch.get_num_threads(), 1 + work // GRAIN)
     pixels = images.detach().permute(0, 2, 3, 1).contiguous()
@@ -61,39 +62,45 @@ def mapped(linear: nn.Module, x: Tensor, dtype: torch.dtype = torch.float32) -> 
         return None
     job = _Job(found, window, dtype, threads)
     y: Tensor = _Map.apply(images, weight, linear.bias, job)  # type: ignore[no-untyped-call]
-    return y.flatten(1) if type(linear) is nn.Linear else y
+    return y.flatten(1) if type(linear) is nn.Linear else y.permute(0, 3, 1, 2)
 
 
 class _Map(torch.autograd.Function):
+    """Images (N, C, H, W) and weights (O, C, KH, KW) to sums (N, OH, OW, O)."""
+
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> Tensor:
         units = len(weight)
         table = _table(_rounded(weight, job.dtype))
-        start = torch.zeros(units) if bias is None else _rounded(bias, job.dtype)
-        y = torch.empty(len(images), *_size(images, job.window), units, device="cpu")
+        start = torch.zeros(units, dtype=torch.float32, device="cpu")
+        if bias is not None:
+            start.copy_(_rounded(bias, job.dtype))
+        shape = (len(images), *_size(images, job.window), units)
+        y = torch.empty(shape, dtype=torch.float32, device="cpu")
         events.gather(job.found, table.numpy(), start.numpy(), y.numpy(), job.window, job.threads)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(weight)
-            ctx.shape, ctx.job = images.shape, job
-        return _rounded(y, job.dtype).permute(0, 3, 1, 2)
+            ctx.save_for_backward(weight if ctx.needs_input_grad[0] else None)
+            ctx.shapes, ctx.job = (images.shape, weight.shape), job
+        return _rounded(y, job.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
+        of_images, of_weight = ctx.shapes
         job: _Job = ctx.job
-        grad = grad_outputs[0].permute(0, 2, 3, 1).contiguous().to(job.dtype)
+        grad = grad_outputs[0].contiguous().to(job.dtype)
         for_images, for_weight, for_bias, _ = ctx.needs_input_grad
         return (
-            _of_images(grad, weight, ctx.shape, job) if for_images else None,
-            _of_weight(grad, weight.shape, job) if for_weight else None,
+            _of_images(grad, weight, of_images, job) if for_images else None,
+            _of_weight(grad, of_weight, job) if for_weight else None,
             _rounded(grad.float().sum((0, 1, 2)), job.dtype) if for_bias else None,
             None,
         )
 
 
 def _table(weight: Tensor) -> Tensor:
-    """Weights (O, C, KH, KW) as a table (KH KW C, O), by two steps that torch has quick ways for."""
+    """Weights (O, C, KH, KW) as a table (KH KW C, O), in two steps that torch is quick at."""
     units, channels, *pixels = weight.shape
     rows = weight.flatten(1).t().contiguous().view(channels, math.prod(pixels), units)
     return rows.transpose(0, 1).flatten(0, 1)
@@ -134,9 +141,17 @@ def _size(images: Tensor, window: Window) -> tuple[int, int]:
     )
 
 
-def _plain(convolution: nn.Conv2d) -> bool:
+def _is_hooked(linear: nn.Module) -> bool:
+    """Whether somebody wants the map to be called, or calls something else in its place."""
+    before = (linear._forward_pre_hooks, linear._backward_pre_hooks)
+    after = (linear._forward_hooks, linear._backward_hooks)
+    return any(before) or any(after) or "forward" in vars(linear)
+
+
+def _is_plain(convolution: nn.Conv2d, x: Tensor) -> bool:
     extras = (convolution.padding, convolution.dilation, convolution.groups)
-    return extras == ((0, 0), (1, 1), 1)
+    fits = x.dim() == 4 and x.shape[1] == convolution.in_channels
+    return fits and extras == ((0, 0), (1, 1), 1)
 
 
 def _channels_last(x: Tensor) -> bool:
