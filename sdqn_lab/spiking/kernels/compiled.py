@@ -54,6 +54,11 @@ def run_layer(
     return spikes
 
 
+def is_channels_last(images: Tensor) -> bool:
+    """Whether (N, C, H, W) lies in memory as (N, H, W, C), and not in both orders at once."""
+    return images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+
+
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -104,10 +109,7 @@ class _Rows:
     def __init__(self, x_seq: Tensor) -> None:
         self.shape = x_seq.shape[2:]
         self.units = math.prod(self.shape)
-        images = x_seq.flatten(0, 1) if x_seq.dim() == 5 else None
-        self.channels_last = images is not None and (
-            images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-        )
+        self.channels_last = x_seq.dim() == 5 and is_channels_last(x_seq.flatten(0, 1))
 
     def array(self, x_seq: Tensor) -> cpu.Array:
         """(T, B, F), without a copy where the tensor lies in this order."""

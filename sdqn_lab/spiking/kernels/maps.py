@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv_transpose2d
 
 from sdqn_lab.spiking.kernels import events
+from sdqn_lab.spiking.kernels.compiled import is_channels_last
 from sdqn_lab.spiking.kernels.events import Events, Window
 
 LEAST_WORK = 1 << 22
@@ -42,7 +43,7 @@ def mapped(linear: nn.Module, x: Tensor, dtype: torch.dtype = torch.float32) -> 
     if not x.is_cpu or x.dtype != torch.float32 or _is_hooked(linear):
         return None
     if type(linear) is nn.Linear and x[:1].numel() == linear.in_features:
-        images = x if _channels_last(x) else x.flatten(1)[:, :, None, None]
+        images = x if x.dim() == 4 and is_channels_last(x) else x.flatten(1)[:, :, None, None]
         weight = linear.weight.view(-1, *images.shape[1:])
         window = Window(images.shape[2], images.shape[3], 1, 1)
     elif type(linear) is nn.Conv2d and _is_plain(linear, x):
@@ -152,8 +153,3 @@ def _is_plain(convolution: nn.Conv2d, x: Tensor) -> bool:
     extras = (convolution.padding, convolution.dilation, convolution.groups)
     fits = x.dim() == 4 and x.shape[1] == convolution.in_channels
     return fits and extras == ((0, 0), (1, 1), 1)
-
-
-def _channels_last(x: Tensor) -> bool:
-    images = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return images and not x.is_contiguous()
