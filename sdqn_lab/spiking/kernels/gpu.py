@@ -18,20 +18,15 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sdqn_lab.spiking.kernels.cpu import CODES
 from sdqn_lab.spiking.kernels.layer import Layer
-from sdqn_lab.spiking.surrogate import (
-    Atan,
-    FastSigmoid,
-    Gate,
-    QuadraticGate,
-    Sigmoid,
-    Triangle,
-)
+from sdqn_lab.spiking.surrogate import Atan, FastSigmoid, Gate, QuadraticGate, Sigmoid
 
 BLOCK = 256
 """Units of a program."""
-QUADRATIC_GATE, GATE, SIGMOID, ATAN, FAST_SIGMOID = (tl.constexpr(code) for code in range(5))
-CODES = {QuadraticGate: 0, Gate: 1, Sigmoid: 2, Atan: 3, FastSigmoid: 4, Triangle: 5}
+QUADRATIC_GATE, GATE, SIGMOID, ATAN, FAST_SIGMOID = (
+    tl.constexpr(CODES[each]) for each in (QuadraticGate, Gate, Sigmoid, Atan, FastSigmoid)
+)
 HALF_PI = tl.constexpr(torch.pi / 2)
 
 
