@@ -13,7 +13,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sdqn_lab.spiking.kernels.compiled import run_layer, run_neuron, takes_neuron, takes_norm
+from sdqn_lab.spiking.kernels.compiled import (
+    is_hooked,
+    run_layer,
+    run_neuron,
+    takes_neuron,
+    takes_norm,
+)
 from sdqn_lab.spiking.kernels.layer import SLOPES, Layer
 from sdqn_lab.spiking.kernels.sequence import Dynamics, run_sequence
 from sdqn_lab.spiking.norm import NoNorm, PopNorm
@@ -231,7 +237,7 @@ def _is_fusible(norm: nn.Module | None, x_seq: Tensor) -> bool:
     """Whether the kernel on the CPU does this norm itself; hooks on a norm want it to be called."""
     if type(norm) in (type(None), NoNorm):
         return True
-    if type(norm) is not PopNorm or norm._forward_hooks or norm._forward_pre_hooks:
+    if type(norm) is not PopNorm or is_hooked(norm):
         return False
     return norm.weight.shape == x_seq.shape[2:] and norm.weight.dtype == x_seq.dtype
 

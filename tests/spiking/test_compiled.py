@@ -294,10 +294,11 @@ def test_a_norm_over_the_last_dimensions_alone_is_left_to_torch() -> None:
     assert torch.equal(fast, layer(x, norm, 5))
 
 
-def test_hooks_on_a_norm_are_called() -> None:
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+def test_hooks_on_a_norm_are_called(kind: str) -> None:
     norm, seen = PopNorm((5,)), []
-    norm.register_forward_hook(lambda *_: seen.append(1))
-    LIF()(torch.ones(1, 3, 5), norm, 4)
+    getattr(norm, f"register_{kind}_hook")(lambda *_: seen.append(1))
+    LIF()(torch.ones(1, 3, 5, requires_grad=True), norm, 4).sum().backward()
     assert seen == [1]
 
 

@@ -7,11 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sdqn_lab.spiking.kernels import cpu
 from sdqn_lab.spiking.kernels.layer import Layer
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether somebody wants a module to be called, or calls something else in its place."""
+    before = (module._forward_pre_hooks, module._backward_pre_hooks)
+    after = (module._forward_hooks, module._backward_hooks)
+    return any(before) or any(after) or "forward" in vars(module)
 
 
 def takes_norm(x_seq: Tensor) -> bool:

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv_transpose2d
 
 from sdqn_lab.spiking.kernels import events
-from sdqn_lab.spiking.kernels.compiled import is_channels_last
+from sdqn_lab.spiking.kernels.compiled import is_channels_last, is_hooked
 from sdqn_lab.spiking.kernels.events import Events, Window
 
 LEAST_WORK = 1 << 22
@@ -40,7 +40,7 @@ def mapped(linear: nn.Module, x: Tensor, dtype: torch.dtype = torch.float32) -> 
         x: (N, ...), as `linear` takes it; for a fully connected layer also images not yet flat.
         dtype: that weights, results and gradients are rounded to; sums are float32.
     """
-    if not x.is_cpu or x.dtype != torch.float32 or _is_hooked(linear):
+    if not x.is_cpu or x.dtype != torch.float32 or is_hooked(linear):
         return None
     if type(linear) is nn.Linear and x[:1].numel() == linear.in_features:
         images = x if x.dim() == 4 and is_channels_last(x) else x.flatten(1)[:, :, None, None]
@@ -140,13 +140,6 @@ def _size(images: Tensor, window: Window) -> tuple[int, int]:
         (height - window.height) // window.stride_y + 1,
         (width - window.width) // window.stride_x + 1,
     )
-
-
-def _is_hooked(linear: nn.Module) -> bool:
-    """Whether somebody wants the map to be called, or calls something else in its place."""
-    before = (linear._forward_pre_hooks, linear._backward_pre_hooks)
-    after = (linear._forward_hooks, linear._backward_hooks)
-    return any(before) or any(after) or "forward" in vars(linear)
 
 
 def _is_plain(convolution: nn.Conv2d, x: Tensor) -> bool:
