@@ -5,33 +5,29 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from sdqn_lab.agents.dqn import DQN
-from sdqn_lab.agents.replay import Replay
-from sdqn_lab.agents.schedules import LinearSchedule
+from sdqn_lab.agents.base import Agent, EnvSpec
+from sdqn_lab.agents.seeding import stream_seed
 from sdqn_lab.envs.base import Protocol, VectorEnv
 from sdqn_lab.networks.blocks import Block
-from sdqn_lab.networks.value import ValueNetwork
+from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.neuron import Neuron
 from sdqn_lab.tracking.mirror import MirroredRun
 from sdqn_lab.tracking.recorder import Mirror
-from sdqn_lab.training.loop import Recorder, Settings, Trainer
-from sdqn_lab.training.seeding import stream_seed
-
-OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
+from sdqn_lab.training.loop import Settings
 
 
 def build_network(
     cfg: DictConfig, observation_shape: tuple[int, ...], num_actions: int
-) -> ValueNetwork:
-    """Build the Q-network; weights are drawn from torch's global generator, in parameter order.
+) -> SpikingNetwork:
+    """Build the network that the config's algorithm needs.
+
+    Weights are drawn from torch's global generator, in parameter order.
 
     Args:
         cfg: a composed config.
@@ -39,11 +35,20 @@ def build_network(
         num_actions: A.
 
     Returns:
-        A module mapping observations (B, C, H, W) uint8, or (B, F), to Q-values (B, A).
+        A module mapping observations (B, C, H, W) uint8, or (B, F), to the outputs of its heads;
+        under a value-based algorithm these are Q-values (B, A).
 
     Raises:
         ValueError: the network cannot take this observation, or an argument is out of range.
     """
+    heads = agent_class(cfg).heads(num_actions, algo_arguments(cfg))
+    return build_heads(cfg, observation_shape, heads)
+
+
+def build_heads(
+    cfg: DictConfig, observation_shape: tuple[int, ...], heads: Mapping[str, int]
+) -> SpikingNetwork:
+    """Build a network with heads of the given widths; see `build_network`."""
     first = make_neuron(cfg)
 
     def make_norm(shape: tuple[int, ...]) -> nn.Module:
@@ -60,11 +65,14 @@ def build_network(
     for module in torso.modules():
         if isinstance(module, Block):
             module.precision = cfg.precision
-    readout = _instantiate(cfg.readout, in_features=torso.num_features, num_actions=num_actions)
-    return ValueNetwork(
+    readouts = {
+        name: _instantiate(cfg.readout, in_features=torso.num_features, num_actions=width)
+        for name, width in heads.items()
+    }
+    return SpikingNetwork(
         torso,
         _instantiate(cfg.encoder),
-        readout,
+        readouts,
         time_window=cfg.time_window,
         observation_scale=cfg.env.observation_scale,
     )
@@ -112,14 +120,10 @@ def resolve_threads(threads: int | None) -> int:
     return min(allowed, int(os.environ.get("SLURM_CPUS_PER_TASK", allowed)))
 
 
-def frame_shape(env: VectorEnv) -> tuple[int, ...]:
-    """Shape of what replay stores a step: the newest frame of the stacked observation."""
-    return (env.observation_shape[0] // env.stack, *env.observation_shape[1:])
-
-
-def frame_dtype(env: VectorEnv) -> torch.dtype:
-    """Torch's name of the environment's observation type."""
-    return torch.from_numpy(env.reset(seed=0)[:0]).dtype
+def env_spec(env: VectorEnv) -> EnvSpec:
+    """What an agent must know of an environment."""
+    dtype = torch.from_numpy(np.empty(0, env.observation_dtype)).dtype
+    return EnvSpec(env.observation_shape, env.num_actions, env.stack, dtype)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -129,85 +133,45 @@ def resolve_device(device: str) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def build_agent(cfg: DictConfig, observation_shape: tuple[int, ...], num_actions: int) -> DQN:
-    """Networks, optimizer and the agent around them; weights are drawn from the seed."""
-    device = resolve_device(cfg.device)
+def agent_class(cfg: DictConfig) -> type[Agent]:
+    """The class of a config's algorithm."""
+    found: type[Agent] = get_class(cfg.algo._target_)
+    return found
+
+
+def algo_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments of a config's algorithm."""
+    plain = OmegaConf.to_container(cfg.algo, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key != "_target_"}
+
+
+def initial_network(cfg: DictConfig, env: EnvSpec) -> SpikingNetwork:
+    """The network that a run begins with, on its device; weights are drawn from the run's seed."""
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed(cfg.seed, "init"))
-        network = build_network(cfg, observation_shape, num_actions).to(device)
-    with torch.random.fork_rng():
-        target = build_network(cfg, observation_shape, num_actions).to(device)
-    target.load_state_dict(network.state_dict())
-    algo = cfg.algo
-    optimizer = OPTIMIZERS[algo.optimizer](  # type: ignore[call-arg]
-        network.parameters(),
-        lr=algo.learning_rate,
-        eps=algo.adam_eps,
-        weight_decay=algo.weight_decay,
-        fused=True,
-    )
-    generator = torch.Generator(device).manual_seed(stream_seed(cfg.seed, "encoder"))
-    return DQN(
-        network,
-        target,
-        optimizer,
-        num_actions=num_actions,
-        double=algo.double,
-        loss=algo.loss,
-        target_update_every_updates=algo.target_update_every_updates,
-        target_ema=algo.target_ema,
-        max_grad_norm=algo.max_grad_norm,
-        generator=generator,
-    )
+        network = build_network(cfg, env.observation_shape, env.num_actions)
+    return network.to(resolve_device(cfg.device))
 
 
-def build_replay(cfg: DictConfig, env: VectorEnv) -> Replay:
-    """Replay memory of the configured size, on the CPU or on the device."""
-    algo = cfg.algo
-    device = resolve_device(cfg.device) if algo.replay_device == "device" else "cpu"
-    return Replay(
-        algo.replay_capacity_steps,
-        algo.num_envs,
-        frame_shape(env),
-        env.stack,
-        dtype=frame_dtype(env),
-        device=device,
-    )
+def build_agent(cfg: DictConfig, env: EnvSpec) -> Agent:
+    """The agent that a run begins with."""
+    arguments = algo_arguments(cfg)
+    return agent_class(cfg)(initial_network(cfg, env), env, seed=cfg.seed, **arguments)
 
 
 def build_settings(cfg: DictConfig) -> Settings:
-    """The trainer's numbers, out of algo, budget and protocol."""
-    algo, protocol = cfg.algo, cfg.protocol
-    epsilon = LinearSchedule(algo.epsilon_begin, algo.epsilon_end, algo.epsilon_decay_steps)
+    """The trainer's numbers, out of budget and protocol."""
+    protocol = cfg.protocol
     return Settings(
         seed=cfg.seed,
         steps=cfg.budget.steps,
         log_every_steps=cfg.budget.log_every_steps,
-        iteration_steps=algo.iteration_steps,
-        replay_start_steps=algo.replay_start_steps,
-        learn_every_steps=algo.learn_every_steps,
-        batch_size=algo.batch_size,
-        n_step=algo.n_step,
-        gamma=algo.gamma,
-        epsilon=epsilon,
         epsilon_eval=protocol.epsilon_eval,
         time_window_eval=cfg.time_window_eval,
         reward_clipping=protocol.reward_clipping,
         life_loss_ends_bootstrap=protocol.life_loss_ends_bootstrap,
     )
-
-
-def build_trainer(
-    cfg: DictConfig,
-    agent: DQN,
-    train_env: VectorEnv,
-    eval_env: VectorEnv,
-    recorder: Recorder,
-    **hooks: Any,
-) -> Trainer:
-    """The trainer with its replay; ``hooks``: its save, save_due and stop_requested."""
-    replay = build_replay(cfg, train_env)
-    return Trainer(build_settings(cfg), agent, replay, train_env, eval_env, recorder, **hooks)
 
 
 def build_mirrors(cfg: DictConfig, run: MirroredRun) -> list[Mirror]:

@@ -17,8 +17,10 @@ from safetensors.torch import save
 from torch import nn
 
 from sdqn_lab import build, provenance
-from sdqn_lab.agents.dqn import DQN
+from sdqn_lab.agents.base import Agent
+from sdqn_lab.agents.seeding import stream_seed
 from sdqn_lab.envs.base import VectorEnv
+from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.networks.probe import Probe
 from sdqn_lab.stopping import PREEMPTED_EXIT, StopFlag
 from sdqn_lab.tracking.atomic import write_atomic, write_json
@@ -30,7 +32,6 @@ from sdqn_lab.tracking.run_directory import PROBE_VERSION, RunDirectory
 from sdqn_lab.training.checkpoint import Checkpoint
 from sdqn_lab.training.health import cures, dead_line, first_observations, probe
 from sdqn_lab.training.loop import StopRequested, Trainer
-from sdqn_lab.training.seeding import stream_seed
 
 
 def run_cell(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
@@ -109,7 +110,7 @@ def _train(
         stack.callback(train_env.close)
         eval_env = build.build_env(cfg, cfg.protocol.eval_episodes)
         stack.callback(eval_env.close)
-        agent = build.build_agent(cfg, train_env.observation_shape, train_env.num_actions)
+        agent = build.build_agent(cfg, build.env_spec(train_env))
         if not facts:
             _check_health(cfg, agent, train_env, directory, console)
         metrics = stack.enter_context(MetricsFile(directory.metrics, facts.get("offset", 0)))
@@ -120,8 +121,8 @@ def _train(
         recorder = RunRecorder(metrics, progress, mirrors, wall_seconds=wall, steps=done)
         shapes = network_facts(train_env.observation_shape, train_env.num_actions)
         saver = _Saver(cfg, directory, checkpoint, metrics, recorder, shapes)
-        trainer = build.build_trainer(
-            cfg,
+        trainer = Trainer(
+            build.build_settings(cfg),
             agent,
             train_env,
             eval_env,
@@ -131,12 +132,11 @@ def _train(
             save_due=saver.due,
             stop_requested=stop,
         )
-        replay = trainer.replay
-        steps = replay.capacity_rows * replay.num_envs
-        size = f"{steps:,} steps, {replay.nbytes / 1e9:.2f} GB"
-        progress.say(f"{directory.path.name}: replay of {size}")
+        if agent.memory is not None:
+            progress.say(f"{directory.path.name}: {agent.memory}")
         if facts:
-            checkpoint.load_replay(replay)
+            if agent.memory is not None:
+                checkpoint.load_memory(agent.memory)
             trainer.load_state_dict(checkpoint.load_state())
         trainer.run()
 
@@ -174,7 +174,7 @@ class RefusedError(Exception):
 
 
 def _check_health(
-    cfg: DictConfig, agent: DQN, env: VectorEnv, directory: RunDirectory, console: Console
+    cfg: DictConfig, agent: Agent, env: VectorEnv, directory: RunDirectory, console: Console
 ) -> None:
     """Probe the network on real first observations; what is found is recorded in ``health.json``.
 
@@ -185,7 +185,8 @@ def _check_health(
         return
     seed = stream_seed(cfg.seed, "health")
     observations = first_observations(env, seed)
-    health = probe(agent.network, observations, seed)
+    by_gradient = agent.learns_by_gradient
+    health = probe(agent.network, observations, seed, by_gradient=by_gradient)
     found = health.record()
     for line in health.lines():
         console.print(f"{directory.path.name}: {line}", soft_wrap=True, markup=False)
@@ -195,21 +196,21 @@ def _check_health(
             for change, delta in CURES.items()
             if _differs(cfg, delta)
         }
-        found["cures"] = cures(candidates, observations)
+        found["cures"] = cures(candidates, observations, by_gradient=by_gradient)
     write_json(directory.path / "health.json", found)
     if not health.dead:
         return
     axes = " ".join(f"{axis}={cfg.choices[axis]}" for axis in ("neuron", "surrogate", "norm"))
-    line = dead_line(directory.path.name, axes, found["cures"])
+    line = dead_line(directory.path.name, axes, found["cures"], by_gradient=by_gradient)
     if cfg.health == "refuse":
         raise RefusedError(line)
     console.print(f"WARNING {line}", style="bold red", soft_wrap=True, markup=False)
 
 
-def _changed_network(cfg: DictConfig, env: VectorEnv, delta: dict[str, Any]) -> nn.Module:
+def _changed_network(cfg: DictConfig, env: VectorEnv, delta: dict[str, Any]) -> SpikingNetwork:
     changed = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(cfg)), delta)
     assert isinstance(changed, DictConfig)
-    return build.build_agent(changed, env.observation_shape, env.num_actions).network
+    return build.initial_network(changed, build.env_spec(env))
 
 
 def _differs(cfg: DictConfig, delta: dict[str, Any]) -> bool:
@@ -255,7 +256,7 @@ class _Saver:
         }
         # Networks first: a crash in between repeats the evaluation and writes them again.
         self._save_networks(trainer)
-        self._checkpoint.save(trainer.state_dict(), trainer.replay, facts)
+        self._checkpoint.save(trainer.state_dict(), trainer.agent.memory, facts)
         self._last = time.monotonic()
         self._recorder.checkpoint_seconds += self._last - begin
 

@@ -5,7 +5,6 @@ a line for each problem (key, value, rule, what to write), before any directory 
 """
 
 import copy
-import difflib
 import hashlib
 import json
 import re
@@ -35,7 +34,8 @@ from omegaconf.errors import OmegaConfBaseException
 from sdqn_lab.envs.atari import REFUSED
 from sdqn_lab.envs.atari import games as atari_games
 from sdqn_lab.envs.minatar import GAMES as MINATAR_GAMES
-from sdqn_lab.validation import ConfigError, validate
+from sdqn_lab.tracking.upgrade import upgraded
+from sdqn_lab.validation import ConfigError, alternatives, validate
 
 PACKAGE = Path(__file__).resolve().parent
 GROUPS = (
@@ -49,6 +49,8 @@ NEUTRAL = frozenset(
     | {"keep_state"}
 )
 """Root keys that cannot change a number: they take no part in a cell's name."""
+SIZES = "_sizes_"
+"""Where an `algo` file keeps values by family and budget, for its arguments to refer to."""
 
 
 @dataclass
@@ -63,10 +65,10 @@ class Env:
     log_every_steps: int = MISSING
     threads: int | None = None
     """CPU threads that pay for networks of this family; null: as many as there are."""
+    family: str = MISSING
+    """Under which an algorithm finds its sizes: atari, minatar, classic, or one of your own."""
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     """What budget=smoke, short and full mean for this family."""
-    dqn: dict[str, Any] = field(default_factory=dict)
-    """What algo=dqn takes from this family."""
 
 
 @dataclass
@@ -96,54 +98,14 @@ class Protocol:
 
 
 @dataclass
-class Algo:
-    """Q-learning: targets, optimizer, replay, exploration."""
-
-    double: bool = MISSING
-    """Double DQN: the online network chooses the bootstrap action."""
-    gamma: float = MISSING
-    """Discount per agent step, in [0, 1]."""
-    n_step: int = MISSING
-    """Length of multi-step returns, in agent steps."""
-    loss: str = MISSING
-    """mse or huber, mean over the batch."""
-    optimizer: str = MISSING
-    """adam or adamw."""
-    learning_rate: float = MISSING
-    weight_decay: float = MISSING
-    adam_eps: float = MISSING
-    max_grad_norm: float | None = MISSING
-    """Clip the gradient's L2 norm to this; null: no clipping."""
-    batch_size: int = MISSING
-    """Transitions an update."""
-    num_envs: int = MISSING
-    """Environments stepped together."""
-    learn_every_steps: int = MISSING
-    """One update per so many agent steps, over all environments."""
-    target_update_every_updates: int = MISSING
-    """Period of the target network's copy, in updates."""
-    target_ema: float = MISSING
-    """1: hard copy with the period above; below 1: soft update after every update."""
-    replay_capacity_steps: int = MISSING
-    replay_start_steps: int = MISSING
-    """Agent steps before the first update."""
-    replay_device: str = MISSING
-    """cpu, or device: where replay's frames live."""
-    epsilon_begin: float = MISSING
-    epsilon_end: float = MISSING
-    epsilon_decay_steps: int = MISSING
-    """Agent steps of the linear decay from begin to end."""
-    iteration_steps: int = MISSING
-    """Agent steps of an iteration: train, evaluate, checkpoint. Environments start anew at each."""
-
-
-@dataclass
 class Budget:
     """The size of a run."""
 
     steps: int = MISSING
     """Agent steps (decisions), over all environments."""
     log_every_steps: int = MISSING
+    size: str = MISSING
+    """smoke, short or full: under which an algorithm and a family find their sizes."""
 
 
 @dataclass
@@ -158,7 +120,7 @@ class Config:
     network: Any = MISSING
     env: Env = field(default_factory=Env)
     protocol: Protocol = field(default_factory=Protocol)
-    algo: Algo = field(default_factory=Algo)
+    algo: Any = MISSING
     budget: Budget = field(default_factory=Budget)
     tracker: Any = MISSING
     time_window: int = MISSING
@@ -247,6 +209,7 @@ def resolved(cfg: DictConfig) -> DictConfig:
         OmegaConf.resolve(plain)
     except OmegaConfBaseException as error:
         raise ConfigError(list(_dangling(plain)) or [_first_line(error)]) from error
+    plain.algo.pop(SIZES, None)  # its values are in the arguments now
     OmegaConf.set_readonly(plain, True)
     return plain
 
@@ -265,7 +228,7 @@ def _foreign_keys(cfg: DictConfig) -> list[str]:
     """Hydra lets a plus add any key to the root, where nothing would ever read it."""
     known = [f.name for f in fields(Config) if f.name != "choices"]
     return [
-        f"{key}={cfg[key]}: no key {key}; {_choices(key, known)}"
+        f"{key}={cfg[key]}: no key {key}; {alternatives(key, known)}"
         for key in map(str, cfg)
         if key not in (*known, "choices")
     ]
@@ -455,7 +418,7 @@ def stored_config(file: Path) -> DictConfig:
         ConfigError: damaged, or of something else.
     """
     try:
-        cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(file))
+        cfg = OmegaConf.merge(OmegaConf.structured(Config), upgraded(_plain_config(file)))
         assert isinstance(cfg, DictConfig)
         if missing := sorted(OmegaConf.missing_keys(cfg)):
             raise ValueError(f"no value for {', '.join(missing)}")
@@ -464,6 +427,13 @@ def stored_config(file: Path) -> DictConfig:
         line = f"{file}: not the config of a run ({reason}); put the file back"
         raise ConfigError([line]) from error
     return cfg
+
+
+def _plain_config(file: Path) -> dict[str, Any]:
+    stored = OmegaConf.to_container(OmegaConf.load(file))
+    if not isinstance(stored, dict):
+        raise ValueError("no keys with values")
+    return {str(key): value for key, value in stored.items()}
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
@@ -475,10 +445,10 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     keys = [str(key) for key in cfg if key not in NEUTRAL]
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
     assert isinstance(plain, dict)
-    for key in ("sizes", "dqn", "threads"):
+    for key in ("family", "sizes", "threads", "log_every_steps"):
         plain["env"].pop(key)
-    plain["env"].pop("log_every_steps")
-    plain["algo"].pop("replay_device")
+    plain["budget"].pop("size")
+    plain["algo"].pop("replay_device", None)
     if plain["time_window_eval"] == plain["time_window"]:
         plain["time_window_eval"] = None
     if not _temporal(plain["neuron"]["_target_"]):
@@ -617,7 +587,7 @@ def _unknown_option(error: MissingConfigException, overrides: list[Override]) ->
             "write env=pong or another game for one"
         )
     options = _options(group, bases=option.startswith("_"))
-    return f"{subject}: no such option; {_choices(option, options, 'options')}"
+    return f"{subject}: no such option; {alternatives(option, options, 'options')}"
 
 
 def _unknown_group(text: str, overrides: list[Override]) -> str:
@@ -625,7 +595,7 @@ def _unknown_group(text: str, overrides: list[Override]) -> str:
     if found := re.search(r"Could not override '(.*?)'", text):
         name = found[1]
         given = next((line for line in _lines(overrides) if line.startswith(f"{name}=")), name)
-        return f"{given}: no group {name}; {_choices(name, GROUPS, 'groups')}"
+        return f"{given}: no group {name}; {alternatives(name, GROUPS, 'groups')}"
     if found := re.search(r"An item is already at '(.*?)'", text):
         given = next(o.input_line or "" for o in overrides if o.key_or_group == found[1])
         return f"{given}: {found[1]} has a value already; write {given.lstrip('+')}"
@@ -650,7 +620,7 @@ def _unknown_key(key: str, overrides: list[Override]) -> str:
     else:
         return f"no key {name}; write a key that is there"
     where = f"option {option} of {parent} has no key {name}" if option else f"no key {name}"
-    return f"{where}; {_choices(name, [k for k in keys if k not in ('hydra', 'choices')])}"
+    return f"{where}; {alternatives(name, [k for k in keys if k not in ('hydra', 'choices')])}"
 
 
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
@@ -702,7 +672,7 @@ def _default(key: str, overrides: list[Override]) -> str:
 
 def _without_keys(overrides: list[Override]) -> DictConfig | None:
     """The config that the chosen options give by themselves."""
-    choosing = [o for o in overrides if o.key_or_group in GROUPS and not o.is_sweep_override()]
+    choosing = [o for o in overrides if _chooses(o) and not o.is_sweep_override()]
     plain = [o for o in choosing if o.key_or_group not in CHOOSING]
     conf = conf_dir()
     return _composed(conf, tuple(_lines(choosing))) or _composed(conf, tuple(_lines(plain)))
@@ -722,13 +692,6 @@ def _options(group: str, bases: bool = False) -> list[str]:
     with _hydra_free() as loader:
         options: list[str] = loader.get_group_options(group, ObjectType.CONFIG)
     return [option for option in options if option.startswith("_") == bases]
-
-
-def _choices(name: str, known: Iterable[str], kind: str = "keys") -> str:
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=3 if kind == "options" else 1)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"{hint}{kind}: {', '.join(names) or 'none'}"
 
 
 def _first_line(error: BaseException) -> str:

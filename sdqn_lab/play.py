@@ -18,7 +18,8 @@ from sdqn_lab.watching.request import CommandError, Parser, Request
 if TYPE_CHECKING:  # torch takes seconds to load, and a mistyped option should not
     from sdqn_lab.envs.base import Watchable
     from sdqn_lab.player import Player
-    from sdqn_lab.watching.episodes import Episodes, Start
+    from sdqn_lab.training.evaluation import Start
+    from sdqn_lab.watching.episodes import Episodes
     from sdqn_lab.watching.measured import Measured
 
 T = TypeVar("T")
@@ -99,7 +100,7 @@ def _check_game(player: "Player") -> None:
         with closing(player.make_env(1)) as env:
             actions = env.num_actions
             if actions == player.num_actions:
-                player.q_values(env.reset(seed=0))
+                player.policy.outputs(env.reset(seed=0))
     except Exception as error:  # a user's environment may fail in any way
         line = " ".join(str(error).split()) or type(error).__name__
         line = line.replace(": write protocol=", "; write --protocol ")
@@ -203,14 +204,14 @@ def _played(
     what = f"playing at T = {window}" if player.network.temporal else "playing"
     with closing(player.make_env(count)) as env, _bar(what, count) as told:
         tapped = request.raster
-        played = play(player, env, start, time_window=time_window, tapped=tapped, told=told)
+        played = play(player, env, start, time_window=time_window, tapped=tapped, reported=told)
     return played, measure(player, played, start.seed)
 
 
 def _start(player: "Player", request: Request) -> "Start":
     """Where the run's last evaluation began, but for the seed that is asked for."""
     from sdqn_lab.analysis.records import read_records
-    from sdqn_lab.watching.episodes import Start
+    from sdqn_lab.training.evaluation import Start
 
     evaluations = read_records(request.run_dir / "metrics.jsonl").evaluations
     index = int(evaluations[-1].get("iteration", 1)) - 1 if evaluations else 0

@@ -11,28 +11,33 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 
 from sdqn_lab import build
+from sdqn_lab.agents.policy import Greedy, Policy
+from sdqn_lab.agents.seeding import stream, stream_seed
 from sdqn_lab.config import conf_dir, stored_config
 from sdqn_lab.envs.base import Protocol, VectorEnv
-from sdqn_lab.networks.value import ValueNetwork
-from sdqn_lab.training.seeding import stream_seed
+from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.validation import ConfigError, check_plugins
 
 
 class Player:
-    """Acts greedily with a trained network; reading it executed nothing of the run directory.
+    """A trained network that acts; reading it executed nothing of the run directory.
 
     Args:
         cfg: the run's config.
         network: its weights loaded; it is put into evaluation mode.
+        num_actions: A.
 
     Attributes:
-        generator: where a random encoder draws from.
+        policy: how it acts, without exploration of its own.
     """
 
-    def __init__(self, cfg: DictConfig, network: ValueNetwork) -> None:
+    def __init__(self, cfg: DictConfig, network: SpikingNetwork, num_actions: int) -> None:
         self.cfg = cfg
         self.network = network.eval()
-        self.generator = torch.Generator().manual_seed(stream_seed(cfg.seed, "player"))
+        self.num_actions = num_actions
+        self._draws = torch.Generator().manual_seed(stream_seed(cfg.seed, "player"))
+        self.policy = self._policy(epsilon=0.0)
+        self._rng = stream(cfg.seed, "player/actions")
 
     @property
     def time_window(self) -> int:
@@ -55,16 +60,10 @@ class Player:
         return str(choices.get("experiment") or " ".join(str(choices.get(axis)) for axis in axes))
 
     @property
-    def num_actions(self) -> int:
-        """A."""
-        return self.network.readout.linear.out_features
-
-    @property
     def protocol(self) -> Protocol:
         """The rules that it plays under."""
         return Protocol(**OmegaConf.to_container(self.cfg.protocol))  # type: ignore[arg-type]
 
-    @torch.no_grad()
     def q_values(
         self, observations: npt.NDArray[Any] | torch.Tensor, time_window: int | None = None
     ) -> npt.NDArray[np.float32]:
@@ -73,16 +72,28 @@ class Player:
         Args:
             observations: a batch, not scaled.
             time_window: T; None: the run's own.
+
+        Raises:
+            TypeError: the algorithm learned no action values.
         """
-        inputs = torch.as_tensor(observations)
+        if not isinstance(self.policy, Greedy):
+            algo = self.cfg.choices.get("algo")
+            raise TypeError(f"q_values: algo={algo} has no action values; use act(observations)")
         window = time_window or self.cfg.time_window_eval
-        values = self.network(inputs, time_window=window, generator=self.generator)
-        return values.numpy()  # type: ignore[no-any-return]
+        return self.policy.outputs(np.ascontiguousarray(observations), window).numpy()
 
     def act(self, observations: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.int64]:
-        """The greedy action (N,) for each observation; of equal values the first."""
-        actions: npt.NDArray[np.int64] = self.q_values(observations).argmax(axis=1)
-        return actions
+        """The action (N,) for each of the observations (N, ...), without random exploration."""
+        window = self.cfg.time_window_eval
+        return self.policy.act(np.ascontiguousarray(observations), self._rng, window).actions
+
+    def evaluated(self) -> Policy:
+        """How it acts in an evaluation under its protocol, with that one's random actions."""
+        return self._policy(epsilon=self.protocol.epsilon_eval)
+
+    def _policy(self, epsilon: float) -> Policy:
+        make = build.agent_class(self.cfg).policy
+        return make(self.network, self.num_actions, epsilon=epsilon, generator=self._draws)
 
     def make_env(self, num_envs: int) -> VectorEnv:
         """The run's game under the player's protocol, ``num_envs`` copies stepped together.
@@ -105,7 +116,7 @@ class Player:
         cfg = self.cfg.copy()
         OmegaConf.update(cfg, "protocol", OmegaConf.load(files[protocol]), merge=True)
         cfg.choices.protocol = protocol
-        return Player(cfg, self.network)
+        return Player(cfg, self.network, self.num_actions)
 
 
 def load(run_dir: Path | str, which: Literal["last", "best"] = "last") -> Player:
@@ -133,10 +144,10 @@ def load(run_dir: Path | str, which: Literal["last", "best"] = "last") -> Player
         )
     cfg = stored_config(config)
     check_plugins(cfg)
-    return Player(cfg, _stored_network(cfg, weights))
+    return _stored_player(cfg, weights)
 
 
-def _stored_network(cfg: DictConfig, weights: Path) -> ValueNetwork:
+def _stored_player(cfg: DictConfig, weights: Path) -> Player:
     try:
         with safe_open(weights, framework="pt") as file:
             facts = file.metadata()
@@ -148,4 +159,4 @@ def _stored_network(cfg: DictConfig, weights: Path) -> ValueNetwork:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         line = f"{weights}: not the network of this run's config ({reason}); put the file back"
         raise ConfigError([line]) from error
-    return network
+    return Player(cfg, network, ends["num_actions"])

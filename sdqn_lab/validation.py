@@ -4,25 +4,24 @@ Every check yields lines ``key=value: rule; write ...``. They are collected, so 
 three mistakes is answered once.
 """
 
+import difflib
 import inspect
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple, get_type_hints
 
-import numpy as np
 import psutil
 import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict, TypeAdapter
-from pydantic import ValidationError as TypeMismatch
 
 from sdqn_lab import build
-from sdqn_lab.agents.replay import Replay
+from sdqn_lab.agents.arguments import fault
+from sdqn_lab.agents.base import Agent, EnvSpec, RunFacts
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.networks.blocks import Torso
 from sdqn_lab.spiking.encoder import Encoder
@@ -39,6 +38,7 @@ OPEN_GROUPS: Mapping[str, type] = {
     "readout": Readout,
     "network": Torso,
     "tracker": object,
+    "algo": Agent,
 }
 """Groups whose keys are the arguments of a class, and what that class must be."""
 TRIALS: Mapping[str, Mapping[str, Any]] = {
@@ -50,17 +50,6 @@ TRIALS: Mapping[str, Mapping[str, Any]] = {
 }
 """Parts that are made once on trial, with what the network would hand them."""
 MOST_ACTIONS = 256
-LEAVE_FREE = 0.9
-"""Share of the available memory that replay may take."""
-TYPE_NAMES = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "string": "a word",
-    "list": "a list",
-    "is_instance_of": "a list",  # sequences are the only arguments that are no plain values
-}
-"""Pydantic's names of types, in a person's words."""
 REFUSAL = re.compile(
     r"(?P<key>[\w.]+) (?P<rule>must .+?), got (?P<value>.+?)"
     r"(?:: (?:(?P<reason>.+?)[;,] )?write (?P<instead>.+))?"
@@ -105,71 +94,17 @@ def _one_of(key: str, *options: str) -> list[Rule]:
 
 
 RULES = [
-    *_at_least(0, "seed", "protocol.noop_max", "algo.weight_decay", "algo.replay_start_steps"),
+    *_at_least(0, "seed", "protocol.noop_max"),
     *_at_least(1, "time_window", "time_window_eval", "threads", "budget.steps"),
-    *_at_least(1, "budget.log_every_steps", "algo.n_step", "algo.batch_size", "algo.num_envs"),
-    *_at_least(1, "algo.learn_every_steps", "algo.target_update_every_updates"),
-    *_at_least(1, "algo.iteration_steps", "algo.epsilon_decay_steps", "algo.replay_capacity_steps"),
+    *_at_least(1, "budget.log_every_steps"),
     *_at_least(1, "protocol.eval_episodes", "protocol.episode_cap_frames"),
-    *_share({"algo.gamma": "0.99", "protocol.epsilon_eval": "0.005"}),
-    *_share({"algo.epsilon_begin": "1.0", "algo.epsilon_end": "0.05"}),
-    *_positive({"algo.learning_rate": "1e-4", "algo.adam_eps": "1e-8"}),
-    *_positive({"algo.max_grad_norm": "10.0, or null for no clipping"}),
+    *_share({"protocol.epsilon_eval": "0.005"}),
     *_positive({"env.observation_scale": "1.0", "checkpoint_every_minutes": "10"}),
-    *_one_of("algo.loss", "mse", "huber"),
-    *_one_of("algo.optimizer", "adam", "adamw"),
-    *_one_of("algo.replay_device", "cpu", "device"),
     *_one_of("backend", "auto", "fused", "reference"),
     *_one_of("precision", "float32", "bf16"),
     *_one_of("health", "warn", "refuse", "off"),
-    Rule("algo.target_ema", lambda v: 0 < v <= 1, "must lie in (0, 1]", "1.0 for a hard copy"),
     Rule("protocol.sticky_actions", lambda v: 0 <= v < 1, "must lie in [0, 1)", "0.25"),
     Rule("seed", lambda v: v < 2**63, "must be below 2**63", "0"),
-]
-
-
-class Relation(NamedTuple):
-    """Two closed settings that must fit each other."""
-
-    key: str
-    holds: Callable[[DictConfig], bool]
-    says: Callable[[DictConfig], str]
-
-
-RELATIONS = [
-    Relation(
-        "algo.batch_size",
-        lambda c: c.algo.batch_size <= c.algo.replay_capacity_steps,
-        lambda c: (
-            f"larger than replay (algo.replay_capacity_steps={c.algo.replay_capacity_steps}); "
-            f"write algo.batch_size={min(32, c.algo.replay_capacity_steps)}, or a larger replay"
-        ),
-    ),
-    Relation(
-        "algo.replay_start_steps",
-        lambda c: c.algo.replay_start_steps <= c.algo.replay_capacity_steps,
-        lambda c: (
-            f"more than replay holds (algo.replay_capacity_steps={c.algo.replay_capacity_steps}); "
-            f"write algo.replay_start_steps={c.algo.replay_capacity_steps} or less"
-        ),
-    ),
-    Relation(
-        "budget.steps",
-        lambda c: c.budget.steps > c.algo.replay_start_steps,
-        lambda c: (
-            "ends before learning starts "
-            f"(algo.replay_start_steps={c.algo.replay_start_steps}); "
-            f"write budget.steps={c.algo.replay_start_steps + 1} or more, or start earlier"
-        ),
-    ),
-    Relation(
-        "algo.epsilon_end",
-        lambda c: c.algo.epsilon_end <= c.algo.epsilon_begin,
-        lambda c: (
-            f"above algo.epsilon_begin={c.algo.epsilon_begin}, and exploration decays; "
-            f"write algo.epsilon_end={c.algo.epsilon_begin} or less"
-        ),
-    ),
 ]
 
 
@@ -178,16 +113,14 @@ def validate(cfg: DictConfig, here: bool = True) -> None:
 
     Args:
         cfg: the config.
-        here: it is to run on this machine, which must have its device and the memory for replay.
+        here: it is to run on this machine, which must have its device and the memory it needs.
 
     Raises:
         ConfigError: with a line for every problem found.
     """
     problems = [*_range_problems(cfg), *_plugin_problems(cfg), *_device_problems(cfg, here)]
     if not problems:
-        problems = [*_relation_problems(cfg), *(_time_problems(cfg) or _shape_problems(cfg))]
-    if not problems:
-        problems = [*_sampling_problems(cfg), *(_memory_problems(cfg) if here else [])]
+        problems = [*(_time_problems(cfg) or _shape_problems(cfg)), *_agent_problems(cfg, here)]
     if problems:
         raise ConfigError(problems)
 
@@ -201,14 +134,6 @@ def _range_problems(cfg: DictConfig) -> Iterator[str]:
         if not finite or not rule.holds(value):
             text = rule.text if finite else "must be a finite number"
             yield f"{rule.key}={value}: {text}; write {rule.key}={rule.instead}"
-
-
-def _relation_problems(cfg: DictConfig) -> list[str]:
-    return [
-        f"{relation.key}={OmegaConf.select(cfg, relation.key)}: {relation.says(cfg)}"
-        for relation in RELATIONS
-        if not relation.holds(cfg)
-    ]
 
 
 def check_plugins(cfg: DictConfig) -> None:
@@ -277,11 +202,12 @@ def _signature_problems(node: DictConfig, group: str) -> list[str]:
     problems = []
     for key, value in _arguments(node).items():
         if key not in parameters:
-            known = ", ".join(name for name in parameters if name in node) or "none"
-            fault = f"{cls.__name__} has no argument {key}; keys: {known}"
-            problems.append(f"{group}.{key}={value}: {fault}")
-        elif fault := _type_fault(value, hints.get(key, Any)):
-            problems.append(f"{group}.{key}={value}: {fault}{_default(node, group, key)}")
+            keys = alternatives(key, [name for name in parameters if name in node])
+            fact = f"{cls.__name__} has no argument {key}"
+            problems.append(f"{group}.{key}={written(value)}: {fact}; {keys}")
+        elif rule := fault(value, hints.get(key, Any)):
+            default = _default(node, group, key)
+            problems.append(f"{group}.{key}={written(value)}: {rule}{default}")
     return problems
 
 
@@ -310,7 +236,7 @@ def check_launcher(node: DictConfig, option: str | None) -> None:
 
 def _signature(cls: type) -> tuple[dict[str, Any], Mapping[str, inspect.Parameter]]:
     initializer = inspect.getattr_static(cls, "__init__")
-    return get_type_hints(initializer), inspect.signature(cls).parameters
+    return get_type_hints(initializer, include_extras=True), inspect.signature(cls).parameters
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:
@@ -319,30 +245,27 @@ def _plain(node: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _type_fault(value: object, hint: object) -> str:
-    """What is wrong with a value's type; empty if nothing is."""
-    try:
-        _adapter(hint).validate_python(value, strict=not isinstance(value, list))
-    except TypeMismatch as error:
-        kind, message = error.errors()[0]["type"], error.errors()[0]["msg"]
-        name = TYPE_NAMES.get(kind) or TYPE_NAMES.get(kind.partition("_")[0])
-        return f"must be {name}" if name else message.lower().replace("input should", "must")
-    return ""
-
-
-@cache
-def _adapter(hint: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-
-
 def _default(node: DictConfig, group: str, key: str) -> str:
     """The value that an argument has by itself, as what to write."""
     parameter = inspect.signature(get_class(node._target_)).parameters.get(key)
     if parameter is None or parameter.default is parameter.empty:
         return ""
-    value = parameter.default
-    text = f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
-    return f"; write {group}.{key}={text.lower() if isinstance(value, bool) else text}"
+    return f"; write {group}.{key}={written(parameter.default)}"
+
+
+def written(value: Any) -> str:
+    """A plain value as the command line writes it."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+
+
+def alternatives(name: str, known: Iterable[str], kind: str = "keys") -> str:
+    """Those that there are, and before them what was probably meant."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=3 if kind == "options" else 1)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}{kind}: {', '.join(names) or 'none'}"
 
 
 def _trial_problems(cfg: DictConfig, group: str, arguments: dict[str, Any]) -> list[str]:
@@ -444,17 +367,19 @@ def _shape_problems(cfg: DictConfig) -> list[str]:
             "or env.observation_scale=255 for images"
         ]
     groups = (*TRIALS, "network", "env")
-    numbers = {"batch_size": cfg.algo.batch_size, "time_window": min(cfg.time_window, 2)}
+    batch_size = cfg.algo.get("batch_size", 2)
+    heads = build.agent_class(cfg).heads(num_actions, build.algo_arguments(cfg))
     parts = {group: _plain(cfg[group]) for group in groups} | {
         "backend": cfg.backend,
         "precision": cfg.precision,
+        "time_window": min(cfg.time_window, 2),  # as good as all where shapes are concerned
     }
     try:
-        _trial_forward(json.dumps(parts), shape, num_actions, **numbers)
+        _trial_forward(json.dumps(parts), shape, json.dumps(heads), batch_size)
     except (ValueError, TypeError, RuntimeError) as error:
         if "more than 1 value per channel" in str(error):
             return [
-                f"algo.batch_size={cfg.algo.batch_size}: norm={cfg.choices.get('norm')} has no "
+                f"algo.batch_size={batch_size}: norm={cfg.choices.get('norm')} has no "
                 "statistics of a single sample; write algo.batch_size=32"
             ]
         return [_refusal(cfg, "network", error)]
@@ -472,82 +397,53 @@ def _no_probabilities(cfg: DictConfig) -> str | None:
 
 
 @cache
-def _trial_forward(
-    parts: str, shape: tuple[int, ...], num_actions: int, *, batch_size: int, time_window: int
-) -> None:
-    """Values of a weightless network; two steps are as good as all where shapes are concerned."""
-    cfg = OmegaConf.create({**json.loads(parts), "time_window": time_window})
+def _trial_forward(parts: str, shape: tuple[int, ...], heads: str, batch_size: int) -> None:
+    """Outputs of a weightless network."""
+    cfg = OmegaConf.create(json.loads(parts))
     with torch.no_grad(), torch.device("meta"):
-        network = build.build_network(cfg, shape, num_actions).train()
+        network = build.build_heads(cfg, shape, json.loads(heads)).train()
         network(torch.empty(batch_size, *shape))
-
-
-class EnvFacts(NamedTuple):
-    """What validation must know of an environment."""
-
-    observation_shape: tuple[int, ...]
-    num_actions: int
-    stack: int
-    frame_shape: tuple[int, ...]
-    frame_dtype: torch.dtype
 
 
 def env_shape(cfg: DictConfig) -> tuple[tuple[int, ...], int]:
     """Observation shape and number of actions of the config's environment."""
-    facts = _env_facts(cfg)
-    return facts.observation_shape, facts.num_actions
+    env = env_spec(cfg)
+    return env.observation_shape, env.num_actions
 
 
-def _env_facts(cfg: DictConfig) -> EnvFacts:
+def env_spec(cfg: DictConfig) -> EnvSpec:
+    """What an agent would know of the config's environment."""
     return _probed_env(cfg.env._target_, cfg.env.id, tuple(_plain(cfg.protocol).items()))
 
 
 @cache
-def _probed_env(target: str, name: str, protocol: tuple[tuple[str, Any], ...]) -> EnvFacts:
+def _probed_env(target: str, name: str, protocol: tuple[tuple[str, Any], ...]) -> EnvSpec:
     """Make one environment for all cells that share it; an emulator takes its time to start."""
     settings = {"env": {"_target_": target, "id": name}, "protocol": dict(protocol)}
     env = build.build_env(OmegaConf.create(settings), num_envs=1)
     try:
-        dtype = torch.from_numpy(np.empty(0, env.observation_dtype)).dtype
-        shape, frame = env.observation_shape, build.frame_shape(env)
-        return EnvFacts(shape, env.num_actions, env.stack, frame, dtype)
+        return build.env_spec(env)
     finally:
         env.close()
 
 
-def _sampling_problems(cfg: DictConfig) -> list[str]:
-    """A full replay can always be drawn from; else learning would wait for ever, in silence."""
-    algo = cfg.algo
-    # Not drawable: the rows whose window is incomplete, at both ends, and some between episodes.
-    least = algo.batch_size + (algo.n_step + _env_facts(cfg).stack + 1) * algo.num_envs
-    if algo.replay_capacity_steps >= least:
+def _agent_problems(cfg: DictConfig, here: bool) -> list[str]:
+    """What the algorithm itself says of its arguments, the length of the run and the memory."""
+    try:
+        env = env_spec(cfg)
+    except Exception:  # the check of shapes says so already
         return []
-    return [
-        f"algo.replay_capacity_steps={algo.replay_capacity_steps}: {algo.num_envs} environments "
-        f"with algo.n_step={algo.n_step} and algo.batch_size={algo.batch_size} need more; "
-        f"write algo.replay_capacity_steps={least} or more"
-    ]
+    run = RunFacts(cfg.budget.steps, env, _free_bytes(cfg) if here else None)
+    found = build.agent_class(cfg).problems(build.algo_arguments(cfg), run)
+    return [f"{key}={value}: {rule}; write {instead}" for key, value, rule, instead in found]
 
 
-def _memory_problems(cfg: DictConfig) -> list[str]:
-    needed = replay_bytes(cfg)
-    free = psutil.virtual_memory().available
-    device = build.resolve_device(cfg.device)
-    if cfg.algo.replay_device == "device" and device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    if needed <= LEAVE_FREE * free:
-        return []
-    share = int(cfg.algo.replay_capacity_steps * LEAVE_FREE * free / needed)
-    return [
-        f"algo.replay_capacity_steps={cfg.algo.replay_capacity_steps}: replay needs "
-        f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
-        f"write algo.replay_capacity_steps={share} or less"
-    ]
+def _free_bytes(cfg: DictConfig) -> dict[str, int]:
+    host, device = psutil.virtual_memory().available, build.resolve_device(cfg.device)
+    on_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host
+    return {"cpu": host, "device": on_device}
 
 
-def replay_bytes(cfg: DictConfig) -> int:
-    """Memory of the replay that this config asks for, in bytes."""
-    facts, algo = _env_facts(cfg), cfg.algo
-    return Replay.bytes_needed(
-        algo.replay_capacity_steps, algo.num_envs, facts.frame_shape, facts.frame_dtype
-    )
+def memory_bytes(cfg: DictConfig) -> int:
+    """Memory of the agent's replay or rollout that this config asks for, in bytes."""
+    return build.agent_class(cfg).memory_bytes(build.algo_arguments(cfg), env_spec(cfg))

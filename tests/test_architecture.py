@@ -11,7 +11,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "spiking": {"spiking"},
     "envs": {"envs"},
-    "agents": {"agents"},
+    "agents": {"agents", "networks"},
     "networks": {"networks", "spiking"},
     "training": {"training", "tracking", "agents", "envs", "networks", "spiking"},
     "tracking": {"tracking", "training"},

@@ -9,6 +9,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from sdqn_lab import build, config
+from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.validation import env_shape
 
 CONF = config.conf_dir()
@@ -201,7 +202,7 @@ def test_every_sweep_file_says_its_question_and_cost_first(sweep):
 def test_weights_are_drawn_from_the_seed_alone():
     def weights(seed):
         cfg = config.compose(["env=minatar_breakout", f"seed={seed}"])
-        return build.build_agent(cfg, (4, 10, 10), 6).network.state_dict()
+        return build.initial_network(cfg, EnvSpec((4, 10, 10), 6)).state_dict()
 
     first, again, other = weights(0), weights(0), weights(1)
     torch.rand(3)

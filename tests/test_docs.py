@@ -16,6 +16,7 @@ from rich.console import Console
 
 import sdqn_lab
 from sdqn_lab import build, config, resume, run
+from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.cell import run_cell
 from sdqn_lab.spiking import neuron
 from sdqn_lab.tracking.run_directory import RunDirectory
@@ -219,7 +220,7 @@ def test_hooks_and_workflow_call_what_the_project_has():
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_the_fused_optimizer_differs_from_the_plain_one_by_rounding_alone(optimizer):
     cfg = config.compose(["env=cartpole", "algo=braincog", f"algo.optimizer={optimizer}"])
-    ours, plain = (build.build_agent(cfg, (4,), 2) for _ in range(2))
+    ours, plain = (build.build_agent(cfg, EnvSpec((4,), 2, dtype=torch.float32)) for _ in range(2))
     (group,) = plain.optimizer.param_groups
     assert group["fused"]
     group["fused"] = False

@@ -4,6 +4,7 @@ from rich.console import Console
 
 import sdqn_lab
 from sdqn_lab import build, config
+from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.cell import run_cell
 from sdqn_lab.tracking.run_directory import RunDirectory
 
@@ -27,7 +28,7 @@ def test_a_loaded_agent_acts_by_its_values(trained):
 
 
 def test_a_loaded_network_is_the_trained_one_not_a_fresh_one(trained):
-    fresh = build.build_agent(config.compose(WORDS), (4, 10, 10), 6).network.state_dict()
+    fresh = build.initial_network(config.compose(WORDS), EnvSpec((4, 10, 10), 6)).state_dict()
     loaded = sdqn_lab.load(trained).network.state_dict()
     best = sdqn_lab.load(trained, "best").network.state_dict()
     changed = [key for key in fresh if not fresh[key].equal(loaded[key])]

@@ -243,10 +243,10 @@ def test_a_crash_between_networks_and_checkpoint_loses_neither(tmp_path, monkeyp
     assert run(MINATAR, tmp_path / "whole") == 0
 
     def child() -> None:
-        def dying(self, state, replay, facts):
+        def dying(self, state, memory, facts):
             if facts["steps"] >= 3000:
                 os._exit(9)
-            save(self, state, replay, facts)
+            save(self, state, memory, facts)
 
         monkeypatch.setattr(checkpoint.Checkpoint, "save", dying)
         os._exit(run(MINATAR, crashed))

@@ -1,20 +1,41 @@
 """Deep Q-learning, plain and double, for any network that maps observations to values."""
 
-from collections.abc import Mapping
-from typing import Any, cast, get_args
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from sdqn_lab.agents.arguments import (
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    Share,
+    Weight,
+    check_arguments,
+)
+from sdqn_lab.agents.base import Agent, Arguments, Array, Decision, EnvSpec, Problem, Row, RunFacts
 from sdqn_lab.agents.losses import Loss, huber, mse, td_error
-from sdqn_lab.agents.replay import Batch
+from sdqn_lab.agents.policy import Greedy
+from sdqn_lab.agents.replay import Batch, Replay
+from sdqn_lab.agents.schedules import LinearSchedule
+from sdqn_lab.agents.seeding import stream, stream_seed
+from sdqn_lab.networks.network import SpikingNetwork
+
+OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+LEAVE_FREE = 0.9
+"""Share of the available memory that replay may take."""
 
 
-class DQN:
-    """Q-learning with a target network, epsilon-greedy acting and n-step batches.
+class DQN(Agent):
+    """Q-learning with replay, a target network, epsilon-greedy acting and n-step batches.
 
     One update, with theta the online and theta' the target parameters::
 
@@ -24,23 +45,39 @@ class DQN:
         theta <- optimizer step on mean loss(y - Q(observation, action))
         soft: theta' <- (1 - target_ema) theta' + target_ema theta; buffers are copied
 
+    After `replay_start_steps` agent steps one update is due every `learn_every_steps`.
+
     Running statistics move in the forward that is differentiated and nowhere else: it alone sees
     the online network in training mode. Acting, the choice of a* and the target network use
     evaluation mode.
 
     Args:
-        network: called as network(observations, time_window=..., generator=...) -> (B, A).
-        target_network: of the same structure; its state is overwritten with `network`'s.
-        optimizer: over the parameters of `network`.
-        num_actions: A, >= 1.
+        network: called as network(observations, time_window=..., generator=...) -> (B, A); its
+            copy is the target network.
+        env: the environment's shapes.
+        seed: of exploration ("explore"), of replay's draws ("replay") and of a network that draws
+            ("encoder").
+        num_envs: environments stepped together.
+        iteration_steps: agent steps between evaluations.
         double: let the online network choose a*.
-        loss: "mse" (mean of squares) or "huber" (corner at 1).
-        target_update_every_updates: gradient steps between hard copies, >= 1; counts for
-            target_ema = 1 only.
+        gamma: discount of one agent step.
+        n_step: agent steps summed in a return.
+        loss: mse (mean of squares) or huber (corner at 1), mean over the batch.
+        optimizer: adam or adamw.
+        weight_decay: of the optimizer.
+        adam_eps: the optimizer's epsilon.
+        max_grad_norm: largest L2 norm of the gradient over all parameters; None: no limit.
+        batch_size: transitions of an update.
+        learn_every_steps: agent steps, over all environments, between updates.
+        target_update_every_updates: gradient steps between hard copies; counts for target_ema = 1.
         target_ema: weight of the online network in the soft update after each step, in (0, 1];
             1 stands for hard copies.
-        max_grad_norm: largest L2 norm of the gradient over all parameters, > 0; None: no limit.
-        generator: random source of a network that draws (Poisson encoder).
+        replay_capacity_steps: transitions that replay holds.
+        replay_start_steps: agent steps before the first update.
+        replay_device: cpu, or device: where replay's frames live.
+        epsilon_begin: exploration at the start.
+        epsilon_end: exploration from epsilon_decay_steps on; linear between.
+        epsilon_decay_steps: agent steps of the decay.
 
     Raises:
         ValueError: an argument outside its range.
@@ -49,79 +86,96 @@ class DQN:
     is that of BrainCog's sdqn example (tianshou 0.4.5).
     """
 
+    memory: Replay
+
     def __init__(
         self,
-        network: nn.Module,
-        target_network: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        network: SpikingNetwork,
+        env: EnvSpec,
         *,
-        num_actions: int,
-        double: bool,
-        loss: Loss,
-        target_update_every_updates: int,
-        target_ema: float = 1.0,
-        max_grad_norm: float | None = None,
-        generator: torch.Generator | None = None,
+        seed: int,
+        num_envs: Count = 8,
+        iteration_steps: Count = 250_000,
+        double: bool = False,
+        gamma: Share = 0.99,
+        n_step: Count = 1,
+        loss: Loss = "mse",
+        optimizer: Literal["adam", "adamw"] = "adam",
+        learning_rate: Positive = 1e-4,
+        weight_decay: NonNegative = 0.0,
+        adam_eps: Positive = 1e-8,
+        max_grad_norm: Positive | None = None,
+        batch_size: Count = 32,
+        learn_every_steps: Count = 4,
+        target_update_every_updates: Count = 1_000,
+        target_ema: Weight = 1.0,
+        replay_capacity_steps: Count = 100_000,
+        replay_start_steps: Natural = 5_000,
+        replay_device: Literal["cpu", "device"] = "cpu",
+        epsilon_begin: Share = 1.0,
+        epsilon_end: Share = 0.05,
+        epsilon_decay_steps: Count = 250_000,
     ) -> None:
-        _check_at_least_one("num_actions", num_actions)
-        _check_at_least_one("target_update_every_updates", target_update_every_updates)
-        if loss not in get_args(Loss):
-            raise ValueError(f"loss must be one of {', '.join(get_args(Loss))}, got {loss}")
-        if not 0.0 < target_ema <= 1.0:
-            raise ValueError(f"target_ema must lie in (0, 1], got {target_ema}")
-        if max_grad_norm is not None and not max_grad_norm > 0.0:
-            raise ValueError(f"max_grad_norm must be > 0, got {max_grad_norm}")
-        self.network = network
-        self.target_network = target_network.requires_grad_(False).eval()
-        self.optimizer = optimizer
-        self.num_actions = num_actions
-        self.double = double
-        self.target_update_every_updates = target_update_every_updates
-        self.target_ema = target_ema
+        check_arguments(DQN.__init__, locals())
+        super().__init__(
+            network, env, seed=seed, num_envs=num_envs, iteration_steps=iteration_steps
+        )
+        self.target_network = copy.deepcopy(network).requires_grad_(False).eval()
+        self.optimizer = OPTIMIZERS[optimizer](
+            network.parameters(),
+            lr=learning_rate,
+            eps=adam_eps,
+            weight_decay=weight_decay,
+            fused=True,
+        )  # type: ignore[call-arg]
+        self.double, self.gamma, self.n_step = double, gamma, n_step
+        self.batch_size, self.learn_every_steps = batch_size, learn_every_steps
+        self.target_update_every_updates, self.target_ema = target_update_every_updates, target_ema
         self.max_grad_norm = max_grad_norm
-        self.generator = generator
+        self.replay_start_steps = replay_start_steps
+        self.epsilon = LinearSchedule(epsilon_begin, epsilon_end, epsilon_decay_steps)
+        self.memory = Replay(
+            replay_capacity_steps,
+            num_envs,
+            env.frame_shape,
+            env.stack,
+            dtype=env.dtype,
+            device=self.device if replay_device == "device" else "cpu",
+        )
         self.updates = 0
         self._loss = mse if loss == "mse" else huber
-        self._copy_to_target()
+        self._draws, self._explore = stream(seed, "replay"), stream(seed, "explore")
+        self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "encoder"))
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the online network."""
-        return next(self.network.parameters()).device
+    def act(self, observations: Array, step: int) -> Decision:
+        """Choose actions epsilon-greedily, for each environment on its own."""
+        policy = self.policy(
+            self.network,
+            self.env.num_actions,
+            epsilon=self.epsilon(step),
+            generator=self.generator,
+        )
+        return Decision(policy.act(observations, self._explore).actions, {})
 
-    def act(
-        self,
-        observations: npt.NDArray[Any],
-        epsilon: float,
-        rng: np.random.Generator,
-        time_window: int | None = None,
-    ) -> npt.NDArray[np.int64]:
-        """Choose actions epsilon-greedily, for each environment on its own.
+    def observe(self, row: Row, extras: Mapping[str, Array]) -> None:
+        """Keep the newest frame of what was seen, the action and what followed."""
+        self.memory.append(
+            self._newest(row.observations),
+            row.actions,
+            row.rewards,
+            terminal=row.terminal,
+            valid=row.valid,
+        )
 
-        The two draws from `rng` are the same whatever epsilon is, so that the stream stays in
-        step with the calls. Of equal values the first action is taken.
+    def close(self, observations: Array) -> None:
+        """End the timeline: running episodes count as truncated."""
+        self.memory.close(self._newest(observations))
 
-        Args:
-            observations: (N, *observation_shape).
-            epsilon: probability of a uniformly random action, in [0, 1].
-            rng: source of exploration.
-            time_window: simulation steps; None: the network's own.
-
-        Returns:
-            (N,) int64 actions.
-        """
-        explore = rng.random(len(observations)) < epsilon
-        actions = rng.integers(self.num_actions, size=len(observations))
-        if explore.all():
-            return actions
-        greedy = self.q_values(observations, time_window).argmax(dim=1).cpu().numpy()
-        return np.where(explore, actions, greedy)
-
-    @torch.no_grad()
-    def q_values(self, observations: npt.NDArray[Any], time_window: int | None = None) -> Tensor:
-        """Values (N, A) of observations (N, *observation_shape), on the network's device."""
-        inputs = torch.from_numpy(observations).to(self.device, non_blocking=True)
-        return self._values(self.network.eval(), inputs, time_window)
+    def learn(self, step: int) -> Iterator[dict[str, Tensor]]:
+        """Make the updates that are due, each on a batch of its own."""
+        due = max(0, step - self.replay_start_steps) // self.learn_every_steps
+        while self.updates < due and self._can_sample():
+            yield self.update(self._batch(self._draws))
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Make one gradient step.
@@ -131,7 +185,7 @@ class DQN:
             the actions taken) and "grad/norm" (L2 over all parameters, before clipping).
         """
         if self.target_ema == 1.0 and self.updates % self.target_update_every_updates == 0:
-            self._copy_to_target()
+            self.target_network.load_state_dict(self.network.state_dict())
         batch = batch.to(self.device)
         next_q_online, next_q_target = self._next_values(batch.next_observations)
         q = self._values(self.network.train(), batch.observations)
@@ -151,8 +205,16 @@ class DQN:
         taken = q.detach().gather(1, batch.actions.unsqueeze(1))
         return {"loss/td": loss.detach(), "q/mean": taken.mean(), "grad/norm": grad_norm}
 
+    def sample(self, rng: np.random.Generator) -> Tensor | None:
+        """Observations of one batch of replay."""
+        return self._batch(rng).observations if self._can_sample() else None
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Exploration at this step."""
+        return {"epsilon": self.epsilon(step)}
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next call depends on, as tensors in plain containers.
+        """Everything but replay's rows, as tensors in plain containers.
 
         Like that of a module it shares memory with the agent: write or copy it before going on.
         """
@@ -161,7 +223,9 @@ class DQN:
             "target_network": dict(self.target_network.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "updates": self.updates,
-            "generator": None if self.generator is None else self.generator.get_state(),
+            "generator": self.generator.get_state(),
+            "draws": self._draws.bit_generator.state,
+            "explore": self._explore.bit_generator.state,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -174,13 +238,78 @@ class DQN:
         self.target_network.load_state_dict(state["target_network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = state["updates"]
-        if self.generator is None:
-            return
+        self._draws.bit_generator.state = state["draws"]
+        self._explore.bit_generator.state = state["explore"]
         if self.generator.get_state().shape == state["generator"].shape:
             self.generator.set_state(state["generator"].cpu())
 
-    def _values(self, network: nn.Module, inputs: Tensor, time_window: int | None = None) -> Tensor:
-        return cast(Tensor, network(inputs, time_window=time_window, generator=self.generator))
+    @staticmethod
+    def heads(num_actions: int, arguments: Arguments) -> dict[str, int]:
+        """One value for each action."""
+        return {"q": num_actions}
+
+    @staticmethod
+    def policy(
+        network: SpikingNetwork,
+        num_actions: int,
+        *,
+        epsilon: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Greedy:
+        """Greedy in the values, but for epsilon."""
+        return Greedy(network, num_actions, epsilon=epsilon, generator=generator)
+
+    @staticmethod
+    def memory_bytes(arguments: Arguments, env: EnvSpec) -> int:
+        """Bytes of replay."""
+        steps, num_envs = arguments["replay_capacity_steps"], arguments["num_envs"]
+        return Replay.bytes_needed(steps, num_envs, env.frame_shape, env.dtype)
+
+    @staticmethod
+    def updates_made(arguments: Arguments, steps: int) -> int:
+        """One every `learn_every_steps` after the start."""
+        learning = max(0, steps - arguments["replay_start_steps"])
+        return int(learning // arguments["learn_every_steps"])
+
+    @staticmethod
+    def problems(arguments: Arguments, run: RunFacts) -> list[Problem]:
+        """Batch, start and exploration must fit replay and each other, replay the memory."""
+        batch, start = arguments["batch_size"], arguments["replay_start_steps"]
+        capacity, num_envs = arguments["replay_capacity_steps"], arguments["num_envs"]
+        begin, end = arguments["epsilon_begin"], arguments["epsilon_end"]
+        replay = f"algo.replay_capacity_steps={capacity}"
+        found = []
+        if batch > capacity:
+            instead = f"algo.batch_size={min(32, capacity)}, or a larger replay"
+            found += [Problem("algo.batch_size", batch, f"larger than replay ({replay})", instead)]
+        elif run.steps < batch + arguments["n_step"] * num_envs:
+            rule = f"more than the run ever stores (budget.steps={run.steps}), so it cannot learn"
+            found += [Problem("algo.batch_size", batch, rule, "a smaller batch, or a longer run")]
+        if start > capacity:
+            instead = f"algo.replay_start_steps={capacity} or less"
+            rule = f"more than replay holds ({replay})"
+            found += [Problem("algo.replay_start_steps", start, rule, instead)]
+        if run.steps <= start:
+            rule = f"ends before learning starts (algo.replay_start_steps={start})"
+            instead = f"budget.steps={start + 1} or more, or start earlier"
+            found += [Problem("budget.steps", run.steps, rule, instead)]
+        if end > begin:
+            rule = f"above algo.epsilon_begin={begin}, and exploration decays"
+            instead = f"algo.epsilon_end={begin} or less"
+            found += [Problem("algo.epsilon_end", end, rule, instead)]
+        return found or _replay_problems(arguments, run)
+
+    def _can_sample(self) -> bool:
+        return self.memory.can_sample(self.batch_size, self.n_step)
+
+    def _batch(self, rng: np.random.Generator) -> Batch:
+        return self.memory.sample(self.batch_size, self.n_step, self.gamma, rng)
+
+    def _newest(self, observations: Array) -> Array:
+        return observations[:, -self.env.frame_shape[0] :]
+
+    def _values(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        return cast(Tensor, network(inputs, generator=self.generator))
 
     @torch.no_grad()
     def _next_values(self, inputs: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -197,9 +326,6 @@ class DQN:
         self.optimizer.step()
         return norm
 
-    def _copy_to_target(self) -> None:
-        self.target_network.load_state_dict(self.network.state_dict())
-
     @torch.no_grad()
     def _move_target(self) -> None:
         online, target = self.network, self.target_network
@@ -209,6 +335,20 @@ class DQN:
             buffer.copy_(source)
 
 
-def _check_at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be >= 1, got {value}")
+def _replay_problems(arguments: Arguments, run: RunFacts) -> list[Problem]:
+    """A full replay can always be drawn from, else learning would wait for ever; and it fits."""
+    key, capacity = "algo.replay_capacity_steps", arguments["replay_capacity_steps"]
+    num_envs, n_step, batch = (arguments[k] for k in ("num_envs", "n_step", "batch_size"))
+    # Not drawable: the rows whose window is incomplete, at both ends, and some between episodes.
+    least = batch + (n_step + run.env.stack + 1) * num_envs
+    if capacity < least:
+        rule = f"{num_envs} environments with algo.n_step={n_step} and algo.batch_size={batch} "
+        return [Problem(key, capacity, f"{rule}need more", f"{key}={least} or more")]
+    if run.free_bytes is None:
+        return []
+    needed, free = DQN.memory_bytes(arguments, run.env), run.free_bytes[arguments["replay_device"]]
+    if needed <= LEAVE_FREE * free:
+        return []
+    rule = f"replay needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+    instead = f"{key}={int(capacity * LEAVE_FREE * free / needed)} or less"
+    return [Problem(key, capacity, rule, instead)]

@@ -109,6 +109,10 @@ class Replay:
         """Bytes really allocated."""
         return self._frames.nbytes + sum(column.nbytes for column in self._columns.values())
 
+    def __str__(self) -> str:
+        steps = self.capacity_rows * self.num_envs
+        return f"replay of {steps:,} steps, {self.nbytes / 1e9:.2f} GB"
+
     @property
     def oldest_row(self) -> int:
         """Absolute number of the oldest row still stored (`rows_written` if there is none)."""

@@ -8,13 +8,15 @@ from typing import Any, TypeVar
 
 import yaml
 
-from sdqn_lab.analysis.run import TIMELESS, Run, comparable
+from sdqn_lab.analysis.run import Run, comparable
 
 Item = TypeVar("Item")
 ENDED = frozenset({"failed", "lost", "missing", "stopped", "preempted"})
 """States in which a run is not at its end, and nobody works on it."""
 NAME = "experiment"
 """The choice that names an arm."""
+BASELINE = "dqn"
+"""The name of the arm that others are compared with, unless another is asked for."""
 Options = tuple[tuple[str, Any], ...]
 
 
@@ -68,8 +70,8 @@ class Comparison:
     Args:
         runs: all that were found, in whatever state.
         by: keys that tell arms apart; None: all that vary within a game.
-        against: ``key=value`` words that pick one arm as the baseline; None: the DQN if there is
-            one, else the first arm.
+        against: ``key=value`` words that pick one arm as the baseline; None: the arm that is
+            called dqn, else the first arm.
 
     Raises:
         ComparisonError: ``by`` or ``against`` names what is not there, or no run can be used.
@@ -177,7 +179,7 @@ class Comparison:
 
     def _baseline(self, against: Sequence[str] | None) -> Arm:
         if against is None:
-            return next((arm for arm in self.arms if self._is_dqn(arm)), self.arms[0])
+            return next((arm for arm in self.arms if arm.name == BASELINE), self.arms[0])
         wanted = dict(_pair(word) for word in against)
         found = [arm for arm in self.arms if all(self._fits(arm, *item) for item in wanted.items())]
         if len(found) == 1:
@@ -192,11 +194,6 @@ class Comparison:
     def _fits(self, arm: Arm, key: str, value: str) -> bool:
         told = {run.options.get(key) for run in self.runs if self.arm_of(run) == arm}
         return told == {_parsed(value)}
-
-    def _is_dqn(self, arm: Arm) -> bool:
-        of_arm = [run for run in self.runs if self.arm_of(run) == arm]
-        plain = {(run.choices.get("neuron"), run.choices.get("norm")) for run in of_arm}
-        return plain == {(TIMELESS, "none")}
 
 
 def task_of(run: Run) -> Task:

@@ -75,7 +75,8 @@ class Scene:
         time_window: T.
         spiking: whether outputs are spikes.
         top_rate: the highest firing rate.
-        values: the lowest and the highest Q-value.
+        values: the lowest and the highest of the network's outputs.
+        values_name: what these are, e.g. `Q-values`.
     """
 
     title: str
@@ -87,6 +88,7 @@ class Scene:
     spiking: bool
     top_rate: float
     values: tuple[float, float]
+    values_name: str
 
 
 class Moment(NamedTuple):
@@ -96,7 +98,7 @@ class Moment(NamedTuple):
         picture: of the game, (H, W, 3).
         activity: for each layer (T, shown).
         rates: for each layer, in [0, 1].
-        values: (A,) Q-values.
+        values: (A,) the network's outputs.
         action: what was done.
         explored: whether at random.
         number: of the decision, from 1.
@@ -163,7 +165,7 @@ class Raster:
             self._words(box.left, box.top + box.height + 18, caption, color=DIM, size=10)
         rates = "Firing rate" if scene.spiking else "Share of active units"
         self._heading(Box(552, *RATES[1:]), RATES.top - 34, rates)
-        self._heading(Box(850, *VALUES[1:]), VALUES.top - 34, "Q-values")
+        self._heading(Box(850, *VALUES[1:]), VALUES.top - 34, scene.values_name)
         self._scale(RATES, len(scene.layers), 0.0, self._top_rate)
         self._scale(VALUES, len(scene.actions), *self._value_range)
         rows = _rows(RATES, len(scene.layers))

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from sdqn_lab.analysis import schema
 from sdqn_lab.analysis.records import Record, Records, is_number, read_records
 from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.tracking.upgrade import upgraded
 
 FIRING = "snn/firing_rate/"
 SILENT = "snn/silent_fraction/"
@@ -20,7 +21,7 @@ GROUPS = ("experiment", "neuron", "norm", "surrogate", "encoder", "readout", "ne
 NO_AXIS = frozenset(
     {"protocol", "budget", "tracker", "choices", "seed", "device", "threads", "health"}
     | {"checkpoint_every_minutes", "keep_state", "env.id", "env.threads"}
-    | {"env.sizes", "env.dqn", "env.log_every_steps", "algo.replay_device"}
+    | {"env.family", "env.sizes", "env.log_every_steps", "algo.replay_device"}
 )
 """Parts of a config that make no arm: the game, how it is scored, how long, and on what."""
 MOST_ENVIRONMENTS = 1_000
@@ -158,7 +159,8 @@ class Run:
         return dict(attempts[-1])
 
     def _config(self) -> dict[str, Any]:
-        return self._checked("config.yaml", self.directory.config, _yaml, schema.Config) or {}
+        stored = self._checked("config.yaml", self.directory.config, _yaml, schema.Config)
+        return upgraded(stored or {})
 
     def _status(self) -> dict[str, Any]:
         try:

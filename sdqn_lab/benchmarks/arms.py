@@ -7,11 +7,12 @@ import numpy as np
 import torch
 
 from sdqn_lab import build, config
+from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.agents.replay import Replay
 from sdqn_lab.benchmarks.peers import spikingjelly_network
 from sdqn_lab.benchmarks.stepwise import StepByStep
-from sdqn_lab.networks.value import ValueNetwork
+from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.neuron import Backend, Neuron
 
 Kind = Literal["fused", "bf16", "reference", "step-by-step", "spikingjelly", "dqn"]
@@ -51,21 +52,25 @@ def agent(cfg: Any, kind: Kind, game: str, time_window: int) -> DQN:
     Raises:
         ImportError: the form needs a library that is not installed.
     """
-    made = build.build_agent(cfg, SHAPES[game], ACTIONS)
+    made = build.build_agent(cfg, env_spec(game))
+    assert isinstance(made, DQN)
     made.network = _formed(made.network, kind, time_window)
     made.target_network = _formed(made.target_network, kind, time_window)
     return made
 
 
-def network(kind: Kind, game: str, time_window: int, device: torch.device) -> ValueNetwork:
+def env_spec(game: str) -> EnvSpec:
+    """What agents must know of a game."""
+    return EnvSpec(SHAPES[game], ACTIONS, stack=SHAPES[game][0] if game == "pong" else 1)
+
+
+def network(kind: Kind, game: str, time_window: int, device: torch.device) -> SpikingNetwork:
     """The online network of such an agent."""
-    made = agent(composed(game, kind, str(device), 1), kind, game, time_window).network
-    assert isinstance(made, ValueNetwork)
-    return made
+    return agent(composed(game, kind, str(device), 1), kind, game, time_window).network
 
 
-def _formed(made: torch.nn.Module, kind: Kind, time_window: int) -> ValueNetwork:
-    assert isinstance(made, ValueNetwork)
+def _formed(made: torch.nn.Module, kind: Kind, time_window: int) -> SpikingNetwork:
+    assert isinstance(made, SpikingNetwork)
     made.time_window = time_window
     if kind == "spikingjelly":
         return spikingjelly_network(made)
@@ -84,11 +89,10 @@ def set_backend(made: torch.nn.Module, backend: Backend) -> None:
 
 def filled_replay(cfg: Any, game: str, rng: np.random.Generator) -> Replay:
     """A replay with random frames, actions and rewards, enough for any batch here."""
-    channels, *pixels = SHAPES[game]
-    stack, envs = (channels if game == "pong" else 1), cfg.algo.num_envs
-    shape = (channels // stack, *pixels)
+    spec, envs = env_spec(game), cfg.algo.num_envs
+    shape = spec.frame_shape
     place = build.resolve_device(cfg.device) if cfg.algo.replay_device == "device" else "cpu"
-    replay = Replay(REPLAY_STEPS, envs, shape, stack, device=place)
+    replay = Replay(REPLAY_STEPS, envs, shape, spec.stack, device=place)
     high = 256 if game == "pong" else 2
     for _ in range(FILLED_ROWS):
         append_row(replay, rng.integers(high, size=(envs, *shape), dtype=np.uint8), rng)

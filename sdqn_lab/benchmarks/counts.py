@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import nn
 
 from sdqn_lab.networks.blocks import Block
-from sdqn_lab.networks.value import ValueNetwork
+from sdqn_lab.networks.network import SpikingNetwork
 
 FLOAT = 4
 OPTIMIZER_TENSORS = 7
@@ -49,13 +49,13 @@ class _Layer(NamedTuple):
     steps_out: int
 
 
-def decision(network: ValueNetwork, observation_shape: tuple[int, ...], batch: int) -> list[Work]:
+def decision(network: SpikingNetwork, observation_shape: tuple[int, ...], batch: int) -> list[Work]:
     """One forward pass of a batch."""
     return list(_forward(network, observation_shape, batch))
 
 
 def update(
-    network: ValueNetwork, observation_shape: tuple[int, ...], batch: int, *, double: bool
+    network: SpikingNetwork, observation_shape: tuple[int, ...], batch: int, *, double: bool
 ) -> list[Work]:
     """One update: the target's forward, the online network's (two if double), backward, Adam."""
     forward = decision(network, observation_shape, batch) * (3 if double else 2)
@@ -70,7 +70,7 @@ def floor_ms(work: list[Work], rates: Rates) -> float:
     return 1e3 * sum(max(one.macs / rates.macs, one.bytes / rates.bytes) for one in work)
 
 
-def _forward(network: ValueNetwork, shape: tuple[int, ...], batch: int) -> Iterator[Work]:
+def _forward(network: SpikingNetwork, shape: tuple[int, ...], batch: int) -> Iterator[Work]:
     pixels = batch * prod(shape)
     yield Work("input", "scale", 0, pixels + FLOAT * pixels)
     for at in _layers(network, shape):
@@ -86,7 +86,7 @@ def _forward(network: ValueNetwork, shape: tuple[int, ...], batch: int) -> Itera
     yield Work("head", "map", batch * features * actions, FLOAT * (values + features * actions))
 
 
-def _backward(network: ValueNetwork, shape: tuple[int, ...], batch: int) -> Iterator[Work]:
+def _backward(network: SpikingNetwork, shape: tuple[int, ...], batch: int) -> Iterator[Work]:
     features, actions = _head(network)
     tensors = batch * (features + actions) + features * actions
     yield Work("head", "map", 2 * batch * features * actions, 2 * FLOAT * tensors)
@@ -102,7 +102,7 @@ def _backward(network: ValueNetwork, shape: tuple[int, ...], batch: int) -> Iter
             yield Work(at.name, "map, input", macs, FLOAT * tensors)
 
 
-def _layers(network: ValueNetwork, observation_shape: tuple[int, ...]) -> Iterator[_Layer]:
+def _layers(network: SpikingNetwork, observation_shape: tuple[int, ...]) -> Iterator[_Layer]:
     steps = _steps(network)
     steps_in = 1 if network.encoder.constant else steps
     inputs = prod(observation_shape)
@@ -127,10 +127,10 @@ def _fan_in(linear: nn.Module) -> int:
     return linear.weight[0].numel()
 
 
-def _head(network: ValueNetwork) -> tuple[int, int]:
+def _head(network: SpikingNetwork) -> tuple[int, int]:
     linear = network.readout.linear
     return linear.in_features, linear.out_features
 
 
-def _steps(network: ValueNetwork) -> int:
+def _steps(network: SpikingNetwork) -> int:
     return network.time_window if network.temporal else 1

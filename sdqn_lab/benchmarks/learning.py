@@ -56,7 +56,8 @@ def _decision(setting: Setting, game: str, time_window: int, batch: int, kind: K
     agent = arms.agent(cfg, kind, game, time_window)
     rng = np.random.default_rng(0)
     observations = rng.integers(256, size=(batch, *arms.SHAPES[game]), dtype=np.uint8)
-    return lambda: agent.act(observations, 0.0, rng)
+    policy = agent.policy(agent.network, arms.ACTIONS)
+    return lambda: policy.act(observations, rng)
 
 
 def _with_floor(

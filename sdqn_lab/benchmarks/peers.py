@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sdqn_lab.networks.blocks import Block
-from sdqn_lab.networks.value import ValueNetwork
+from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Encoder
 from sdqn_lab.spiking.neuron import LIF, Neuron, SpikingNeuron
 from sdqn_lab.spiking.surrogate import Atan, Sigmoid, Surrogate
@@ -68,7 +68,7 @@ class SpikingJellyNeuron(Neuron):
         return cast(Tensor, self.node(x_seq))
 
 
-def spikingjelly_network(network: ValueNetwork) -> ValueNetwork:
+def spikingjelly_network(network: SpikingNetwork) -> SpikingNetwork:
     """Turn a network into SpikingJelly's multi-step form, in place; maps and norms stay."""
     for block in network.torso.children():
         if isinstance(block, Block) and isinstance(block.neuron, SpikingNeuron):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sdqn_lab import build
+from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.agents.schedules import LinearSchedule
 from sdqn_lab.benchmarks import arms
 from sdqn_lab.benchmarks.arms import Kind
@@ -53,11 +54,11 @@ class Session:
     def __init__(self, plan: Plan, cfg: Any) -> None:
         self._chunk, self._until = plan.chunk_steps, cfg.algo.replay_start_steps
         agent = arms.agent(cfg, plan.kind, plan.game, plan.time_window)
+        _set_rhythm(agent, plan)
         self.trainer = Trainer(
-            replace(build.build_settings(cfg), **_numbers(plan)),
+            replace(build.build_settings(cfg), steps=NEVER),
             agent,
-            build.build_replay(cfg, env := build.build_env(cfg, cfg.algo.num_envs)),
-            env,
+            env := build.build_env(cfg, cfg.algo.num_envs),
             env,
             Silence(),
             save=lambda trainer: None,
@@ -74,9 +75,11 @@ class Session:
         raise RuntimeError("a session never ends by itself")
 
 
-def _numbers(plan: Plan) -> dict[str, Any]:
-    endless = {"steps": NEVER, "iteration_steps": NEVER}
+def _set_rhythm(agent: DQN, plan: Plan) -> None:
+    agent.iteration_steps = NEVER
+    epsilon = LATE_EPSILON
     if plan.learn_every_steps is None:
-        return {**endless, "replay_start_steps": NEVER, "epsilon": LinearSchedule(1.0, 1.0, 1)}
-    epsilon = LinearSchedule(LATE_EPSILON, LATE_EPSILON, 1)
-    return {**endless, "learn_every_steps": plan.learn_every_steps, "epsilon": epsilon}
+        agent.replay_start_steps, epsilon = NEVER, 1.0
+    else:
+        agent.learn_every_steps = plan.learn_every_steps
+    agent.epsilon = LinearSchedule(epsilon, epsilon, 1)

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab.networks.blocks import Block
-from sdqn_lab.networks.value import ValueNetwork
+from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Direct
 from sdqn_lab.spiking.neuron import LIF
 from sdqn_lab.spiking.readout import MeanSpikes
 
 
-class StepByStep(ValueNetwork):
+class StepByStep(SpikingNetwork):
     """A step-by-step view of a network; both share all modules and parameters.
 
     Source: Brain-Cog's sdqn example (Sun, Zeng, Li 2022), whose loop this is.
     """
 
     @classmethod
-    def of(cls, network: ValueNetwork) -> Self:
+    def of(cls, network: SpikingNetwork) -> Self:
         """The same network, step by step.
 
         Raises:
@@ -35,7 +35,7 @@ class StepByStep(ValueNetwork):
         return cls(
             network.torso,
             network.encoder,
-            network.readout,
+            network.heads,
             time_window=network.time_window,
             observation_scale=network.observation_scale,
         )
@@ -47,7 +47,7 @@ class StepByStep(ValueNetwork):
         time_window: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Observations to values (B, num_actions); see `ValueNetwork`."""
+        """Observations to values (B, num_actions); see `SpikingNetwork`."""
         x = observations.to(self.readout.linear.weight.dtype) / self.observation_scale
         blocks = _blocks(self)
         membranes: list[Tensor | float] = [0.0] * len(blocks)
@@ -70,11 +70,11 @@ def lif_step(neuron: LIF, x: Tensor, v: Tensor | float) -> tuple[Tensor, Tensor]
     return spike, v * (1 - spike.detach())
 
 
-def _blocks(network: ValueNetwork) -> list[Block]:
+def _blocks(network: SpikingNetwork) -> list[Block]:
     return [block for block in network.torso.children() if isinstance(block, Block)]
 
 
-def _check(network: ValueNetwork) -> None:
+def _check(network: SpikingNetwork) -> None:
     neurons = [block.neuron for block in _blocks(network)]
     published = all(
         type(neuron) is LIF

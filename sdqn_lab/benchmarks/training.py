@@ -34,13 +34,13 @@ def acting_rows(name: str, setting: Setting, game: str, time_window: int) -> lis
     env = _environment(setting, game)
     cfg = arms.composed(game, "fused", str(setting.device), setting.threads)
     agent = arms.agent(cfg, "fused", game, time_window)
-    rng = np.random.default_rng(0)
+    policy, rng = agent.policy(agent.network, arms.ACTIONS), np.random.default_rng(0)
     seen = env.reset(0)
 
     def act() -> None:
         nonlocal seen
         for _ in range(STEPS):
-            seen = env.step(agent.act(seen, 0.0, rng)).observations
+            seen = env.step(policy.act(seen, rng).actions).observations
 
     def alone() -> Form:
         other = _environment(setting, game)
@@ -54,7 +54,7 @@ def trainer_rows(name: str, setting: Setting, game: str, chunk_steps: int) -> li
     """Random acting through collector, replay and records, against the bare emulator."""
     plan = Plan("fused", game, 1, None, chunk_steps)
     session = _session(setting, plan)
-    num_envs = session.trainer.replay.num_envs
+    num_envs = session.trainer.agent.num_envs
     bare = partial(bare_form, setting, game, chunk_steps // num_envs)
     rivals = {"bare emulator": bare}
     return contest(name, session, rivals, setting, per=chunk_steps, watch=wall)

@@ -9,14 +9,14 @@ import torch
 from omegaconf import DictConfig
 
 from sdqn_lab import build
-from sdqn_lab.agents.replay import Batch
+from sdqn_lab.agents.base import Row
 from sdqn_lab.config import identity
 from sdqn_lab.directories import begun
 from sdqn_lab.launching.queue import SlurmError, most_tasks
 from sdqn_lab.planning import Cell, Plan
 from sdqn_lab.tracking.progress import clock
 from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.validation import cuda_devices, replay_bytes
+from sdqn_lab.validation import cuda_devices, memory_bytes
 
 REPETITIONS = 3
 NOT_MEASURED = "  times not measured: this machine does not have the cells' device"
@@ -43,7 +43,7 @@ def describe(planned: Plan) -> list[str]:
         f"  {steps:,} agent steps, {sum(map(_updates, open_)):,} updates",
     ]
     if open_:
-        memory = max(replay_bytes(cell.cfg) for cell in open_)
+        memory = max(memory_bytes(cell.cfg) for cell in open_)
         lines.append(f"  replay: up to {memory / 1e9:.2f} GB a cell")
         lines += _times(open_) if all(_is_here(c.cfg.device) for c in open_) else [NOT_MEASURED]
     return [*lines, *_jobs(planned, len(open_)), "nothing was started"]
@@ -56,8 +56,8 @@ def _is_here(device: str) -> bool:
 
 
 def _updates(cell: Cell) -> int:
-    algo, steps = cell.cfg.algo, cell.cfg.budget.steps
-    return int(max(0, steps - algo.replay_start_steps) // algo.learn_every_steps)
+    cfg = cell.cfg
+    return build.agent_class(cfg).updates_made(build.algo_arguments(cfg), cfg.budget.steps)
 
 
 def _jobs(planned: Plan, count: int) -> list[str]:
@@ -104,28 +104,24 @@ def _arm(cfg: DictConfig) -> str:
 def seconds_per_step(cfg: DictConfig) -> float:
     """Time of an agent step with its share of an update, measured on this machine."""
     torch.set_num_threads(build.resolve_threads(cfg.threads))
-    algo = cfg.algo
-    env = build.build_env(cfg, algo.num_envs)
+    steps, arguments = cfg.budget.steps, build.algo_arguments(cfg)
+    env = build.build_env(cfg, cfg.algo.num_envs)
     try:
-        observations = env.reset(seed=0)
-        agent = build.build_agent(cfg, env.observation_shape, env.num_actions)
-        actions, rng = np.zeros(algo.num_envs, np.int64), np.random.default_rng(0)
-        acting = _median(lambda: agent.act(observations, 0.0, rng))
-        stepping = _median(lambda: env.step(actions))
-        batch = _batch(observations, algo.batch_size)
-        learning = _median(lambda: agent.update(batch))
+        agent = build.build_agent(cfg, build.env_spec(env))
+        observations, nothing = env.reset(seed=0), np.zeros(env.num_envs)
+        decision = agent.act(observations, steps)
+        acting = _median(lambda: agent.act(observations, steps))
+        stepping = _median(lambda: env.step(decision.actions))
     finally:
         env.close()
-    deciding: float = (acting + stepping) / algo.num_envs
-    updating: float = learning / algo.learn_every_steps
+    # What is remembered does not matter to the clock, only that an update can be made of it.
+    row = Row(observations, decision.actions, nothing, nothing > 0, nothing == 0)
+    while next(iter(agent.learn(steps)), None) is None:
+        agent.observe(row, decision.extras)
+    learning = _median(lambda: next(iter(agent.learn(steps))))
+    deciding: float = (acting + stepping) / env.num_envs
+    updating: float = learning * agent.updates_made(arguments, steps) / steps
     return deciding + updating
-
-
-def _batch(observations: np.ndarray, size: int) -> Batch:
-    """A batch of the right shape; what is in it does not matter to the clock."""
-    rows = torch.from_numpy(np.resize(observations, (size, *observations.shape[1:])))
-    zeros = torch.zeros(size)
-    return Batch(rows, torch.zeros(size, dtype=torch.int64), zeros, zeros, rows)
 
 
 def _median(work: Callable[[], object]) -> float:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sdqn_lab.networks.blocks import Block
-from sdqn_lab.networks.value import ValueNetwork
+from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.neuron import Neuron, SpikingNeuron
+from sdqn_lab.spiking.readout import Readout
 from sdqn_lab.spiking.stats import SpikeRecorder
 
 BINS = 64
@@ -31,7 +32,8 @@ class LayerProbe:
     """One layer: a linear map with the norm and neuron behind it.
 
     Attributes:
-        name: its place in the torso (`conv1`, ..., `hidden`), or `head`, the readout's linear map.
+        name: its place in the torso (`conv1`, ..., `hidden`), or a head's name as
+            `SpikingNetwork.layers` gives it: the readout's linear map.
         parameters: trainable numbers of linear map, norm and neuron.
         synapses: multiply-adds of one dense pass for one sample, without the bias.
         analog: whether its input consists of numbers; else it is spikes, 0 or 1.
@@ -84,7 +86,7 @@ class _Flow(NamedTuple):
 
 @torch.no_grad()
 def probe(
-    network: ValueNetwork,
+    network: SpikingNetwork,
     observations: Tensor,
     *,
     time_window: int | None = None,
@@ -112,7 +114,8 @@ def probe(
         raise ValueError("observations must not be empty")
     network = deepcopy(network).eval()
     blocks = {n: m for n, m in network.torso.named_modules() if isinstance(m, Block)}
-    watched = [*blocks.values(), *(block.linear for block in blocks.values()), network.readout]
+    heads = {name: layer for name, layer in network.layers() if isinstance(layer, Readout)}
+    watched = [*blocks.values(), *(block.linear for block in blocks.values()), *heads.values()]
     draws = generator.clone_state() if generator else torch.Generator(observations.device)
     with SpikeRecorder(network) as recorder, _watching(watched) as flows:
         network(observations, time_window=time_window, generator=draws)
@@ -121,9 +124,11 @@ def probe(
     for name, block in blocks.items():
         layers.append(_block(name, block, flows, analog, firing[name].firing_rate))
         analog = not isinstance(block.neuron, SpikingNeuron)
-    head = flows[network.readout].inputs
-    layers.append(_head(network.readout, head, analog))
-    return Probe(network.temporal, len(head), len(observations), layers)
+    for name, head in heads.items():
+        spikes = flows[head].inputs
+        counted = _counted(head, head.linear, spikes, analog)
+        layers.append(LayerProbe(name, *counted, None, None, None, None))
+    return Probe(network.temporal, len(spikes), len(observations), layers)
 
 
 def fan_out(linear: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
@@ -159,7 +164,7 @@ def _watching(modules: list[nn.Module]) -> Iterator[dict[nn.Module, _Flow]]:
         yield flows
 
 
-def _holds_numbers(network: ValueNetwork, x_seq: Tensor) -> bool:
+def _holds_numbers(network: SpikingNetwork, x_seq: Tensor) -> bool:
     """Whether an encoder's sequence is more than spikes."""
     return network.encoder.constant or bool(((x_seq != 0) & (x_seq != 1)).any())
 
@@ -182,12 +187,6 @@ def _block(
         _shares(normalized, block.neuron),
         _membrane(block.neuron, normalized.expand(steps, *normalized.shape[1:])),
     )
-
-
-def _head(readout: nn.Module, spikes: Tensor, analog: bool) -> LayerProbe:
-    linear = readout.get_submodule("linear")
-    counted = _counted(readout, linear, spikes, analog)
-    return LayerProbe("head", *counted, None, None, None, None)
 
 
 def _counted(

@@ -1,6 +1,7 @@
 """What a person sees while a run works: a live bar on a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ LINE_SECONDS = 30.0
 
 
 class RunProgress:
-    """Steps, updates, return, epsilon, rate and ETA of one run.
+    """Steps, updates, return, rate and ETA of one run, and what its agent says of itself.
 
     The rate is that of this attempt, evaluations included: the ETA counts the time that was really
     spent on the steps so far.
@@ -45,12 +46,12 @@ class RunProgress:
         if self._bar:
             self._bar.stop()
 
-    def update(self, steps: int, updates: int, epsilon: float) -> None:
+    def update(self, steps: int, updates: int, values: Mapping[str, float]) -> None:
         """Called after every vector step; shows something only now and then."""
         if time.monotonic() - self._last_shown < self._show_every_seconds:
             return
         self._last_shown = time.monotonic()
-        text = self._text(steps, updates, epsilon)
+        text = self._text(steps, updates, values)
         if self._bar:
             self._bar.update(self._task, completed=steps, text=text)
         else:
@@ -70,15 +71,16 @@ class RunProgress:
         """A line of its own, above the bar."""
         self._console.print(line, soft_wrap=True, markup=False)
 
-    def _text(self, steps: int, updates: int, epsilon: float) -> str:
+    def _text(self, steps: int, updates: int, values: Mapping[str, float]) -> str:
         """What matters most comes first: a narrow terminal cuts the end."""
         elapsed = time.monotonic() - self._since
         rate = (steps - self._begin) / elapsed if elapsed else 0.0
         left = clock((self._total - steps) / rate) if rate else "?"
         score = "-" if self._return is None else f"{self._return:.2f}"
+        more = "".join(f"  {key} {value:.3f}" for key, value in values.items())
         return (
             f"ETA {left}  {rate:,.0f} steps/s  step {steps:,}  updates {updates:,}  "
-            f"return {score}  epsilon {epsilon:.3f}"
+            f"return {score}{more}"
         )
 
 

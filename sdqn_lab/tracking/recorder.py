@@ -81,5 +81,5 @@ class RunRecorder:
             mirror.log(record)
 
     def progress(self, counters: Counters, values: dict[str, float]) -> None:
-        """Move the bar."""
-        self._progress.update(counters.steps, counters.updates, values["epsilon"])
+        """Move the bar; ``values`` is what the agent says of itself, e.g. epsilon."""
+        self._progress.update(counters.steps, counters.updates, values)

@@ -2,8 +2,8 @@
 
 A checkpoint is a JSON manifest naming its files with size and SHA-256. Files are written first,
 under names never used before; renaming the manifest into place makes them the checkpoint; only then
-are the files of the one before removed. Tensors lie in safetensors files, replay in zstd-compressed
-increments: each checkpoint adds the rows written since the last one.
+are the files of the one before removed. Tensors lie in safetensors files, an agent's rows in
+zstd-compressed increments: each checkpoint adds the rows written since the last one.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from sdqn_lab.agents.replay import Replay
+from sdqn_lab.agents.base import Memory
 from sdqn_lab.tracking.atomic import write_json
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 SEGMENT_ROWS = 4096
 """Rows in one increment at most, so that memory stays small while one is packed."""
@@ -45,12 +45,12 @@ class Checkpoint:
         """Whether a complete checkpoint is there."""
         return (self.folder / MANIFEST).exists()
 
-    def save(self, state: dict[str, Any], replay: Replay, facts: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], memory: Memory | None, facts: dict[str, Any]) -> None:
         """Write a new checkpoint, then let go of the old one.
 
         Args:
             state: tensors, arrays and plain containers.
-            replay: only its rows since the last checkpoint are written.
+            memory: only its rows since the last checkpoint are written; None: there are no rows.
             facts: plain values that are wanted before anything is built (threads, metrics offset).
 
         Raises:
@@ -64,8 +64,7 @@ class Checkpoint:
                 "serial": serial,
                 "facts": facts,
                 "state": self._write_state(state, serial),
-                "segments": [*self._live_segments(replay), *self._write_segments(replay, serial)],
-                "replay_rows": replay.rows_written,
+                **self._write_memory(memory, serial),
             }
             write_json(self.folder / MANIFEST, manifest)
         except OSError as error:
@@ -97,13 +96,13 @@ class Checkpoint:
         self._manifest = manifest
         return facts
 
-    def load_replay(self, replay: Replay) -> None:
-        """Fill replay with the rows of the checkpoint that was read."""
+    def load_memory(self, memory: Memory) -> None:
+        """Fill a memory with the rows of the checkpoint that was read."""
         for entry in self._manifest["segments"]:
             packed = (self.folder / entry["file"]).read_bytes()
             arrays = load_arrays(zstandard.decompress(packed))
-            replay.import_rows(entry["first"], arrays)
-        replay.check_valid()
+            memory.import_rows(entry["first"], arrays)
+        memory.check_valid()
 
     def load_state(self) -> dict[str, Any]:
         """The state of the checkpoint that was read."""
@@ -123,20 +122,19 @@ class Checkpoint:
     def _write_state(self, state: dict[str, Any], serial: int) -> dict[str, Any]:
         return self._write(f"state-{serial}.safetensors", save_tensors(pack(state)))
 
-    def _live_segments(self, replay: Replay) -> list[dict[str, Any]]:
-        oldest = replay.rows_written - replay.capacity_rows
-        return [entry for entry in self._manifest["segments"] if entry["last"] > oldest]
-
-    def _write_segments(self, replay: Replay, serial: int) -> list[dict[str, Any]]:
-        known = self._manifest.get("replay_rows", 0)
-        begin = max(known, replay.rows_written - replay.capacity_rows)
-        entries = []
-        for first in range(begin, replay.rows_written, SEGMENT_ROWS):
-            last = min(first + SEGMENT_ROWS, replay.rows_written)
-            packed = zstandard.compress(save_arrays(replay.export_rows(first, last)), 1)
+    def _write_memory(self, memory: Memory | None, serial: int) -> dict[str, Any]:
+        """The segments that are still needed and those of new rows."""
+        if memory is None:
+            return {"segments": [], "rows": 0}
+        written, oldest = memory.rows_written, memory.rows_written - memory.capacity_rows
+        entries = [entry for entry in self._manifest["segments"] if entry["last"] > oldest]
+        begin = max(self._manifest.get("rows", 0), oldest)
+        for first in range(begin, written, SEGMENT_ROWS):
+            last = min(first + SEGMENT_ROWS, written)
+            packed = zstandard.compress(save_arrays(memory.export_rows(first, last)), 1)
             entry = self._write(f"replay-{serial}-{first}.zst", packed)
             entries.append({**entry, "first": first, "last": last})
-        return entries
+        return {"segments": entries, "rows": written}
 
     def _write(self, name: str, data: bytes) -> dict[str, Any]:
         path = self.folder / name

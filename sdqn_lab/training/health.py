@@ -1,8 +1,8 @@
 """Can this network learn at all? Asked before the first step, and while it trains.
 
-A probe loss whose target differs from Q everywhere is sent through forward and backward on real
-first observations. (The TD error of a silent network on frames without reward is zero and says
-nothing.)
+A probe loss whose target differs from the outputs everywhere is sent through forward and backward
+on real first observations. (The TD error of a silent network on frames without reward is zero and
+says nothing.)
 """
 
 from collections.abc import Callable, Mapping
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from sdqn_lab.envs.base import VectorEnv
+from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.stats import LayerStats, SpikeRecorder
 from sdqn_lab.training.layers import gradient_norms
 
@@ -36,7 +36,8 @@ class Health(NamedTuple):
 
     Attributes:
         layers: by name, in order.
-        dead: every trainable parameter's gradient is exactly zero.
+        dead: every trainable parameter's gradient is exactly zero; for an agent that learns
+            without gradients: no unit of any layer fires.
         starved: layers whose parameters all have a gradient of exactly zero.
         silent: layers of which no unit fired at all.
     """
@@ -72,30 +73,36 @@ def first_observations(env: VectorEnv, seed: int) -> np.ndarray:
     return np.concatenate(shown)[-PROBE_OBSERVATIONS:]
 
 
-def probe(network: nn.Module, observations: np.ndarray, seed: int) -> Health:
-    """Forward and backward of the loss mean((Q - stopgrad(Q) - 1)^2) on a copy of the network.
+def probe(
+    network: SpikingNetwork, observations: np.ndarray, seed: int, *, by_gradient: bool = True
+) -> Health:
+    """Forward and backward of the loss mean((y - stopgrad(y) - 1)^2), summed over the heads y.
+
+    It runs on a copy of the network.
 
     Args:
         network: left as it is: its gradients and running statistics do not move.
         observations: (B, ...), as the environment gives them.
         seed: for an encoder that draws.
+        by_gradient: whether the network is to learn by gradients.
     """
     network = deepcopy(network).train()
     device = next(network.parameters()).device
     network.zero_grad(set_to_none=True)
     generator = torch.Generator(device).manual_seed(seed)
     with SpikeRecorder(network) as recorder:
-        q = network(torch.from_numpy(observations).to(device), generator=generator)
-    (q - q.detach() - 1.0).square().mean().backward()
+        outputs = network(torch.from_numpy(observations).to(device), generator=generator)
+    heads = outputs.values() if isinstance(outputs, dict) else (outputs,)
+    loss = torch.stack([(y - y.detach() - 1.0).square().mean() for y in heads]).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
     firing = recorder.layers()
     norms = {name: float(norm) for name, norm in gradient_norms(network).items()}
     layers = {name: _layer(firing.get(name), norm) for name, norm in norms.items()}
-    return Health(
-        layers,
-        dead=not any(norms.values()),
-        starved=[name for name, norm in norms.items() if norm == 0.0],
-        silent=[name for name, stats in firing.items() if stats.firing_rate == 0.0],
-    )
+    silent = [name for name, stats in firing.items() if stats.firing_rate == 0.0]
+    if not by_gradient:
+        return Health(layers, dead=len(silent) == len(firing), starved=[], silent=silent)
+    starved = [name for name, norm in norms.items() if norm == 0.0]
+    return Health(layers, dead=not any(norms.values()), starved=starved, silent=silent)
 
 
 def _layer(stats: LayerStats | None, norm: float) -> LayerHealth:
@@ -104,16 +111,24 @@ def _layer(stats: LayerStats | None, norm: float) -> LayerHealth:
     return LayerHealth(stats.firing_rate, stats.silent_fraction, stats.saturated_fraction, norm)
 
 
-def dead_line(cell: str, axes: str, cures: list[str]) -> str:
+def dead_line(cell: str, axes: str, cures: list[str], *, by_gradient: bool) -> str:
     """One line: what is dead, which axes make it so, and which changes were tried and help."""
+    why = "no gradient reaches any parameter" if by_gradient else "no unit of any layer fires"
     cure = f"write {' or '.join(cures)}" if cures else "none of the usual changes cures it"
-    return f"{cell}: dead: no gradient reaches any parameter under {axes}; {cure}"
+    return f"{cell}: dead: {why} under {axes}; {cure}"
 
 
-def cures(candidates: Mapping[str, Callable[[], nn.Module]], observations: np.ndarray) -> list[str]:
-    """Those changes after which the probe's gradient is alive, each one really tried."""
+def cures(
+    candidates: Mapping[str, Callable[[], SpikingNetwork]],
+    observations: np.ndarray,
+    *,
+    by_gradient: bool,
+) -> list[str]:
+    """Those changes after which the network is no longer dead, each one really tried."""
     return [
-        change for change, make in candidates.items() if not probe(make(), observations, 0).dead
+        change
+        for change, make in candidates.items()
+        if not probe(make(), observations, 0, by_gradient=by_gradient).dead
     ]
 
 

@@ -11,18 +11,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from sdqn_lab.agents.dqn import DQN
-from sdqn_lab.agents.replay import Batch, Replay
-from sdqn_lab.agents.schedules import LinearSchedule
+from sdqn_lab.agents.base import Agent
+from sdqn_lab.agents.seeding import stream, stream_seed
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.networks.probe import Probe, probe
-from sdqn_lab.networks.value import ValueNetwork
 from sdqn_lab.spiking.stats import SpikeRecorder
 from sdqn_lab.training.collector import Collector
-from sdqn_lab.training.evaluation import Evaluation, evaluate, own_encoder_stream
+from sdqn_lab.training.evaluation import Evaluation, Start, evaluate
 from sdqn_lab.training.health import Monitor
 from sdqn_lab.training.layers import gradient_norms
-from sdqn_lab.training.seeding import stream, stream_seed
 from sdqn_lab.training.window import Window
 
 
@@ -33,13 +30,6 @@ class Settings:
     seed: int
     steps: int
     log_every_steps: int
-    iteration_steps: int
-    replay_start_steps: int
-    learn_every_steps: int
-    batch_size: int
-    n_step: int
-    gamma: float
-    epsilon: LinearSchedule
     epsilon_eval: float
     time_window_eval: int | None
     reward_clipping: bool
@@ -87,8 +77,7 @@ class Trainer:
     def __init__(
         self,
         settings: Settings,
-        agent: DQN,
-        replay: Replay,
+        agent: Agent,
         train_env: VectorEnv,
         eval_env: VectorEnv,
         recorder: Recorder,
@@ -98,7 +87,7 @@ class Trainer:
         save_due: Callable[[], bool] = lambda: False,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.settings, self.agent, self.replay = settings, agent, replay
+        self.settings, self.agent = settings, agent
         self.counters = Counters()
         self.window = Window()
         self.monitor = Monitor()
@@ -106,12 +95,8 @@ class Trainer:
         self._save, self._save_due, self._stop_requested = save, save_due, stop_requested
         self._probed = probed
         self._frames_per_step = train_env.frames_per_step
-        self._draws = stream(settings.seed, "replay")
         self.collector = Collector(
             train_env,
-            agent,
-            replay,
-            stream(settings.seed, "explore"),
             reward_clipping=settings.reward_clipping,
             life_loss_ends_bootstrap=settings.life_loss_ends_bootstrap,
         )
@@ -140,14 +125,9 @@ class Trainer:
         begun = self.collector.running or self.counters.trained
         return begun or self.counters.steps < self.settings.steps
 
-    @property
-    def epsilon(self) -> float:
-        """Exploration at the current step."""
-        return self.settings.epsilon(self.counters.steps)
-
     def _train_iteration(self) -> None:
         counters, settings = self.counters, self.settings
-        end = min((counters.iteration + 1) * settings.iteration_steps, settings.steps)
+        end = min((counters.iteration + 1) * self.agent.iteration_steps, settings.steps)
         if not self.collector.running:
             self.collector.start(stream_seed(settings.seed, "env", counters.iteration))
         while counters.steps < end:
@@ -155,57 +135,54 @@ class Trainer:
             self._learn()
             self._log_if_due()
             self._save_if_due()
+        self.agent.close(self.collector.observations)
         self.collector.close()
 
     def _act(self) -> None:
-        taken, episodes = self.collector.step(self.epsilon)
-        self.counters.steps += taken
+        decision = self.agent.act(self.collector.observations, self.counters.steps)
+        row, episodes = self.collector.step(decision.actions)
+        self.agent.observe(row, decision.extras)
+        # Environments that only start a new episode take no agent step.
+        self.counters.steps += int(row.valid.sum())
         self.counters.episodes += len(episodes)
         for episode in episodes:
             self.window.add("train/return", episode.score)
             self.window.add("train/length_steps", episode.length_steps)
 
     def _learn(self) -> None:
-        learnable = self.counters.steps - self.settings.replay_start_steps
-        due = max(0, learnable) // self.settings.learn_every_steps
-        while self.counters.updates < due and self._can_sample():
-            batch = self._sample(self._draws)
-            for key, value in self.agent.update(batch).items():
+        for metrics in self.agent.learn(self.counters.steps):
+            for key, value in metrics.items():
                 self.window.add(key, value)
             for layer, norm in gradient_norms(self.agent.network).items():
                 self.window.add(f"grad/norm/{layer}", norm)
             self.counters.updates += 1
 
-    def _can_sample(self) -> bool:
-        return self.replay.can_sample(self.settings.batch_size, self.settings.n_step)
-
-    def _sample(self, rng: np.random.Generator) -> Batch:
-        settings = self.settings
-        return self.replay.sample(settings.batch_size, settings.n_step, settings.gamma, rng)
-
     def _log_if_due(self) -> None:
         counters, period = self.counters, self.settings.log_every_steps
-        self._recorder.progress(counters, {"epsilon": self.epsilon})
+        self._recorder.progress(counters, self.agent.metrics(counters.steps))
         if counters.steps // period == counters.logged_steps // period:
             return
         counters.logged_steps = counters.steps
         counts = {"updates": counters.updates, "episodes": counters.episodes}
-        values = {"epsilon": self.epsilon, **counts, **self.window.flush(), **self._spiking()}
+        values = {
+            **self.agent.metrics(counters.steps),
+            **counts,
+            **self.window.flush(),
+            **self._spiking(),
+        }
         self._record(values)
         for line in self.monitor.observe(values, counters.updates):
             self._recorder.event(counters, self._frames, line)
 
     def _spiking(self) -> dict[str, float]:
-        """Firing of every layer on a batch of replay, drawn apart from learning's batches."""
-        if not self._can_sample():
+        """Firing of every layer on remembered observations, drawn apart from learning's."""
+        seed, index, agent = self.settings.seed, self.counters.steps, self.agent
+        observations = agent.sample(stream(seed, "statistics", index))
+        if observations is None:
             return {}
-        seed, index = self.settings.seed, self.counters.steps
-        batch = self._sample(stream(seed, "statistics", index))
-        with (
-            SpikeRecorder(self.agent.network) as recorder,
-            own_encoder_stream(self.agent, stream_seed(seed, "statistics/encoder", index)),
-        ):
-            self.agent.q_values(batch.observations.cpu().numpy())
+        draws = self._draws_of("statistics/encoder")
+        with SpikeRecorder(agent.network) as recorder, torch.no_grad():
+            agent.network.eval()(observations.to(agent.device), generator=draws)
         return {
             f"snn/{name}/{layer}": value
             for layer, stats in recorder.layers().items()
@@ -213,23 +190,32 @@ class Trainer:
         }
 
     def _probe(self) -> None:
-        """Operations and potentials on a batch of replay, drawn apart from learning's batches."""
-        network, device = self.agent.network, self.agent.device
-        if not isinstance(network, ValueNetwork) or not self._can_sample():
+        """Operations and potentials on remembered observations, drawn apart from learning's."""
+        seed, index, agent = self.settings.seed, self.counters.steps, self.agent
+        observations = agent.sample(stream(seed, "probe", index))
+        if observations is None:
             return
-        seed, index = self.settings.seed, self.counters.steps
-        batch = self._sample(stream(seed, "probe", index)).to(device)
-        draws = torch.Generator(device).manual_seed(stream_seed(seed, "probe/encoder", index))
-        self._probed(index, probe(network, batch.observations, generator=draws))
+        draws = self._draws_of("probe/encoder")
+        self._probed(index, probe(agent.network, observations.to(agent.device), generator=draws))
+
+    def _draws_of(self, name: str) -> torch.Generator:
+        """Where a random encoder draws from in a look at the network at this step."""
+        seed = stream_seed(self.settings.seed, name, self.counters.steps)
+        return torch.Generator(self.agent.device).manual_seed(seed)
 
     def _evaluate(self) -> None:
         settings, counters = self.settings, self.counters
-        played = evaluate(
-            self.agent,
-            self._eval_env,
-            seed=settings.seed,
-            index=counters.iteration,
+        agent = self.agent
+        policy = agent.policy(
+            agent.network,
+            agent.env.num_actions,
             epsilon=settings.epsilon_eval,
+            generator=torch.Generator(agent.device),
+        )
+        played = evaluate(
+            policy,
+            self._eval_env,
+            Start(settings.seed, counters.iteration),
             time_window=settings.time_window_eval,
             stop_requested=self._stop_requested,
         )
@@ -256,22 +242,20 @@ class Trainer:
             raise StopRequested
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but replay: tensors, arrays and plain containers only."""
+        """Everything but the memory's rows: tensors, arrays and plain containers only."""
         return {
             "counters": asdict(self.counters),
             "agent": self.agent.state_dict(),
             "collector": self.collector.state_dict(),
-            "draws": self._draws.bit_generator.state,
             "window": self.window.state_dict(),
             "monitor": self.monitor.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken; replay must have been restored before."""
+        """Go on where ``state_dict`` was taken; the memory must have been restored before."""
         self.counters = Counters(**state["counters"])
         self.agent.load_state_dict(state["agent"])
         self.collector.load_state_dict(state["collector"])
-        self._draws.bit_generator.state = state["draws"]
         self.window.load_state_dict(state["window"])
         self.monitor.load_state_dict(state["monitor"])
 

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sdqn_lab.agents.policy import Policy
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.player import Player
 from sdqn_lab.spiking.stats import SpikeRecorder
-from sdqn_lab.training.seeding import stream, stream_seed
+from sdqn_lab.training.evaluation import Moment, Start, evaluate
 from sdqn_lab.watching.activity import ActivityTap, LayerActivity
 
 SAMPLE = 256
@@ -27,7 +28,7 @@ class Decision(NamedTuple):
     """One decision of the first episode.
 
     Attributes:
-        values: (A,) Q-values.
+        values: (A,) what the network answered, e.g. Q-values.
         action: what was done.
         explored: whether it was drawn at random instead of chosen.
         layers: what the neurons did; empty unless asked for.
@@ -62,33 +63,6 @@ class Episodes:
     observations: npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Start:
-    """Where the random streams of an evaluation begin.
-
-    Attributes:
-        seed: >= 0.
-        index: running number of the evaluation.
-    """
-
-    seed: int
-    index: int
-
-    @property
-    def env_seed(self) -> int:
-        """Of the environment."""
-        return stream_seed(self.seed, "evaluation/env", self.index)
-
-    @property
-    def encoder_seed(self) -> int:
-        """Of a random encoder."""
-        return stream_seed(self.seed, "evaluation/encoder", self.index)
-
-    def exploration(self) -> np.random.Generator:
-        """Source of random actions."""
-        return stream(self.seed, "evaluation/explore", self.index)
-
-
 def play(
     player: Player,
     env: VectorEnv,
@@ -96,7 +70,7 @@ def play(
     *,
     time_window: int | None = None,
     tapped: bool = False,
-    told: Callable[[int], None] = lambda over: None,
+    reported: Callable[[int], None] = lambda over: None,
 ) -> Episodes:
     """Play one episode in each of the environment's copies.
 
@@ -106,54 +80,41 @@ def play(
         start: where the random streams begin.
         time_window: T; None: the player's own.
         tapped: whether the first episode's decisions hold what the neurons did.
-        told: called after every step with the number of finished episodes.
+        reported: called at every step with the number of finished episodes.
     """
-    rng = start.exploration()
-    observations = env.reset(start.env_seed)
-    player.generator.manual_seed(start.encoder_seed)
-    returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
-    playing = np.ones(env.num_envs, bool)
+    policy = player.evaluated()
+    window = time_window or player.cfg.time_window_eval
     first: list[Decision] = []
     sample = Sample(SAMPLE)
     tap = ActivityTap(player.network)
+
+    def see(moment: Moment) -> None:
+        reported(int((~moment.running).sum()))
+        sample.add(moment.observations)
+        outputs = moment.choice.outputs
+        if outputs is None:  # a person wants to see them; an evaluation did not ask the network
+            with _generator_kept(policy):
+                outputs = policy.outputs(moment.observations, window)
+        if moment.running[0]:
+            action, explored = int(moment.choice.actions[0]), bool(moment.choice.explored[0])
+            values, score = outputs[0].numpy(), float(moment.returns[0])
+            first.append(Decision(values, action, explored, tap.layers(), score))
+
     with SpikeRecorder(player.network) as recorder, tap if tapped else nullcontext():
-        while playing.any():
-            told(int((~playing).sum()))
-            seen = observations[playing]
-            sample.add(seen)
-            values, chosen, explored = _decide(player, seen, rng, time_window)
-            if playing[0]:
-                taken = int(chosen[0]), bool(explored[0])
-                first.append(Decision(values[0], *taken, tap.layers(), float(returns[0])))
-            actions = np.zeros(env.num_envs, np.int64)
-            actions[playing] = chosen
-            step = env.step(actions)
-            returns[playing] += step.rewards[playing]
-            lengths[playing] += 1
-            playing &= ~(step.terminated | step.truncated)
-            observations = step.observations
+        played = evaluate(policy, env, start, time_window=window, on_decision=see)
+    assert played is not None  # nothing asks it to stop
     rates = {name: stats.firing_rate for name, stats in recorder.layers().items()}
-    window = (time_window or player.time_window) if player.network.temporal else 1
-    return Episodes(window, returns.tolist(), lengths.tolist(), rates, first, sample.taken())
-
-
-def _decide(
-    player: Player, seen: npt.NDArray[Any], rng: np.random.Generator, time_window: int | None
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Values (N, A), actions (N,) and which of them are random; draws as `DQN.act` does."""
-    explored = rng.random(len(seen)) < player.protocol.epsilon_eval
-    drawn = rng.integers(player.num_actions, size=len(seen))
-    with _encoder_kept(player) if explored.all() else nullcontext():
-        values = player.q_values(seen, time_window)
-    return values, np.where(explored, drawn, values.argmax(axis=1)), explored
+    shown = (time_window or player.time_window) if player.network.temporal else 1
+    return Episodes(shown, *played, rates, first, sample.taken())
 
 
 @contextmanager
-def _encoder_kept(player: Player) -> Iterator[None]:
-    """Values that only a person wants to see: an evaluation would not have asked the network."""
-    state = player.generator.get_state()
+def _generator_kept(policy: Policy) -> Iterator[None]:
+    """Let a random encoder's stream be as if the network had not been asked."""
+    assert policy.generator is not None
+    state = policy.generator.get_state()
     yield
-    player.generator.set_state(state)
+    policy.generator.set_state(state)
 
 
 class Sample:

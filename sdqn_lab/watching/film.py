@@ -8,7 +8,8 @@ import numpy.typing as npt
 from sdqn_lab.analysis.raster import Face, Moment, Raster, Scene, enlarged
 from sdqn_lab.envs.base import VectorEnv, Watchable
 from sdqn_lab.player import Player
-from sdqn_lab.watching.episodes import Decision, Episodes, Start
+from sdqn_lab.training.evaluation import Start
+from sdqn_lab.watching.episodes import Decision, Episodes
 
 Picture = npt.NDArray[np.uint8]
 SIDE = 640
@@ -104,6 +105,7 @@ def scene(env: Watchable, player: Player, played: Episodes) -> Scene:
         spiking,
         max(layer.rate for decision in first for layer in decision.layers.values()),
         (float(values.min(initial=0.0)), float(values.max(initial=0.0))),
+        player.policy.outputs_name,
     )
 
 

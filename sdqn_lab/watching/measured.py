@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
+from sdqn_lab.agents.seeding import stream
 from sdqn_lab.analysis.energy import cost
 from sdqn_lab.analysis.statistics import Interval, interval, mean
 from sdqn_lab.networks.probe import probe
 from sdqn_lab.player import Player
 from sdqn_lab.tracking.run_directory import PROBE_VERSION
-from sdqn_lab.training.seeding import stream
 from sdqn_lab.watching.episodes import Episodes
 
 PROBED = 32
@@ -67,7 +67,7 @@ def _energy(player: Player, played: Episodes) -> tuple[float, float]:
     weights = [len(batch) for batch in batches]
     costs = []
     for batch in batches:
-        window, draws = played.time_window, player.generator
+        window, draws = played.time_window, player.policy.generator
         found = probe(player.network, batch, time_window=window, generator=draws)
         costs.append(cost({"version": PROBE_VERSION, **asdict(found)}))
     energy = np.average([each.energy_nj for each in costs], weights=weights)

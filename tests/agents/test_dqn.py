@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from sdqn_lab.agents.base import EnvSpec, Row, RunFacts
 from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.agents.losses import huber, mse, td_error
 from sdqn_lab.agents.replay import Batch
 
 FEATURES, ACTIONS = 6, 3
+ENV = EnvSpec((FEATURES,), ACTIONS, dtype=torch.float32)
 
 
 class TinyNetwork(nn.Module):
@@ -47,17 +49,17 @@ class Table(nn.Module):
         return self.factor * observations
 
 
-def make_agent(*, noise=0.0, seed=0, learning_rate=0.01, **changes):
-    network, target = TinyNetwork(seed, noise), TinyNetwork(seed + 1, noise)
+def make_agent(*, noise=0.0, seed=0, env=ENV, **changes):
     settings = {
-        "num_actions": ACTIONS,
         "double": True,
         "loss": "mse",
+        "optimizer": "adamw",
+        "learning_rate": 0.01,
+        "weight_decay": 0.01,
         "target_update_every_updates": 3,
-        "generator": torch.Generator().manual_seed(seed) if noise else None,
+        "replay_capacity_steps": 100,
     }
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate)
-    return DQN(network, target, optimizer, **(settings | changes))
+    return DQN(TinyNetwork(seed, noise), env, seed=seed, **(settings | changes))
 
 
 def make_batch(seed, size=16):
@@ -89,34 +91,48 @@ def parameters_equal(first, second):
 
 
 def table_agent(**changes):
-    network = Table()
-    settings = {"num_actions": 4, "double": False, "loss": "mse", "target_update_every_updates": 1}
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    return DQN(network, Table(), optimizer, **(settings | changes))
+    settings = {"loss": "mse", "target_update_every_updates": 1, "replay_capacity_steps": 100}
+    env = EnvSpec((4,), 4, dtype=torch.float32)
+    agent = DQN(Table(), env, seed=0, **(settings | changes))
+    agent.optimizer = torch.optim.SGD(agent.network.parameters(), lr=0.1)
+    return agent
+
+
+def greedy(agent, epsilon=0.0):
+    draws = agent.generator
+    return agent.policy(agent.network, agent.env.num_actions, epsilon=epsilon, generator=draws)
 
 
 # Acting
 
 
+def act(agent, inputs, epsilon, rng, time_window=None):
+    return greedy(agent, epsilon).act(inputs, rng, time_window).actions
+
+
 def test_epsilon_zero_acts_greedily():
     agent, inputs = make_agent(), observations(50)
-    actions = agent.act(inputs, 0.0, np.random.default_rng(0))
-    assert actions.dtype == np.int64
-    assert actions.tolist() == agent.q_values(inputs).argmax(1).tolist()
+    choice = greedy(agent).act(inputs, np.random.default_rng(0))
+    assert choice.actions.dtype == np.int64
+    assert choice.actions.tolist() == greedy(agent).outputs(inputs).argmax(1).tolist()
+    assert torch.equal(choice.outputs, greedy(agent).outputs(inputs))
+    assert not choice.explored.any()
 
 
 def test_epsilon_one_acts_uniformly_without_a_forward():
     agent = make_agent()
-    actions = agent.act(observations(30_000), 1.0, np.random.default_rng(0))
+    choice = greedy(agent, 1.0).act(observations(30_000), np.random.default_rng(0))
     assert agent.network.calls == []
+    assert choice.outputs is None
+    assert choice.explored.all()
     # Binomial with mean 10,000 and standard deviation 82.
-    assert np.abs(np.bincount(actions, minlength=ACTIONS) - 10_000).max() < 5 * 82
+    assert np.abs(np.bincount(choice.actions, minlength=ACTIONS) - 10_000).max() < 5 * 82
 
 
 def test_epsilon_is_the_frequency_of_exploration():
     # Greedy is always action 0; a random action differs from it three times in four.
     agent, inputs = table_agent(), np.tile(np.float32([[1, 0, 0, 0]]), (40_000, 1))
-    actions = agent.act(inputs, 0.2, np.random.default_rng(1))
+    actions = act(agent, inputs, 0.2, np.random.default_rng(1))
     assert np.mean(actions != 0) == pytest.approx(
         0.2 * 3 / 4, abs=5 * np.sqrt(0.15 * 0.85 / 40_000)
     )
@@ -124,20 +140,20 @@ def test_epsilon_is_the_frequency_of_exploration():
 
 def test_environments_explore_independently():
     agent, inputs = table_agent(), np.tile(np.float32([[1, 0, 0, 0]]), (200, 1))
-    actions = agent.act(inputs, 0.5, np.random.default_rng(2))
+    actions = act(agent, inputs, 0.5, np.random.default_rng(2))
     assert 0 < np.count_nonzero(actions) < 200
 
 
 def test_equal_values_take_the_first_action():
     agent = table_agent()
     values = np.float32([[0, 0, 0, 0], [1, 2, 2, 0], [0, 0, 0, 1]])
-    assert agent.act(values, 0.0, np.random.default_rng(0)).tolist() == [0, 1, 3]
+    assert act(agent, values, 0.0, np.random.default_rng(0)).tolist() == [0, 1, 3]
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
 def test_acting_uses_the_same_draws_whatever_epsilon_is(epsilon):
     rng, reference = np.random.default_rng(3), np.random.default_rng(3)
-    make_agent().act(observations(5), epsilon, rng)
+    act(make_agent(), observations(5), epsilon, rng)
     reference.random(5)
     reference.integers(ACTIONS, size=5)
     assert rng.bit_generator.state == reference.bit_generator.state
@@ -147,8 +163,7 @@ def test_acting_leaves_parameters_and_running_statistics_alone():
     agent = make_agent()
     before = snapshot(agent.network), snapshot(agent.target_network)
     agent.network.train()
-    agent.act(observations(20), 0.5, np.random.default_rng(0))
-    agent.q_values(observations(20))
+    act(agent, observations(20), 0.5, np.random.default_rng(0))
     assert equal(before[0], snapshot(agent.network))
     assert equal(before[1], snapshot(agent.target_network))
     assert all(parameter.grad is None for parameter in agent.network.parameters())
@@ -156,17 +171,65 @@ def test_acting_leaves_parameters_and_running_statistics_alone():
 
 def test_time_window_reaches_the_network():
     agent = make_agent()
-    agent.act(observations(2), 0.0, np.random.default_rng(0), time_window=7)
-    agent.q_values(observations(2))
+    act(agent, observations(2), 0.0, np.random.default_rng(0), time_window=7)
+    act(agent, observations(2), 0.0, np.random.default_rng(0))
     assert agent.network.calls == [(False, 7), (False, None)]
 
 
 def test_values_of_a_row_do_not_depend_on_the_rows_beside_it():
     agent, inputs = make_agent(), observations(8)
     agent.update(make_batch(0))
-    together = agent.q_values(inputs)
-    apart = torch.cat([agent.q_values(inputs[i : i + 1]) for i in range(8)])
+    policy = greedy(agent)
+    together = policy.outputs(inputs)
+    apart = torch.cat([policy.outputs(inputs[i : i + 1]) for i in range(8)])
     torch.testing.assert_close(together, apart)
+
+
+def test_training_explores_by_the_schedule():
+    # Greedy is always action 0; epsilon falls from 1 to 0 over ten steps.
+    agent = table_agent(epsilon_begin=1.0, epsilon_end=0.0, epsilon_decay_steps=10)
+    inputs = np.tile(np.float32([[1, 0, 0, 0]]), (4_000, 1))
+    others = [np.mean(agent.act(inputs, step).actions != 0) for step in (0, 5, 10)]
+    assert others == [pytest.approx(0.75, abs=0.04), pytest.approx(0.375, abs=0.04), 0.0]
+    assert [agent.metrics(step) for step in (0, 5, 10)] == [
+        {"epsilon": 1.0},
+        {"epsilon": 0.5},
+        {"epsilon": 0.0},
+    ]
+
+
+# Remembering and learning
+
+
+def row(agent, value):
+    nothing = np.zeros(agent.num_envs, np.float32)
+    seen = np.full((agent.num_envs, FEATURES), value, np.float32)
+    return Row(seen, nothing.astype(np.int64), nothing, nothing > 0, nothing == 0)
+
+
+def test_updates_are_due_by_the_count_of_steps_and_never_before_there_is_a_batch():
+    words = {"num_envs": 2, "batch_size": 4, "replay_start_steps": 10, "learn_every_steps": 5}
+    agent = make_agent(**words)
+    assert list(agent.learn(10)) == []
+    assert list(agent.learn(25)) == []  # three are due, and nothing is remembered
+    for value in range(3):
+        agent.observe(row(agent, value), {})
+    assert len(list(agent.learn(25))) == 3
+    assert list(agent.learn(29)) == []
+    assert len(list(agent.learn(30))) == 1
+    assert agent.updates == 4
+
+
+def test_samples_are_remembered_observations_and_leave_no_trace():
+    agent = make_agent(num_envs=2, batch_size=4)
+    assert agent.sample(np.random.default_rng(0)) is None
+    for value in range(4):
+        agent.observe(row(agent, value), {})
+    before = copy.deepcopy(agent.state_dict())
+    seen = agent.sample(np.random.default_rng(0))
+    assert seen.shape == (4, FEATURES)
+    assert set(seen.flatten().tolist()) <= {0.0, 1.0, 2.0}
+    assert str(agent.state_dict()) == str(before)
 
 
 # One update
@@ -327,7 +390,7 @@ def assert_same_future(first, second, updates):
         ours, theirs = first.update(make_batch(update)), second.update(make_batch(update))
         assert equal(ours, theirs)
         inputs, rngs = observations(4, update), [np.random.default_rng(update) for _ in range(2)]
-        actions = [a.act(inputs, 0.5, r) for a, r in zip((first, second), rngs, strict=True)]
+        actions = [act(a, inputs, 0.5, r) for a, r in zip((first, second), rngs, strict=True)]
         assert actions[0].tolist() == actions[1].tolist()
     assert equal(snapshot(first.network), snapshot(second.network))
     assert equal(snapshot(first.target_network), snapshot(second.target_network))
@@ -370,9 +433,12 @@ def test_the_state_holds_only_tensors_and_plain_containers():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_actions": 0}, "num_actions must be >= 1, got 0"),
+        ({"num_envs": 0}, "num_envs must be >= 1, got 0"),
+        ({"gamma": 1.5}, r"gamma must lie in \[0, 1\], got 1.5"),
         ({"loss": "mae"}, "loss must be one of mse, huber, got mae"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adam, adamw, got sgd"),
         ({"target_update_every_updates": 0}, "target_update_every_updates must be >= 1, got 0"),
+        ({"replay_start_steps": -1}, "replay_start_steps must be >= 0, got -1"),
         ({"target_ema": 0.0}, r"target_ema must lie in \(0, 1\], got 0.0"),
         ({"target_ema": 1.1}, r"target_ema must lie in \(0, 1\], got 1.1"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be > 0, got 0.0"),
@@ -382,3 +448,54 @@ def test_the_state_holds_only_tensors_and_plain_containers():
 def test_bad_arguments_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         make_agent(**changes)
+
+
+RUN = RunFacts(1_000, ENV)
+FITTING = {
+    "batch_size": 32,
+    "n_step": 1,
+    "num_envs": 8,
+    "replay_capacity_steps": 500,
+    "replay_start_steps": 100,
+    "replay_device": "cpu",
+    "epsilon_begin": 1.0,
+    "epsilon_end": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "run", "keys"),
+    [
+        ({}, RUN, []),
+        ({"batch_size": 600}, RUN, ["algo.batch_size"]),
+        ({"batch_size": 40, "replay_start_steps": 1}, RunFacts(47, ENV), ["algo.batch_size"]),
+        ({"batch_size": 40, "replay_start_steps": 1}, RunFacts(48, ENV), []),
+        ({"replay_start_steps": 501}, RUN, ["algo.replay_start_steps"]),
+        ({}, RunFacts(100, ENV), ["budget.steps"]),
+        ({}, RunFacts(101, ENV), []),
+        ({"epsilon_begin": 0.05}, RUN, ["algo.epsilon_end"]),
+        ({"epsilon_begin": 0.05, "batch_size": 600}, RUN, ["algo.batch_size", "algo.epsilon_end"]),
+        # 32 + (1 + 1 + 1) * 8 is the least ring that can always be drawn from.
+        (
+            {"replay_capacity_steps": 55, "replay_start_steps": 1},
+            RUN,
+            ["algo.replay_capacity_steps"],
+        ),
+        ({"replay_capacity_steps": 56, "replay_start_steps": 1}, RUN, []),
+    ],
+)
+def test_arguments_that_do_not_fit_each_other_or_the_run_are_problems(changes, run, keys):
+    assert [problem.key for problem in DQN.problems(FITTING | changes, run)] == keys
+
+
+def test_a_replay_that_does_not_fit_the_memory_is_a_problem_here_and_not_elsewhere():
+    needed = DQN.memory_bytes(FITTING, ENV)
+    assert needed == 504 * (FEATURES * 4 + 8)  # whole rows; a byte a flag or age, four a reward
+    for free, keys in ((needed, ["algo.replay_capacity_steps"]), (2 * needed, [])):
+        run = RunFacts(1_000, ENV, {"cpu": free, "device": 0})
+        assert [problem.key for problem in DQN.problems(FITTING, run)] == keys
+
+
+def test_updates_made_are_those_that_learning_makes():
+    made = {"replay_start_steps": 100, "learn_every_steps": 7}
+    assert [DQN.updates_made(made, steps) for steps in (50, 106, 107, 800)] == [0, 0, 1, 100]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab.networks.minatar import MinAtar
-from sdqn_lab.networks.value import ValueNetwork
+from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Direct, Encoder
 from sdqn_lab.spiking.neuron import IF, LIF, PLIF, Neuron, ReLU
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
@@ -40,7 +40,7 @@ def build(
     seed: int = 0,
     gain: float = 1.0,
     **sizes: Any,
-) -> ValueNetwork:
+) -> SpikingNetwork:
     """A network whose maps are `gain` times torch's initialization."""
     torch.manual_seed(seed)
     first = neuron()
@@ -49,10 +49,10 @@ def build(
         return norm(normalized_shape, v_threshold=first.v_threshold, v_reset=first.v_reset)
 
     body = torso(shape, neuron, make_norm, **sizes)
-    network = ValueNetwork(
+    network = SpikingNetwork(
         body,
         encoder(),
-        readout(body.num_features, num_actions),
+        {"q": readout(body.num_features, num_actions)},
         time_window=time_window,
         observation_scale=observation_scale,
     )
@@ -62,7 +62,7 @@ def build(
     return network
 
 
-def small(*args: Any, **kwargs: Any) -> ValueNetwork:
+def small(*args: Any, **kwargs: Any) -> SpikingNetwork:
     """A lively small network for images (2, 8, 7), in double precision."""
     return build(*args, **{"channels": (3,), "hidden": 16, "gain": 5.0, **kwargs}).double()
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sdqn_lab import build, config
+from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.agents.replay import Batch
 from sdqn_lab.networks import blocks
@@ -32,7 +33,7 @@ DEVICES = [
 
 def agent(*overrides: str) -> DQN:
     words = [*SMALL, *LIVELY, "tracker=none", *overrides]
-    return build.build_agent(config.compose(words), SHAPE, ACTIONS)
+    return build.build_agent(config.compose(words), EnvSpec(SHAPE, ACTIONS))
 
 
 def batch(rng: np.random.Generator) -> Batch:

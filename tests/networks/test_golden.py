@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdqn_lab.networks.nature import Nature
-from sdqn_lab.networks.value import ValueNetwork
+from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.neuron import Neuron
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
 from tests.golden import Case, cases, load, neuron_of, tensor
@@ -39,7 +39,7 @@ class Run(NamedTuple):
     """One forward and backward of our network with the weights of a case."""
 
     case: Case
-    network: ValueNetwork
+    network: SpikingNetwork
     q: Tensor
     loss: float
     spikes: list[Tensor]
@@ -120,7 +120,7 @@ def run(path: Path) -> Run:
     return Run(case, network, q.detach(), loss.item(), spikes)
 
 
-def with_weights(case: Case) -> ValueNetwork:
+def with_weights(case: Case) -> SpikingNetwork:
     full = "32/64/64/512" in str(case["arch"])
     sizes = {} if full else {"channels": (4, 8, 8), "hidden": 32}
     network = build(
@@ -145,7 +145,7 @@ def with_weights(case: Case) -> ValueNetwork:
     return network
 
 
-def follow_recipe(network: ValueNetwork, case: Case) -> None:
+def follow_recipe(network: SpikingNetwork, case: Case) -> None:
     gains = json.loads(str(case["gains"]))
     for k, (name, parameter) in enumerate(network.named_parameters()):
         module = network.get_submodule(name.rpartition(".")[0])
@@ -172,7 +172,7 @@ def original_name(name: str) -> str:
     return f"{ORIGINAL_NAMES[module]}.{attribute}"
 
 
-def rounding(case: Case, network: ValueNetwork, name: str) -> float:
+def rounding(case: Case, network: SpikingNetwork, name: str) -> float:
     """What float32 leaves of a gradient that is zero: a bias that a batch norm takes out again."""
     module, _, attribute = name.rpartition(".")
     block = module.removesuffix(".linear")

@@ -17,8 +17,8 @@ from sdqn_lab.benchmarks import counts
 from sdqn_lab.networks.blocks import Convolution, ConvolutionalTorso
 from sdqn_lab.networks.mlp import MLP
 from sdqn_lab.networks.nature import Nature
+from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.networks.probe import BINS, LayerProbe, fan_out, probe
-from sdqn_lab.networks.value import ValueNetwork
 from sdqn_lab.spiking.encoder import Poisson
 from sdqn_lab.spiking.neuron import IF, LIF, Neuron, ReLU, SpikingNeuron
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm
@@ -53,7 +53,7 @@ def connected(neuron: Callable[[], Neuron], weights: list[list[float]], **option
     return network
 
 
-def convolutional(convolution: Convolution, pixels: int, **options: Any) -> ValueNetwork:
+def convolutional(convolution: Convolution, pixels: int, **options: Any) -> SpikingNetwork:
     torso = partial(
         ConvolutionalTorso,
         convolutions=[convolution],
@@ -298,7 +298,7 @@ def test_every_option_can_be_probed_and_its_histograms_add_up(option: str, env: 
         assert layer.operations <= layer.synapses * layer.passes
 
 
-def state(network: ValueNetwork) -> dict[str, Any]:
+def state(network: SpikingNetwork) -> dict[str, Any]:
     tensors = {name: value.tolist() for name, value in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
     hooks = [len(module._forward_hooks) for module in network.modules()]

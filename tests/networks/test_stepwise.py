@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.mlp import MLP
 from sdqn_lab.networks.nature import Nature
-from sdqn_lab.networks.value import ValueNetwork
+from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Direct, Encoder, Poisson
 from sdqn_lab.spiking.neuron import IF, LIF, PLIF, Neuron, ReLU, SpikingNeuron
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
@@ -98,7 +98,7 @@ def lively() -> LIF:
     return LIF(tau=1.25, v_threshold=0.3)
 
 
-def assert_equals_plain_loop(network: ValueNetwork, observations: Tensor) -> None:
+def assert_equals_plain_loop(network: SpikingNetwork, observations: Tensor) -> None:
     plain = copy.deepcopy(network)
     weights = torch.tensor([[0.3, -1.0, 2.0]], dtype=torch.float64)
     q = network(observations, generator=torch.Generator().manual_seed(3))
@@ -118,7 +118,7 @@ def assert_equals_plain_loop(network: ValueNetwork, observations: Tensor) -> Non
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-def plain_loop(network: ValueNetwork, observations: Tensor, generator: torch.Generator) -> Tensor:
+def plain_loop(network: SpikingNetwork, observations: Tensor, generator: torch.Generator) -> Tensor:
     """Q of the whole network run once per step, with explicit membranes."""
     x = observations.double() / network.observation_scale
     steps = network.time_window if network.temporal else 1

@@ -29,7 +29,7 @@ def restored(folder, capacity: int = 60) -> tuple[Replay, dict]:
     saved = Checkpoint(folder)
     saved.read()
     replay = Replay(capacity, 2, (1, 3, 3), 2)
-    saved.load_replay(replay)
+    saved.load_memory(replay)
     return replay, saved.load_state()
 
 

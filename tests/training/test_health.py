@@ -12,9 +12,9 @@ def examined(*overrides):
     cfg = config.compose([*overrides, "tracker=none"])
     env = build.build_env(cfg, 4)
     observations = first_observations(env, 7)
-    agent = build.build_agent(cfg, env.observation_shape, env.num_actions)
+    network = build.initial_network(cfg, build.env_spec(env))
     env.close()
-    return probe(agent.network, observations, 7), agent.network, observations
+    return probe(network, observations, 7), network, observations
 
 
 def test_the_lecture_network_is_dead_on_pong():

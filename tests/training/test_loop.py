@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from sdqn_lab.agents.seeding import stream_seed
 from sdqn_lab.envs.base import Step
-from sdqn_lab.training.evaluation import evaluate
-from sdqn_lab.training.seeding import stream_seed
+from sdqn_lab.training.collector import Collector
+from sdqn_lab.training.evaluation import Start, evaluate
 from tests.training.toys import chain, toy_config, toy_trainer
 
 SHORT = ["budget.steps=400", "algo.iteration_steps=200", "budget.log_every_steps=100"]
@@ -41,46 +42,58 @@ class Scripted:
 NO = (False, False)
 
 
-def scripted(rows, *overrides):
-    cfg = toy_config("algo.num_envs=2", "protocol.eval_episodes=2", *SHORT, *overrides)
-    trainer, tape = toy_trainer(cfg, lambda n, protocol: Scripted(rows))
-    trainer.collector.start(0)
-    return trainer, tape
+def scripted(rows, *, clipping=False, life_loss=False):
+    collector = Collector(
+        Scripted(rows), reward_clipping=clipping, life_loss_ends_bootstrap=life_loss
+    )
+    collector.start(0)
+    return collector
+
+
+ACTIONS = np.zeros(2, np.int64)
 
 
 def test_rows_that_only_start_a_new_episode_are_no_agent_steps():
     rows = [((1, 1), (True, False), NO, NO, NO), ((0, 1), NO, NO, NO, (True, False))]
-    trainer, _ = scripted(rows)
-    taken = [trainer.collector.step(1.0)[0] for _ in range(4)]
-    assert taken == [2, 1, 2, 1]
-    assert trainer.replay.transitions == 6
+    words = ["budget.steps=120", "algo.iteration_steps=120", "algo.num_envs=2"]
+    cfg = toy_config(*words, "protocol.eval_episodes=2", "budget.log_every_steps=120")
+    trainer, _ = toy_trainer(cfg, lambda n, protocol: Scripted(rows))
+    trainer.run()
+    assert trainer.counters.steps == 120
+    # Two steps, then one, in turn: 80 rows, and one more where the iteration ends.
+    assert trainer.agent.memory.rows_written == 81
+    assert trainer.agent.memory.export_rows(0, 4)["valid"].sum(1).tolist() == [2, 1, 2, 1]
 
 
 def test_returns_are_unclipped_while_learning_sees_the_sign():
     rows = [((7, -3), NO, NO, NO, NO), ((2, 0), (True, True), NO, NO, NO)]
-    trainer, _ = scripted(rows, "protocol.reward_clipping=true")
-    trainer.collector.step(1.0)
-    _, episodes = trainer.collector.step(1.0)
+    collector = scripted(rows, clipping=True)
+    first, _ = collector.step(ACTIONS)
+    second, episodes = collector.step(ACTIONS)
     assert [episode.score for episode in episodes] == [9.0, -3.0]
     assert [episode.length_steps for episode in episodes] == [2, 2]
-    assert trainer.replay.export_rows(0, 2)["rewards"].tolist() == [[1, -1], [1, 0]]
+    assert [first.rewards.tolist(), second.rewards.tolist()] == [[1, -1], [1, 0]]
+
+
+def test_a_row_holds_what_was_acted_on_not_what_followed():
+    collector = scripted([((1, 1), NO, NO, NO, NO)])
+    rows = [collector.step(ACTIONS)[0] for _ in range(3)]
+    assert [row.observations[0, 0] for row in rows] == [0, 1, 2]
+    assert collector.observations[0, 0] == 3
 
 
 def test_a_truncated_episode_counts_but_keeps_its_bootstrap():
-    trainer, _ = scripted([((1, 1), NO, (True, False), NO, NO)])
-    _, episodes = trainer.collector.step(1.0)
+    row, episodes = scripted([((1, 1), NO, (True, False), NO, NO)]).step(ACTIONS)
     assert len(episodes) == 1
-    assert not trainer.replay.export_rows(0, 1)["terminal"].any()
+    assert not row.terminal.any()
 
 
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_lost_life_ends_the_bootstrap_where_the_protocol_says_so_and_never_the_game(ends):
     rows = [((1, 1), NO, NO, (True, False), NO)]
-    trainer, _ = scripted(rows)
-    trainer.collector._life_loss_ends_bootstrap = ends
-    _, episodes = trainer.collector.step(1.0)
+    row, episodes = scripted(rows, life_loss=ends).step(ACTIONS)
     assert episodes == []
-    assert trainer.replay.export_rows(0, 1)["terminal"].tolist() == [[ends, False]]
+    assert row.terminal.tolist() == [ends, False]
 
 
 @pytest.mark.parametrize(("period", "start"), [(3, 64), (7, 100)])
@@ -145,8 +158,11 @@ def test_an_evaluation_repeats_itself_and_another_index_differs():
     trainer, _ = toy_trainer(cfg)
     env = trainer._eval_env
 
+    agent = trainer.agent
+    policy = agent.policy(agent.network, agent.env.num_actions, epsilon=0.5)
+
     def played(index):
-        return evaluate(trainer.agent, env, seed=0, index=index, epsilon=0.5)
+        return evaluate(policy, env, Start(0, index))
 
     assert played(0) == played(0)
     assert played(0) != played(1)

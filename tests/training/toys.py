@@ -3,6 +3,7 @@
 from sdqn_lab import build, config
 from sdqn_lab.envs.base import Protocol
 from sdqn_lab.envs.toy import Chain, Identity
+from sdqn_lab.training.loop import Trainer
 
 TINY = [
     "env=cartpole",
@@ -47,10 +48,10 @@ def toy_trainer(cfg, make_env=lambda n, protocol: Identity(4, n, protocol), **ho
     protocol = Protocol(**cfg.protocol)
     train_env = make_env(cfg.algo.num_envs, protocol)
     eval_env = make_env(cfg.protocol.eval_episodes, protocol)
-    agent = build.build_agent(cfg, train_env.observation_shape, train_env.num_actions)
+    agent = build.build_agent(cfg, build.env_spec(train_env))
     tape = Tape()
     hooks.setdefault("save", lambda trainer: None)
-    return build.build_trainer(cfg, agent, train_env, eval_env, tape, **hooks), tape
+    return Trainer(build.build_settings(cfg), agent, train_env, eval_env, tape, **hooks), tape
 
 
 def chain(num_envs, protocol):

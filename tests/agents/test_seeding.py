@@ -1,4 +1,4 @@
-from sdqn_lab.training.seeding import stream, stream_seed
+from sdqn_lab.agents.seeding import stream, stream_seed
 
 
 def test_the_same_name_gives_the_same_stream():

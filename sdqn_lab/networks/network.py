@@ -1,4 +1,7 @@
-"""The whole network: observations to action values."""
+"""The whole network: observations to the outputs of its heads."""
+
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +12,8 @@ from sdqn_lab.spiking.neuron import Neuron
 from sdqn_lab.spiking.readout import Readout
 
 
-class ValueNetwork(nn.Module):
-    """Q(observation) = readout(torso(encoder(observation / observation_scale))).
+class SpikingNetwork(nn.Module):
+    """y = readout(torso(encoder(observation / observation_scale))) for each of its heads.
 
     A pure function: no membrane survives a call. (Batch normalization in training mode moves its
     running statistics, and a Poisson encoder draws from the generator that it is given.) With
@@ -19,20 +22,23 @@ class ValueNetwork(nn.Module):
     Args:
         torso: the blocks, with activity (T, B, num_features).
         encoder: observation to sequence.
-        readout: sequence to values.
+        heads: readouts by name, each from sequence to outputs (B, K).
         time_window: T, simulation steps per decision, >= 1.
         observation_scale: the observation is divided by it, > 0 (255 for bytes).
 
     Raises:
-        ValueError: a number is outside its range, or the readout needs time and the neurons have
+        ValueError: a number is outside its range, or a readout needs time and the neurons have
             none.
     """
+
+    readout: Readout
+    """The head of a network that has one; with several each is called after itself."""
 
     def __init__(
         self,
         torso: Torso,
         encoder: Encoder,
-        readout: Readout,
+        heads: Mapping[str, Readout],
         *,
         time_window: int,
         observation_scale: float,
@@ -42,16 +48,32 @@ class ValueNetwork(nn.Module):
             raise ValueError(f"observation_scale must be > 0, got {observation_scale}")
         self.torso = torso
         self.encoder = encoder
-        self.readout = readout
+        # A single head is called `readout`, whatever it stands for: so weights keep their names.
+        self._names = {name: "readout" if len(heads) == 1 else f"{name}_readout" for name in heads}
+        for name, readout in heads.items():
+            self.add_module(self._names[name], readout)
         self.time_window = _checked(time_window)
         self.observation_scale = observation_scale
         neurons = [module for module in torso.modules() if isinstance(module, Neuron)]
         self.temporal = any(neuron.temporal for neuron in neurons)
-        if readout.temporal and not self.temporal:
-            raise ValueError(
-                f"{type(readout).__name__} needs time, but the neuron has none: "
-                "write readout=mean_spikes"
-            )
+        for readout in heads.values():
+            if readout.temporal and not self.temporal:
+                raise ValueError(
+                    f"{type(readout).__name__} needs time, but the neuron has none: "
+                    "write readout=mean_spikes"
+                )
+
+    @property
+    def heads(self) -> dict[str, Readout]:
+        """The readouts by the names that the algorithm gave them."""
+        return {name: cast(Readout, self._modules[own]) for name, own in self._names.items()}
+
+    def layers(self) -> Iterator[tuple[str, nn.Module]]:
+        """The torso's layers by name, then the heads: `head` alone, or several by their names."""
+        yield from self.torso.named_children()
+        heads = self.heads
+        for name, readout in heads.items():
+            yield ("head" if len(heads) == 1 else name), readout
 
     def forward(
         self,
@@ -59,8 +81,10 @@ class ValueNetwork(nn.Module):
         *,
         time_window: int | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Observations (B, C, H, W) or (B, F), bytes or floats, to values (B, num_actions).
+    ) -> Tensor | dict[str, Tensor]:
+        """Observations (B, C, H, W) or (B, F), bytes or floats, to outputs (B, K).
+
+        With one head these are its outputs; with several, a dictionary of them by name.
 
         Args:
             observations: a batch as the environment gives it, not scaled.
@@ -71,10 +95,11 @@ class ValueNetwork(nn.Module):
             ValueError: time_window is below 1.
         """
         steps = self._steps(time_window)
-        x = observations.to(self.readout.linear.weight.dtype) / self.observation_scale
-        x_seq = self.encoder(x, steps, generator)
-        values: Tensor = self.readout(self.torso(x_seq, steps))
-        return values
+        heads = list(self.heads.items())
+        x = observations.to(heads[0][1].linear.weight.dtype) / self.observation_scale
+        activity = self.torso(self.encoder(x, steps, generator), steps)
+        outputs = {name: readout(activity) for name, readout in heads}
+        return outputs if len(heads) > 1 else outputs[heads[0][0]]
 
     def _steps(self, time_window: int | None) -> int:
         if not self.temporal:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sdqn_lab.networks.value import ValueNetwork
+from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Poisson
 from sdqn_lab.spiking.neuron import LIF, PLIF, ReLU
 from sdqn_lab.spiking.norm import BatchNorm, PopNorm
@@ -13,7 +13,7 @@ each_neuron = pytest.mark.parametrize("neuron", NEURONS)
 each_norm = pytest.mark.parametrize("norm", NORMS)
 
 
-def moved_statistics(network: ValueNetwork) -> ValueNetwork:
+def moved_statistics(network: SpikingNetwork) -> SpikingNetwork:
     """The network after a training batch, in evaluation mode."""
     network(images(8, seed=7))
     return network.eval()

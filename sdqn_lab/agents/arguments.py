@@ -1,0 +1,96 @@
+"""The types and ranges of a plug-in's arguments, stated once: in its constructor's annotations.
+
+    def __init__(self, *, gamma: Share = 0.99, batch_size: Count = 32): ...
+
+`fault` says what is wrong with a value before anything is built; `check_arguments` lets the
+constructor itself refuse.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+Count = Annotated[int, Ge(1)]
+"""How many of something, or a period: a whole number, at least 1."""
+Natural = Annotated[int, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+"""A probability or a discount."""
+Weight = Annotated[float, Gt(0), Le(1)]
+"""The share that something new has in a running mean."""
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+
+TYPE_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a word",
+    "list": "a list",
+    "is_instance_of": "a list",  # sequences are the only arguments that are no plain values
+}
+"""Pydantic's names of types, in plain words."""
+OUT_OF_RANGE = ("greater_than", "less_than", "literal_error")
+
+
+def fault(value: object, hint: Any) -> str:
+    """The rule that a value breaks, e.g. `must lie in [0, 1]`; empty if it breaks none.
+
+    Args:
+        value: a plain value.
+        hint: an annotation, with its range if it has one.
+    """
+    try:
+        _adapter(hint).validate_python(value, strict=not isinstance(value, list))
+    except ValidationError as error:
+        kind, message = error.errors()[0]["type"], error.errors()[0]["msg"]
+        if kind.startswith(OUT_OF_RANGE):
+            return _range(hint)
+        name = TYPE_NAMES.get(kind) or TYPE_NAMES.get(kind.partition("_")[0])
+        return f"must be {name}" if name else message.lower().replace("input should", "must")
+    return ""
+
+
+def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Hold the arguments that a function was called with against its annotations' ranges.
+
+    Args:
+        function: e.g. a class's `__init__`.
+        given: its `locals()`; names without an annotated range are not looked at.
+
+    Raises:
+        ValueError: the first argument out of its range, as `name must ..., got value`.
+    """
+    for name, hint in _hints(function).items():
+        if _range(hint) and (rule := fault(given[name], hint)):
+            raise ValueError(f"{name} {rule}, got {given[name]}")
+
+
+@cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    return get_type_hints(function, include_extras=True)
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    plain = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+    return TypeAdapter(hint, config=plain)
+
+
+def _range(hint: Any) -> str:
+    """An annotation's range as a rule; empty where it has none."""
+    if get_origin(hint) is Literal:
+        return f"must be one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) is not Annotated:  # a union such as `Positive | None`, or a plain type
+        return next(filter(None, map(_range, get_args(hint))), "")
+    low = next((bound for bound in get_args(hint) if isinstance(bound, Ge | Gt)), None)
+    high = next((bound for bound in get_args(hint) if isinstance(bound, Le | Lt)), None)
+    left = f"[{low.ge}" if isinstance(low, Ge) else f"({low.gt}" if low else ""
+    right = f"{high.le}]" if isinstance(high, Le) else f"{high.lt})" if high else ""
+    if left and right:
+        return f"must lie in {left}, {right}"
+    if left:
+        return f"must be {'>=' if isinstance(low, Ge) else '>'} {left[1:]}"
+    return f"must be {'<=' if isinstance(high, Le) else '<'} {right[:-1]}" if right else ""

@@ -1,0 +1,232 @@
+"""The seam between algorithms and everything else: what the trainer knows of an agent.
+
+An algorithm is one class here and one YAML file in `conf/algo`. It owns its network's training, its
+memory, its exploration and the rhythm of its updates; the trainer owns environments, records,
+evaluation and checkpoints.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sdqn_lab.agents.arguments import Count
+from sdqn_lab.agents.policy import Policy
+from sdqn_lab.agents.returns import BoolArray, IntArray
+from sdqn_lab.networks.network import SpikingNetwork
+
+Array = npt.NDArray[Any]
+Arguments = Mapping[str, Any]
+"""The keys of an `algo` option, which are the arguments of its class."""
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What an agent must know of its environment.
+
+    Attributes:
+        observation_shape: (C, H, W) or (F,).
+        num_actions: A.
+        stack: consecutive frames along an observation's axis 0.
+        dtype: of observations.
+    """
+
+    observation_shape: tuple[int, ...]
+    num_actions: int
+    stack: int = 1
+    dtype: torch.dtype = torch.uint8
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape of an observation's newest frame, which is all that a memory need keep a step."""
+        return (self.observation_shape[0] // self.stack, *self.observation_shape[1:])
+
+
+class Decision(NamedTuple):
+    """Actions (N,) int64, and what acting computed that learning will need, (N, ...) by name."""
+
+    actions: IntArray
+    extras: Mapping[str, Array]
+
+
+class Row(NamedTuple):
+    """One step of N environments as learning shall see it.
+
+    Attributes:
+        observations: (N, *observation_shape) that were acted on.
+        actions: (N,) integers.
+        rewards: (N,) clipped if the protocol says so.
+        terminal: (N,) no value is expected after this step (game over, or a life lost).
+        valid: (N,) False for steps that ignored their action and only started a new episode.
+    """
+
+    observations: Array
+    actions: IntArray
+    rewards: Array
+    terminal: BoolArray
+    valid: BoolArray
+
+
+class Memory(Protocol):
+    """Append-only rows, of which a checkpoint adds the new ones to its last."""
+
+    capacity_rows: int
+    rows_written: int
+
+    def export_rows(self, first: int, last: int) -> dict[str, Array]:
+        """Copies of the absolute rows [first, last), each column (rows, ...)."""
+        ...
+
+    def import_rows(self, first: int, arrays: Mapping[str, Array]) -> None:
+        """Write rows made by `export_rows` at their absolute place, the next to be written."""
+        ...
+
+    def check_valid(self) -> None:
+        """Raise ValueError if the stored rows contradict each other."""
+        ...
+
+
+class Problem(NamedTuple):
+    """A setting that cannot work, shown as `key=value: rule; write instead`.
+
+    Attributes:
+        key: with its group, e.g. `algo.batch_size`.
+        value: what it was set to.
+        rule: what it breaks.
+        instead: what to write, as `key=value`.
+    """
+
+    key: str
+    value: Any
+    rule: str
+    instead: str
+
+
+class RunFacts(NamedTuple):
+    """What an algorithm's own rules may ask of the run.
+
+    Attributes:
+        steps: agent steps of the whole run.
+        env: the environment.
+        free_bytes: memory free on the `cpu` and on the `device`; None: it runs on another machine.
+    """
+
+    steps: int
+    env: EnvSpec
+    free_bytes: Mapping[str, int] | None = None
+
+
+class Agent(ABC):
+    """An algorithm: acts, remembers, learns.
+
+    The trainer calls, for each step of N environments::
+
+        decision = agent.act(observations, step)
+        agent.observe(row, decision.extras)
+        for metrics in agent.learn(step): ...
+
+    and `close` where all environments are about to start anew. The observation after a row is that
+    of the next row, or the one given to `close`.
+
+    Args:
+        network: with the heads that `heads` names, on the agent's device.
+        env: the environment's shapes.
+        seed: the run's; every random stream is named and derived from it.
+        num_envs: environments N stepped together.
+        iteration_steps: agent steps between evaluations; environments start anew at each.
+
+    Attributes:
+        learns_by_gradient: False for rules that make no gradient; their network's health is then
+            judged by its spikes.
+        memory: rows for incremental checkpoints; None where all memory is in `state_dict`.
+    """
+
+    learns_by_gradient: ClassVar[bool] = True
+    memory: Memory | None = None
+
+    def __init__(
+        self,
+        network: SpikingNetwork,
+        env: EnvSpec,
+        *,
+        seed: int,
+        num_envs: Count,
+        iteration_steps: Count,
+    ) -> None:
+        self.network = network
+        self.env = env
+        self.seed = seed
+        self.num_envs = num_envs
+        self.iteration_steps = iteration_steps
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return next(self.network.parameters()).device
+
+    @abstractmethod
+    def act(self, observations: Array, step: int) -> Decision:
+        """Decide for observations (N, *observation_shape), exploring as of agent step `step`."""
+
+    @abstractmethod
+    def observe(self, row: Row, extras: Mapping[str, Array]) -> None:
+        """Remember one step of all environments, and what acting computed for it."""
+
+    @abstractmethod
+    def learn(self, step: int) -> Iterator[Mapping[str, Tensor]]:
+        """Make as many updates as are due at agent step `step`; metrics (0-d) after each."""
+
+    def close(self, observations: Array) -> None:  # noqa: B027  (many have nothing to truncate)
+        """All environments start anew: running episodes are truncated at these observations."""
+
+    @abstractmethod
+    def sample(self, rng: np.random.Generator) -> Tensor | None:
+        """Remembered observations (B, ...) for statistics; None while there are too few."""
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """What a record says of the agent beside its updates, e.g. epsilon."""
+        return {}
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """All that the future depends on but the rows of `memory`: tensors in plain containers."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the state of an agent built alike; `memory` was restored before."""
+
+    @staticmethod
+    @abstractmethod
+    def heads(num_actions: int, arguments: Arguments) -> dict[str, int]:
+        """What the network must end in: the width of each head by its name."""
+
+    @staticmethod
+    @abstractmethod
+    def policy(
+        network: SpikingNetwork,
+        num_actions: int,
+        *,
+        epsilon: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Policy:
+        """How a trained network of this algorithm acts in evaluation and play."""
+
+    @staticmethod
+    def problems(arguments: Arguments, run: RunFacts) -> list[Problem]:
+        """Arguments that do not fit each other or the run; each is in its own range already."""
+        return []
+
+    @staticmethod
+    def memory_bytes(arguments: Arguments, env: EnvSpec) -> int:
+        """Bytes that the memory of an agent with these arguments allocates."""
+        return 0
+
+    @staticmethod
+    def updates_made(arguments: Arguments, steps: int) -> int:
+        """Updates that a run of so many agent steps makes, for estimates."""
+        return 0
