@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -19,7 +20,6 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -393,9 +393,28 @@ def _choice_problem(override: Override) -> str | None:
 
 
 def expand(overrides: list[str]) -> list[list[str]]:
-    """One list of overrides a cell, in Hydra's own order: the product of all swept values."""
-    batches = BasicSweeper.split_arguments(parse(overrides), max_batch_size=None)
-    return [list(cell) for batch in batches for cell in batch]
+    """One list of overrides a cell, in Hydra's own order: the product of all swept values.
+
+    Raises:
+        ConfigError: an override is none, or sweeps over what cannot be counted.
+    """
+    with _hydra_free() as loader:
+        return [list(cell) for cell in product(*(_values(o, loader) for o in parse(overrides)))]
+
+
+def _values(override: Override, loader: ConfigLoader) -> list[str]:
+    """The override for each of its values; a single one where it does not sweep."""
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
+        fault = "an interval has no values to run, only a sweeper that searches takes it"
+        raise ConfigError([f"{override.input_line}: {fault}; write {key}=VALUE,VALUE or range()"])
+    override.config_loader = loader  # glob() asks it for the options of a group
+    values = list(override.sweep_string_iterator())
+    if not values:
+        raise ConfigError([f"{override.input_line}: fits no option; write {key}=OPTION"])
+    return [f"{key}={value}" for value in values]
 
 
 @contextmanager

@@ -53,9 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if any(word.partition("=")[0] == "--resume" for word in words):
             return _resume(words)
+        words = _with_search_path(words)
         args = _arguments(words)
         if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
-            _hydra_main(words)
+            _hydra_main(_of_one_cell(words, args))
             return 0
         return _start(plan(words, args))
     except ConfigError as error:
@@ -73,12 +74,35 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     # What is validated here would not be what Hydra then runs.
     problems += [
         f"--{flag.replace('_', '-')}: this command has one config of its own; write overrides"
-        for flag in ("config_path", "config_name", "config_dir", "experimental_rerun")
+        for flag in ("config_path", "config_name", "experimental_rerun")
         if getattr(args, flag) is not None
     ]
     if problems:
         raise ConfigError(problems)
     return args
+
+
+def _with_search_path(words: list[str]) -> list[str]:
+    """Hydra's ``--config-dir`` as the override that means the same, and that cells can be given."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    args, others = parser.parse_known_args(words)
+    if args.config_dir is None:
+        return words
+    if not args.config_dir.is_dir():
+        raise ConfigError([f"--config-dir {args.config_dir}: no such directory; write one"])
+    if any(word.startswith("hydra.searchpath=") for word in others):
+        line = "--config-dir: is a hydra.searchpath of one; write both directories there"
+        raise ConfigError([line])
+    return [*others, f"hydra.searchpath=[file://{args.config_dir.resolve()}]"]
+
+
+def _of_one_cell(words: list[str], args: argparse.Namespace) -> list[str]:
+    """What Hydra shows of a config it shows of one: of a multirun the first cell's."""
+    if not (args.cfg and args.multirun):
+        return words
+    flags = [word for word in words if word not in (*args.overrides, "-m", "--multirun")]
+    return [*flags, *config.expand(args.overrides)[0]]
 
 
 def _unknown_word(word: str) -> str:
@@ -187,7 +211,9 @@ def _task(_: DictConfig) -> int:
         console.print(f"{directory.path.name}: finished already, not touched", soft_wrap=True)
         return 0
     try:
-        cfg = config.compose(list(hydra_cfg.overrides.task))
+        # Options may come from a search path of the user's own.
+        paths = [o for o in hydra_cfg.overrides.hydra if o.startswith("hydra.searchpath=")]
+        cfg = config.compose([*paths, *hydra_cfg.overrides.task])
     except ConfigError as error:
         for problem in error.problems:
             console.print(f"{directory.path.name}: {problem}", soft_wrap=True)

@@ -165,7 +165,7 @@ OUT_OF_RANGE = [
     ("network.channels=[32,64]", "network.channels=[32, 64]: must have 3 entries; write"),
     ("network.channels=[]", "network.channels=[]: must have 3 entries; write"),
     ("network.channels=[32,64,0]", "network.channels=[32, 64, 0]: must be >= 1 everywhere"),
-    ("network.hidden=0", "network.hidden=[0]: must be >= 1 | write network.hidden=512"),
+    ("network.hidden=0", "network.hidden=0: must be >= 1; write network.hidden=512"),
 ]
 
 CONTRADICTIONS = [

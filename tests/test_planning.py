@@ -241,3 +241,71 @@ def test_a_sweep_that_cannot_be_written_after_all_is_one_line(command, monkeypat
     monkeypatch.setattr(local, "locked", denied)
     code, shown, complaint = command(*TINY, "seed=0")
     assert (code, shown, complaint) == (1, "", [f"error: {error}"])
+
+
+# What Hydra's documentation promises of a command line
+
+
+@pytest.mark.parametrize(
+    ("sweep", "cells"),
+    [
+        ("env=glob(minatar_*)", 5),
+        ("env=glob([minatar_*,cart*],exclude=*way)", 5),
+        ("seed=range(3)", 3),
+        ("seed=choice(1,2)", 2),
+        ("seed=sort(3,1,2)", 3),
+        ("seed=shuffle(1,2,3,4)", 4),
+    ],
+)
+def test_every_discrete_sweep_of_hydras_makes_its_cells(sweep, cells, command):
+    code, out, _ = command("env=cartpole", *TINY, sweep, DRY)
+    assert code == 0
+    assert out.startswith(f"{cells} cells in ")
+
+
+@pytest.mark.parametrize(
+    ("sweep", "problem"),
+    [
+        ("env=glob(zzz*)", "env=glob(zzz*): fits no option; write env=OPTION"),
+        (
+            "time_window=interval(1,4)",
+            "time_window=interval(1,4): an interval has no values | write",
+        ),
+    ],
+)
+def test_a_sweep_without_values_is_answered_in_one_line(sweep, problem, command):
+    refused(command("env=cartpole", sweep), problem)
+
+
+def test_the_config_of_a_multirun_is_that_of_its_first_cell(command):
+    code, out, _ = command("--cfg", "job", "env=minatar_freeway,minatar_asterix", "seed=3,4")
+    assert code == 0
+    assert "id: freeway" in out
+    assert "seed: 3" in out
+    assert not list(Path().iterdir())
+
+
+@pytest.fixture
+def own_options(tmp_path_factory) -> Path:
+    """A user's folder: an algorithm's option and an experiment, outside the package."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "algo").mkdir()
+    (folder / "algo" / "mine.yaml").write_text("defaults: [dqn, _self_]\ngamma: 0.5\n")
+    (folder / "experiment").mkdir()
+    own = "# @package _global_\ndefaults: [override /norm: none]\n"
+    (folder / "experiment" / "plain.yaml").write_text(own)
+    return folder
+
+
+@pytest.mark.parametrize("way", ["--config-dir={}", "hydra.searchpath=[file://{}]"])
+def test_own_options_are_found_beside_the_packages(way, own_options, command, monkeypatch):
+    found = way.format(own_options)
+    words = [found, *TINY, "env=cartpole", "algo=mine", "experiment=plain"]
+    assert run.main([*words, "hydra.run.dir=single"]) == 0
+    assert command(*words, "seed=0,1", "hydra.sweep.dir=several", "hydra/launcher=basic")[0] == 0
+    stored = [OmegaConf.load(file) for file in Path().glob("s*/**/config.yaml")]
+    assert [(cfg.algo.gamma, cfg.choices.norm) for cfg in stored] == [(0.5, "none")] * 3
+
+
+def test_a_config_dir_that_is_none_is_named(command):
+    refused(command("--config-dir", "nowhere"), "--config-dir nowhere: no such directory")

@@ -286,6 +286,7 @@ def a_scene(**changes) -> raster.Scene:
         "spiking": True,
         "top_rate": 0.5,
         "values": (-1.0, 3.0),
+        "values_name": "Q-values",
     }
     return raster.Scene(**{**facts, **changes})
 

@@ -19,7 +19,7 @@ class Protocol:
     """The rules under which an environment is played; training and evaluation share one instance.
 
     Attributes:
-        sticky_actions: Probability in [0, 1] that the emulator repeats the previous action.
+        sticky_actions: Probability in [0, 1) that the emulator repeats the previous action.
         noop_max: Most no-op frames (>= 0) that open a game; each game draws its own number.
         fire_reset: Whether a game that has a FIRE action begins with one frame of it.
         life_loss_ends_bootstrap: Whether learning treats a lost life as an end of the return.
@@ -52,10 +52,13 @@ class Protocol:
             value = getattr(self, key)
             if value < least:
                 raise ValueError(f"protocol.{key} must be >= {least}, got {value}")
-        for key in ("sticky_actions", "epsilon_eval"):
-            value = getattr(self, key)
-            if not 0 <= value <= 1:
-                raise ValueError(f"protocol.{key} must lie in [0, 1], got {value}")
+        # Where every action is the one before, nothing is ever played.
+        if not 0 <= self.sticky_actions < 1:
+            raise ValueError(
+                f"protocol.sticky_actions must lie in [0, 1), got {self.sticky_actions}"
+            )
+        if not 0 <= self.epsilon_eval <= 1:
+            raise ValueError(f"protocol.epsilon_eval must lie in [0, 1], got {self.epsilon_eval}")
 
     def require(self, environment: str, remedy: str, **honoured: object) -> None:
         """Refuse a setting that an environment cannot honour.

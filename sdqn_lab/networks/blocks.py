@@ -129,8 +129,11 @@ class ConvolutionalTorso(Torso):
         name: str,
     ) -> None:
         super().__init__()
-        check_positive("network.channels", [convolution.channels for convolution in convolutions])
-        check_positive("network.hidden", [hidden])
+        channels_of = [convolution.channels for convolution in convolutions]
+        if not channels_of or min(channels_of) < 1:
+            rule = "must be >= 1 everywhere and not empty"
+            raise ValueError(f"network.channels {rule}, got {channels_of}")
+        check_positive(hidden=hidden)
         _check_image(observation_shape, convolutions, name)
         channels, height, width = observation_shape
         self._convs: list[str] = []
@@ -173,10 +176,11 @@ def fully_connected(
     return Block(linear, norm, make_neuron())
 
 
-def check_positive(key: str, sizes: Sequence[int]) -> None:
-    """Raise ValueError unless there are sizes and all of them are >= 1."""
-    if not sizes or min(sizes) < 1:
-        raise ValueError(f"{key} must be >= 1 everywhere and not empty, got {list(sizes)}")
+def check_positive(**sizes: int) -> None:
+    """Raise ValueError unless all sizes, named as keys of `network`, are >= 1."""
+    for key, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"network.{key} must be >= 1, got {size}")
 
 
 def _check_image(shape: Sequence[int], convolutions: Sequence[Convolution], name: str) -> None:

@@ -41,8 +41,7 @@ class MLP(Torso):
         normalize_hidden: bool = False,
     ) -> None:
         super().__init__()
-        check_positive("network.hidden", [hidden])
-        check_positive("network.layers", [layers])
+        check_positive(hidden=hidden, layers=layers)
         if len(observation_shape) != 1:
             raise ValueError(
                 "network=mlp needs a vector (F,), got an observation of shape "

@@ -238,8 +238,8 @@ def test_every_protocol_file_is_complete_and_plays(name, protocol):
 @pytest.mark.parametrize(
     ("key", "value", "rule"),
     [
-        ("sticky_actions", 1.5, r"must lie in \[0, 1\], got 1.5"),
-        ("sticky_actions", float("nan"), r"must lie in \[0, 1\], got nan"),
+        ("sticky_actions", 1.0, r"must lie in \[0, 1\), got 1.0"),
+        ("sticky_actions", float("nan"), r"must lie in \[0, 1\), got nan"),
         ("epsilon_eval", -0.1, r"must lie in \[0, 1\], got -0.1"),
         ("noop_max", -1, "must be >= 0, got -1"),
         ("episode_cap_frames", 0, "must be >= 1, got 0"),

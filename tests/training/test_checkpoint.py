@@ -123,7 +123,7 @@ def test_another_version_is_refused(tmp_path):
         Checkpoint(tmp_path).read()
 
 
-@pytest.mark.parametrize("failing", ["_write_state", "_write_segments"])
+@pytest.mark.parametrize("failing", ["_write_state", "_write_memory"])
 def test_a_crash_in_the_middle_of_writing_leaves_the_last_good_one(failing, tmp_path, monkeypatch):
     saved, replay = Checkpoint(tmp_path), filled(10)
     saved.save({"good": 1}, replay, {})

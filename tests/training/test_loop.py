@@ -55,14 +55,15 @@ ACTIONS = np.zeros(2, np.int64)
 
 def test_rows_that_only_start_a_new_episode_are_no_agent_steps():
     rows = [((1, 1), (True, False), NO, NO, NO), ((0, 1), NO, NO, NO, (True, False))]
-    words = ["budget.steps=120", "algo.iteration_steps=120", "algo.num_envs=2"]
-    cfg = toy_config(*words, "protocol.eval_episodes=2", "budget.log_every_steps=120")
+    cfg = toy_config("algo.num_envs=2", "protocol.eval_episodes=2", *SHORT)
     trainer, _ = toy_trainer(cfg, lambda n, protocol: Scripted(rows))
-    trainer.run()
-    assert trainer.counters.steps == 120
-    # Two steps, then one, in turn: 80 rows, and one more where the iteration ends.
-    assert trainer.agent.memory.rows_written == 81
-    assert trainer.agent.memory.export_rows(0, 4)["valid"].sum(1).tolist() == [2, 1, 2, 1]
+    trainer.collector.start(0)
+    steps = []
+    for _ in range(4):
+        trainer._act()
+        steps.append(trainer.counters.steps)
+    assert steps == [2, 3, 5, 6]
+    assert trainer.agent.memory.transitions == 6
 
 
 def test_returns_are_unclipped_while_learning_sees_the_sign():
