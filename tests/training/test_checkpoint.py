@@ -119,7 +119,7 @@ def test_another_version_is_refused(tmp_path):
     Checkpoint(tmp_path).save({}, filled(3), {})
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": 99}))
-    with pytest.raises(CheckpointError, match="version 99, this program reads 1"):
+    with pytest.raises(CheckpointError, match="version 99, this program reads 2"):
         Checkpoint(tmp_path).read()
 
 
