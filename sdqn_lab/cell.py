@@ -18,6 +18,7 @@ from torch import nn
 
 from sdqn_lab import build, provenance
 from sdqn_lab.agents.dqn import DQN
+from sdqn_lab.config import resume_command
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.networks.probe import Probe
 from sdqn_lab.stopping import PREEMPTED_EXIT, StopFlag
@@ -69,7 +70,7 @@ def _run_locked(cfg: DictConfig, directory: RunDirectory, console: Console) -> i
     except StopRequested:
         directory.end_attempt("preempted")
         console.print(f"{name}: stopped, state saved; continue with")
-        console.print(f"  python -m sdqn_lab.run --resume {directory.path}", soft_wrap=True)
+        console.print(f"  {resume_command(directory.path, cfg)}", soft_wrap=True)
         return PREEMPTED_EXIT
     except RefusedError as refused:
         directory.end_attempt("failed", error=str(refused))

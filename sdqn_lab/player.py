@@ -108,17 +108,21 @@ class Player:
         return Player(cfg, self.network)
 
 
-def load(run_dir: Path | str, which: Literal["last", "best"] = "last") -> Player:
+def load(
+    run_dir: Path | str, which: Literal["last", "best"] = "last", trust: bool = False
+) -> Player:
     """Load the agent of a run directory onto the CPU.
 
     Args:
         run_dir: of a run that reached at least one checkpoint.
         which: the network at the end, or that of the best evaluation.
+        trust: import classes and environments that the run's config names outside this package.
+            Importing runs code; write it for runs whose config you know.
 
     Raises:
         FileNotFoundError: no run is there, or no network was saved yet.
         ConfigError: the config names a class that is no part of a network or no environment, or
-            one of the two files is damaged.
+            code of others without ``trust``; or one of the two files is damaged.
     """
     path = Path(run_dir)
     config, weights = path / "config.yaml", path / f"network_{which}.safetensors"
@@ -131,7 +135,7 @@ def load(run_dir: Path | str, which: Literal["last", "best"] = "last") -> Player
             f"{weights}: not there, so {path} holds no trained network yet; the run saves one at "
             "its first evaluation, wait for it or write the directory of another run"
         )
-    cfg = stored_config(config)
+    cfg = stored_config(config, trust)
     check_plugins(cfg)
     return Player(cfg, _stored_network(cfg, weights))
 
