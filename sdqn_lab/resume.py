@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdqn_lab import config
 from sdqn_lab.directories import exists, state_of
+from sdqn_lab.tracking.metrics import check_kept
 from sdqn_lab.tracking.run_directory import RunDirectory
 from sdqn_lab.training.checkpoint import Checkpoint, CheckpointError
 from sdqn_lab.validation import ConfigError, check_plugins, validate
@@ -41,11 +42,10 @@ def resumed(words: list[str]) -> tuple[RunDirectory, DictConfig | None]:
 
 def _check_checkpoint(directory: RunDirectory) -> None:
     checkpoint = Checkpoint(directory.checkpoint)
-    if not checkpoint.exists:
-        return
     try:
-        checkpoint.read()
-    except CheckpointError as error:
+        facts = checkpoint.read()
+        check_kept(directory.metrics, facts.get("offset", 0), facts.get("metrics_sha256"))
+    except (CheckpointError, ValueError) as error:
         line = f"{error}; put the file back, or delete {checkpoint.folder} to run anew"
         raise ConfigError([line]) from error
 
