@@ -35,7 +35,14 @@ from omegaconf.errors import OmegaConfBaseException
 from sdqn_lab.envs.atari import REFUSED
 from sdqn_lab.envs.atari import games as atari_games
 from sdqn_lab.envs.minatar import GAMES as MINATAR_GAMES
-from sdqn_lab.validation import ConfigError, outside_code, short, unfit_keys, validate
+from sdqn_lab.validation import (
+    ConfigError,
+    check_plugins,
+    outside_code,
+    short,
+    unfit_keys,
+    validate,
+)
 
 PACKAGE = Path(__file__).resolve().parent
 GROUPS = (
@@ -471,17 +478,18 @@ def stored_config(file: Path, trust: bool) -> DictConfig:
     """A run's ``config.yaml``, typed again by the schema; the one door for those that are acted on.
 
     A run directory may come from anywhere, so its config is data: it may name classes of this
-    package, which are checked against their group before they are called (`check_plugins`), and
-    those of other packages, whose import alone runs code, only if the user says so. The user's own
-    words need no such permission: a command's overrides, and the cells of a multirun, which the
-    launchers start with ``--trust`` after comparing what is stored with what was composed.
+    package, if they are of the kind that their group stands for, and those of other packages,
+    whose import alone runs code, only if the user says so. The user's own words need no such
+    permission: neither a command's overrides, nor the cells of a multirun, which the launchers
+    start with ``--trust`` after writing what was composed, or comparing it with what is stored.
 
     Args:
         file: the config.
         trust: the user has written ``--trust`` or ``trust=True``.
 
     Raises:
-        ConfigError: damaged, of something else, more than data, or code of others without trust.
+        ConfigError: damaged, of something else, more than data, a class of another kind, or code
+            of others without trust.
     """
     cfg = stored_data(file)
     try:
@@ -500,6 +508,7 @@ def stored_config(file: Path, trust: bool) -> DictConfig:
                 for key, value in outside.items()
             ]
         )
+    check_plugins(typed)
     return typed
 
 

@@ -17,7 +17,7 @@ from sdqn_lab.networks.fingerprint import fingerprint
 from sdqn_lab.networks.value import ValueNetwork
 from sdqn_lab.tracking.run_directory import RunDirectory
 from sdqn_lab.training.seeding import stream_seed
-from sdqn_lab.validation import ConfigError, check_plugins
+from sdqn_lab.validation import ConfigError
 
 ENDS = {"observation_shape", "num_actions"}
 """What a network's file tells besides weights and checksum."""
@@ -145,7 +145,6 @@ def load(
     except ValueError as error:
         raise ConfigError([str(error)]) from error
     cfg = stored_config(config, trust)
-    check_plugins(cfg)
     return Player(cfg, _stored_network(cfg, weights))
 
 

@@ -73,7 +73,7 @@ def _changed(stored: DictConfig, overrides: list[str]) -> DictConfig:
         except ConfigError as error:
             problems += error.problems
     if not problems:
-        check_plugins(changed)  # what follows asks the neuron's class
+        check_plugins(changed)  # an override may name a class, and what follows asks it
     problems += _changed_numbers(stored, changed)
     if problems:
         raise ConfigError(problems)

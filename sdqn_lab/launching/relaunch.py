@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra.utils import get_class
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sdqn_lab import config
 from sdqn_lab.directories import state_of
@@ -126,8 +127,8 @@ def _check_code(sweep_dir: Path, ledger: Ledger, names: list[str]) -> None:
 def _stored_code(file: Path) -> dict[str, str] | None:
     """Code of others that a cell's config names; None where nobody can read it, nor the cell."""
     try:
-        return outside_code(config.stored_config(file, trust=True))
-    except ConfigError:
+        return outside_code(config.stored_data(file))
+    except (ConfigError, OmegaConfBaseException, KeyError, TypeError):
         return None
 
 
