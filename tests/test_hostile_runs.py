@@ -220,6 +220,11 @@ def test_what_a_module_of_ours_imported_from_elsewhere_is_not_ours(target, finis
     opened("resume", finished).refuses(f"tracker._target_={target}: Path is a class of pathlib")
 
 
+def test_keyword_arguments_of_any_name_are_no_keys(finished, opened):
+    changed(finished, network={"_target_": "sdqn_lab.networks.blocks.Torso", "kwargs": {"a": 1}})
+    opened("load", finished).refuses("Torso has no argument kwargs; keys: none")
+
+
 @pytest.fixture
 def downloaded(finished, monkeypatch):
     """A run whose neuron is a module that came with it."""
