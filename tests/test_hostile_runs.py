@@ -346,6 +346,18 @@ def test_a_relaunch_imports_nothing_that_came_with_the_sweep():
     assert not executed()
 
 
+def test_a_ledger_brings_no_configs_along():
+    ledger = made_up(Path("sweep"), {"cell": None})
+    ledger.cells["cell"].overrides = ["hydra.searchpath=[file://sweep/conf]", "neuron=own"]
+    ledger.write(Path("sweep"))
+    Path("sweep/conf/neuron").mkdir(parents=True)
+    Path("sweep/conf/neuron/own.yaml").write_text("_target_: sweep.payload.Own\n")
+    Path("sweep/payload.py").write_text(touching() + OWN)
+    code, said = shell("sweep", "relaunch", "sweep")
+    Answer(code, said).refuses("hydra.searchpath", "write --trust")
+    assert not executed()
+
+
 def test_a_ledger_names_no_launcher_of_its_own():
     settings = {"_target_": "payload.Launcher", "processes": None, "gpus": None}
     made_up(Path("sweep"), {"cell": "finished"}, settings=settings)

@@ -108,12 +108,12 @@ def _check_code(sweep_dir: Path, ledger: Ledger, names: list[str]) -> None:
     problems = []
     for name in names:
         told, stored = ledger.cells[name].overrides, _stored_code(sweep_dir / name / "config.yaml")
+        if own := [line for line in told if line.lstrip("+").startswith("hydra")]:
+            problems.append(f"{name}: {short(own[0])} in the ledger could bring configs along")
+            continue
         if not stored and not any("_target_" in line or "env.id" in line for line in told):
             continue
-        if own := [line for line in told if line.startswith("hydra")]:
-            problems.append(f"{name}: the ledger holds {short(own[0])}, which no cell has")
-            continue
-        asked = outside_code(config.resolved(config.compose_raw(told)))
+        asked = _asked_code(told)
         for key, value in (asked if stored is None else stored).items():
             if asked.get(key) != value:
                 problems.append(f"{name}: {key}={short(value)} is not of the sweep's command")
@@ -122,6 +122,14 @@ def _check_code(sweep_dir: Path, ledger: Ledger, names: list[str]) -> None:
     if problems:
         end = "and would be run; write --trust if you know it"
         raise ConfigError([f"{problem}, {end}" for problem in problems])
+
+
+def _asked_code(told: list[str]) -> dict[str, str]:
+    """Code of others that a cell's overrides name; none where they cannot be composed any more."""
+    try:
+        return outside_code(config.resolved(config.compose_raw(told)))
+    except ConfigError:
+        return {}
 
 
 def _stored_code(file: Path) -> dict[str, str] | None:
