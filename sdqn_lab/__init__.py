@@ -14,8 +14,10 @@ __version__ = "0.1.0"
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def load(run_dir: "Path | str", which: Literal["last", "best"] = "last") -> "Player":
+def load(
+    run_dir: "Path | str", which: Literal["last", "best"] = "last", trust: bool = False
+) -> "Player":
     """Load the agent of a run directory; see ``sdqn_lab.player.load``."""
     from sdqn_lab.player import load as load_player
 
-    return load_player(run_dir, which)
+    return load_player(run_dir, which, trust)

@@ -1,4 +1,8 @@
-"""The composition root: config -> objects. The only caller of ``hydra.utils.instantiate``."""
+"""The composition root: config -> objects.
+
+Hydra's ``instantiate`` is not used: it makes whatever a value names, at any depth. Here the class
+of a group is called with the group's plain values, and nothing else of a config is ever called.
+"""
 
 import inspect
 import os
@@ -7,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -97,9 +101,11 @@ def make_neuron(cfg: DictConfig) -> Neuron:
 
 
 def _instantiate(node: DictConfig, **extra: Any) -> Any:
-    """Hydra's instantiate; objects go past OmegaConf, which would copy them into configs."""
+    """Call the class of a group with the group's values and with what the config cannot hold."""
     plain = OmegaConf.to_container(node, resolve=True)
-    return instantiate(plain, _partial_=True, _convert_="all")(**extra)
+    assert isinstance(plain, dict)
+    target = plain.pop("_target_")
+    return get_class(target)(**{**plain, **extra})
 
 
 def build_env(cfg: DictConfig, num_envs: int) -> VectorEnv:

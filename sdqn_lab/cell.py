@@ -19,7 +19,9 @@ from torch import nn
 from sdqn_lab import build, provenance
 from sdqn_lab.agents.base import Agent
 from sdqn_lab.agents.seeding import stream_seed
+from sdqn_lab.config import resume_command
 from sdqn_lab.envs.base import VectorEnv
+from sdqn_lab.networks.fingerprint import fingerprint
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.networks.probe import Probe
 from sdqn_lab.stopping import PREEMPTED_EXIT, StopFlag
@@ -60,7 +62,7 @@ def _run_locked(cfg: DictConfig, directory: RunDirectory, console: Console) -> i
     directory.update(state="pending", cell=name)
     write_atomic(directory.config, OmegaConf.to_yaml(cfg).encode())
     try:
-        facts = checkpoint.read() if checkpoint.exists else {}
+        facts = checkpoint.read()
         # Sums depend on the number of threads: a run keeps the one it began with.
         threads = facts.get("threads", build.resolve_threads(cfg.threads))
         directory.begin_attempt(threads=threads, **_provenance(directory))
@@ -70,7 +72,7 @@ def _run_locked(cfg: DictConfig, directory: RunDirectory, console: Console) -> i
     except StopRequested:
         directory.end_attempt("preempted")
         console.print(f"{name}: stopped, state saved; continue with")
-        console.print(f"  python -m sdqn_lab.run --resume {directory.path}", soft_wrap=True)
+        console.print(f"  {resume_command(directory.path, cfg)}", soft_wrap=True)
         return PREEMPTED_EXIT
     except RefusedError as refused:
         directory.end_attempt("failed", error=str(refused))
@@ -113,14 +115,15 @@ def _train(
         agent = build.build_agent(cfg, build.env_spec(train_env))
         if not facts:
             _check_health(cfg, agent, train_env, directory, console)
-        metrics = stack.enter_context(MetricsFile(directory.metrics, facts.get("offset", 0)))
+        known = facts.get("offset", 0), facts.get("metrics_sha256")
+        metrics = stack.enter_context(MetricsFile(directory.metrics, *known))
         done, wall = facts.get("steps", 0), facts.get("wall_seconds", 0.0)
         progress = RunProgress(directory.path.name, cfg.budget.steps, done, console)
         stack.enter_context(progress)
         mirrors = stack.enter_context(_mirrors(cfg, directory, progress))
         recorder = RunRecorder(metrics, progress, mirrors, wall_seconds=wall, steps=done)
-        shapes = network_facts(train_env.observation_shape, train_env.num_actions)
-        saver = _Saver(cfg, directory, checkpoint, metrics, recorder, shapes)
+        ends = network_ends(train_env.observation_shape, train_env.num_actions)
+        saver = _Saver(cfg, directory, checkpoint, metrics, recorder, ends)
         trainer = Trainer(
             build.build_settings(cfg),
             agent,
@@ -235,10 +238,10 @@ class _Saver:
         checkpoint: Checkpoint,
         metrics: MetricsFile,
         recorder: RunRecorder,
-        shapes: dict[str, str],
+        ends: dict[str, Any],
     ) -> None:
         self._directory, self._checkpoint = directory, checkpoint
-        self._metrics, self._recorder, self._shapes = metrics, recorder, shapes
+        self._metrics, self._recorder, self._ends = metrics, recorder, ends
         self._period: float = 60.0 * cfg.checkpoint_every_minutes
         self._last = time.monotonic()
 
@@ -251,6 +254,7 @@ class _Saver:
         facts = {
             "steps": trainer.counters.steps,
             "offset": self._metrics.offset,
+            "metrics_sha256": self._metrics.sha256,
             "wall_seconds": self._recorder.wall_seconds,
             "threads": torch.get_num_threads(),
         }
@@ -262,21 +266,19 @@ class _Saver:
 
     def _save_networks(self, trainer: Trainer) -> None:
         network, folder = trainer.agent.network, self._directory.path
-        save_network(network, folder / "network_last.safetensors", self._shapes)
+        save_network(network, folder / "network_last.safetensors", self._ends)
         if trainer.counters.best_steps == trainer.counters.steps:
-            save_network(network, folder / "network_best.safetensors", self._shapes)
+            save_network(network, folder / "network_best.safetensors", self._ends)
 
 
-def network_facts(observation_shape: tuple[int, ...], num_actions: int) -> dict[str, str]:
-    """What a network's file says of its ends, so that it can be built without an environment.
-
-    One entry: the order of several would differ from file to file.
-    """
-    ends = {"observation_shape": observation_shape, "num_actions": num_actions}
-    return {"ends": json.dumps(ends)}
+def network_ends(observation_shape: tuple[int, ...], num_actions: int) -> dict[str, Any]:
+    """What a network's file says of its ends, so that it can be built without an environment."""
+    return {"observation_shape": observation_shape, "num_actions": num_actions}
 
 
-def save_network(network: nn.Module, path: Path, facts: dict[str, str]) -> None:
-    """Weights as safetensors, atomically; they load without pickle."""
+def save_network(network: nn.Module, path: Path, ends: dict[str, Any]) -> None:
+    """Weights as safetensors with a checksum, atomically; they load without pickle."""
     tensors = {key: value.cpu() for key, value in network.state_dict().items()}
-    write_atomic(path, save(tensors, metadata=facts))
+    # One entry: the order of several would differ from file to file.
+    told = json.dumps({**ends, "sha256": fingerprint(tensors, ends)})
+    write_atomic(path, save(tensors, metadata={"ends": told}))

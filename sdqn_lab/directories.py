@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from sdqn_lab.config import difference, stored_config
+from sdqn_lab.config import difference, stored_data
 from sdqn_lab.tracking.run_directory import RunDirectory
 from sdqn_lab.validation import ConfigError
 
@@ -57,7 +57,7 @@ def _other_run(directory: RunDirectory, cfg: DictConfig) -> str | None:
     try:
         if directory.config.read_text() == OmegaConf.to_yaml(cfg):  # reading YAML takes its time
             return None
-        return difference(stored_config(directory.config), cfg)
+        return difference(stored_data(directory.config), cfg)
     except Exception as error:  # whatever a damaged file may cause
         return f"its config.yaml cannot be read: {str(error).splitlines()[0]}"
 

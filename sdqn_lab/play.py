@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--raster", action="store_true", help="with spikes, firing rates and Q-values beside it")
     add("--time-windows", metavar="T,T,...", help="score, firing and energy against T, a figure")
     add("--out", type=Path, metavar="FILE.png", help="default: time_windows.png in RUN_DIR")
+    add("--trust", action="store_true", help="import what its config names outside sdqn_lab")
     return parser
 
 
@@ -71,7 +72,8 @@ def _loaded(request: Request) -> "Player":
     from sdqn_lab.validation import ConfigError
 
     try:
-        player = load(request.run_dir, "best" if request.which == "best" else "last")
+        which: Literal["last", "best"] = "best" if request.which == "best" else "last"
+        player = load(request.run_dir, which, request.trust)
         if request.protocol is not None:
             player = player.under(request.protocol)
     except FileNotFoundError as error:

@@ -8,15 +8,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from sdqn_lab import build
 from sdqn_lab.agents.policy import Greedy, Policy
 from sdqn_lab.agents.seeding import stream, stream_seed
 from sdqn_lab.config import conf_dir, stored_config
 from sdqn_lab.envs.base import Protocol, VectorEnv
+from sdqn_lab.networks.fingerprint import fingerprint
 from sdqn_lab.networks.network import SpikingNetwork
-from sdqn_lab.validation import ConfigError, check_plugins
+from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.validation import ConfigError
+
+ENDS = {"observation_shape", "num_actions"}
+"""What a network's file says besides weights and checksum."""
 
 
 class Player:
@@ -119,17 +124,21 @@ class Player:
         return Player(cfg, self.network, self.num_actions)
 
 
-def load(run_dir: Path | str, which: Literal["last", "best"] = "last") -> Player:
+def load(
+    run_dir: Path | str, which: Literal["last", "best"] = "last", trust: bool = False
+) -> Player:
     """Load the agent of a run directory onto the CPU.
 
     Args:
         run_dir: of a run that reached at least one checkpoint.
         which: the network at the end, or that of the best evaluation.
+        trust: import classes and environments that the run's config names outside this package.
+            Importing runs code; write it for runs whose config you know.
 
     Raises:
         FileNotFoundError: no run is there, or no network was saved yet.
         ConfigError: the config names a class that is no part of a network or no environment, or
-            one of the two files is damaged.
+            code of others without ``trust``; one of the two files is damaged, or a link.
     """
     path = Path(run_dir)
     config, weights = path / "config.yaml", path / f"network_{which}.safetensors"
@@ -142,9 +151,11 @@ def load(run_dir: Path | str, which: Literal["last", "best"] = "last") -> Player
             f"{weights}: not there, so {path} holds no trained network yet; the run saves one at "
             "its first evaluation, wait for it or write the directory of another run"
         )
-    cfg = stored_config(config)
-    check_plugins(cfg)
-    return _stored_player(cfg, weights)
+    try:
+        RunDirectory(path).check_links()
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    return _stored_player(stored_config(config, trust), weights)
 
 
 def _stored_player(cfg: DictConfig, weights: Path) -> Player:
@@ -153,9 +164,12 @@ def _stored_player(cfg: DictConfig, weights: Path) -> Player:
             facts = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         ends = json.loads(facts["ends"])
+        told = ends.pop("sha256", None)  # earlier versions saved none
+        if ends.keys() != ENDS or told not in (None, fingerprint(tensors, ends)):
+            raise ValueError("its content differs from its checksum")
         network = build.build_network(cfg, tuple(ends["observation_shape"]), ends["num_actions"])
         network.load_state_dict(tensors)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    except Exception as error:  # whatever a damaged or foreign file may cause
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         line = f"{weights}: not the network of this run's config ({reason}); put the file back"
         raise ConfigError([line]) from error

@@ -9,27 +9,29 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdqn_lab import config
 from sdqn_lab.directories import exists, state_of
+from sdqn_lab.tracking.metrics import check_kept
 from sdqn_lab.tracking.run_directory import RunDirectory
 from sdqn_lab.training.checkpoint import Checkpoint, CheckpointError
 from sdqn_lab.validation import ConfigError, check_plugins, validate
 
 
 def resumed(words: list[str]) -> tuple[RunDirectory, DictConfig | None]:
-    """What ``--resume RUN_DIR [overrides]`` asks for.
+    """What ``--resume RUN_DIR [--trust] [overrides]`` asks for.
 
     Returns:
         The run's directory and the config to go on with, None where it is finished already.
 
     Raises:
-        ConfigError: nothing to resume, or an override would change a number.
+        ConfigError: nothing to resume, an override would change a number, the directory names code
+            of others without ``--trust``, or it is damaged.
     """
-    path, overrides = _arguments(words)
+    path, overrides, trust = _arguments(words)
     directory = RunDirectory(path)
     state = state_of(directory)
     if state is None or not directory.config.exists():
         missing = "holds no run" if exists(path) else "no such directory"
         raise ConfigError([f"--resume {path}: {missing}; write --resume RUN_DIR"])
-    stored = config.stored_config(directory.config)
+    stored = config.stored_config(directory.config, trust)
     cfg = _changed(stored, overrides)
     if state == "finished" and not _extended(directory, stored, cfg):
         return directory, None
@@ -40,18 +42,18 @@ def resumed(words: list[str]) -> tuple[RunDirectory, DictConfig | None]:
 
 def _check_checkpoint(directory: RunDirectory) -> None:
     checkpoint = Checkpoint(directory.checkpoint)
-    if not checkpoint.exists:
-        return
     try:
-        checkpoint.read()
-    except CheckpointError as error:
+        facts = checkpoint.read()
+        check_kept(directory.metrics, facts.get("offset", 0), facts.get("metrics_sha256"))
+    except (CheckpointError, ValueError) as error:
         line = f"{error}; put the file back, or delete {checkpoint.folder} to run anew"
         raise ConfigError([line]) from error
 
 
-def _arguments(words: list[str]) -> tuple[Path, list[str]]:
+def _arguments(words: list[str]) -> tuple[Path, list[str], bool]:
     parser = argparse.ArgumentParser(prog="python -m sdqn_lab.run", add_help=False)
     parser.add_argument("--resume", metavar="RUN_DIR", type=Path, nargs="?")
+    parser.add_argument("--trust", action="store_true")
     parser.add_argument("overrides", nargs="*")
     args, unknown = parser.parse_known_intermixed_args(words)
     problems = [f"{word}: no flag that goes with --resume; write overrides" for word in unknown]
@@ -59,7 +61,7 @@ def _arguments(words: list[str]) -> tuple[Path, list[str]]:
         problems.append("--resume: which run? write --resume RUN_DIR")
     if problems:
         raise ConfigError(problems)
-    return args.resume, args.overrides
+    return args.resume, args.overrides, args.trust
 
 
 def _changed(stored: DictConfig, overrides: list[str]) -> DictConfig:
@@ -71,7 +73,7 @@ def _changed(stored: DictConfig, overrides: list[str]) -> DictConfig:
         except ConfigError as error:
             problems += error.problems
     if not problems:
-        check_plugins(changed)  # what follows asks the neuron's class
+        check_plugins(changed)  # an override may name a class, and what follows asks it
     problems += _changed_numbers(stored, changed)
     if problems:
         raise ConfigError(problems)

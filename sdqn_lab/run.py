@@ -118,7 +118,7 @@ def _start(planned: Plan) -> int:
     states = [begun(key, RunDirectory(cell.path), cell.cfg) for cell in planned.cells.values()]
     first = next(iter(planned.cells))
     if not planned.multirun:
-        answer = _answer_found(RunDirectory(first), states[0])
+        answer = _answer_found(RunDirectory(first), states[0], planned.cells[first].cfg)
         if answer is not None:
             return answer
     check_writable(key, first.parent if planned.multirun else first)
@@ -148,14 +148,14 @@ def _dry_run(planned: Plan) -> int:
     return 0
 
 
-def _answer_found(directory: RunDirectory, state: str | None) -> int | None:
+def _answer_found(directory: RunDirectory, state: str | None, cfg: DictConfig) -> int | None:
     """A single run never touches a directory that holds a run already."""
     if state is None:
         return None
     if state == "finished":
         console.print(f"{directory.path}: finished already, nothing to do", soft_wrap=True)
         return 0
-    command = f"python -m sdqn_lab.run --resume {directory.path}"
+    command = config.resume_command(directory.path, cfg)
     raise ConfigError(
         [f"{directory.path}: holds a run that is {state}; continue it with {command}"]
     )

@@ -60,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OVERRIDE",
         help="hydra/launcher=NAME and hydra.launcher.KEY=VALUE; all others stay as they were",
     )
+    relaunch.add_argument(
+        "--trust",
+        action="store_true",
+        help="import what the cells' configs name outside sdqn_lab, whoever named it",
+    )
     relaunch.set_defaults(run=_relaunch)
     add("cancel", "let all cells save and stop").set_defaults(run=_cancel)
     what = "upload to W&B what its server lacks, from the cells' own records; of one run, too"
@@ -87,7 +92,7 @@ def _relaunch(args: argparse.Namespace) -> int:
     from sdqn_lab.validation import ConfigError
 
     try:
-        return relaunch(args.sweep_dir, args.overrides)
+        return relaunch(args.sweep_dir, args.overrides, args.trust)
     except ConfigError as error:
         for problem in error.problems:
             console.print(f"error: {problem}", soft_wrap=True)

@@ -9,7 +9,7 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple, get_type_hints
@@ -29,6 +29,7 @@ from sdqn_lab.spiking.neuron import Neuron
 from sdqn_lab.spiking.norm import Norm
 from sdqn_lab.spiking.readout import Readout
 from sdqn_lab.spiking.surrogate import Atan, Surrogate
+from sdqn_lab.tracking.recorder import Mirror
 
 OPEN_GROUPS: Mapping[str, type] = {
     "neuron": Neuron,
@@ -37,10 +38,12 @@ OPEN_GROUPS: Mapping[str, type] = {
     "encoder": Encoder,
     "readout": Readout,
     "network": Torso,
-    "tracker": object,
+    "tracker": Mirror,
     "algo": Agent,
 }
 """Groups whose keys are the arguments of a class, and what that class must be."""
+PLUGINS: Mapping[str, type] = {**OPEN_GROUPS, "env": VectorEnv}
+"""The only places of a config that name a class."""
 TRIALS: Mapping[str, Mapping[str, Any]] = {
     "surrogate": {},
     "encoder": {},
@@ -49,12 +52,14 @@ TRIALS: Mapping[str, Mapping[str, Any]] = {
     "readout": {"in_features": 1, "num_actions": 1},
 }
 """Parts that are made once on trial, with what the network would hand them."""
+OWN_CODE = "sdqn_lab."
+MAX_LETTERS = 80
 MOST_ACTIONS = 256
 REFUSAL = re.compile(
     r"(?P<key>[\w.]+) (?P<rule>must .+?), got (?P<value>.+?)"
     r"(?:: (?:(?P<reason>.+?)[;,] )?write (?P<instead>.+))?"
 )
-"""How the house's classes word a ValueError."""
+"""How this package's classes word a ValueError."""
 
 
 class ConfigError(Exception):
@@ -147,16 +152,51 @@ def check_plugins(cfg: DictConfig) -> None:
 
 
 def _plugin_problems(cfg: DictConfig) -> Iterator[str]:
-    for group, base in OPEN_GROUPS.items():
+    if unfit := list(unfit_keys(_plain(cfg))):
+        yield from unfit
+        return
+    for group, base in PLUGINS.items():
         problems = [*_class_problems(cfg, group, base)]
-        yield from problems or _argument_problems(cfg, group)
-    yield from _class_problems(cfg, "env", VectorEnv)
+        if not problems and group in OPEN_GROUPS:
+            problems = _argument_problems(cfg, group)
+        yield from problems
+
+
+def unfit_keys(node: Mapping[Any, Any] | Sequence[Any], prefix: str = "") -> Iterator[str]:
+    """A line for each key that is for Hydra's ``instantiate``, which this program does not use.
+
+    A class is named by ``_target_`` in the groups of ``PLUGINS``; whatever lies deeper is data.
+    """
+    items = node.items() if isinstance(node, Mapping) else enumerate(node)
+    for key, value in items:
+        name = f"{prefix}{key}"
+        if str(key).startswith("_") and not (key == "_target_" and prefix[:-1] in PLUGINS):
+            yield f"{name}={short(value)}: a class is named by GROUP._target_ alone; leave it out"
+        elif isinstance(value, dict | list):
+            yield from unfit_keys(value, f"{name}.")
+
+
+def outside_code(cfg: Any) -> dict[str, str]:
+    """Keys of a config that name code from outside this package, with their values.
+
+    Gymnasium imports the module that stands before the colon of an id.
+    """
+    named = {f"{group}._target_": str(cfg[group]["_target_"]) for group in PLUGINS}
+    found = {key: value for key, value in named.items() if not value.startswith(OWN_CODE)}
+    game = str(cfg["env"]["id"])
+    return found | ({"env.id": game} if ":" in game else {})
+
+
+def short(value: object) -> str:
+    """A value of any kind, in a line of bearable length."""
+    line = " ".join(str(value).split())
+    return line if len(line) <= MAX_LETTERS else f"{line[:MAX_LETTERS]}..."
 
 
 def _class_problems(cfg: DictConfig, group: str, base: type) -> Iterator[str]:
     """The option names a class of the kind that its group needs."""
     node = cfg[group]
-    if not isinstance(node, DictConfig) or "_target_" not in node:
+    if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
         yield f"{group}={node}: not an option; write {group}=OPTION, or {group}._target_=CLASS"
         return
     found = _located(str(node._target_))
@@ -183,7 +223,11 @@ def _located(target: str) -> type | str:
         found = getattr(import_module(module), name, None)
     except Exception as error:  # a user's module may fail in any way while it is imported
         return f"cannot be imported ({type(error).__name__}: {_one_line(error)})"
-    return found if isinstance(found, type) else f"{module} has no class {name}"
+    if not isinstance(found, type):
+        return f"{module} has no class {name}"
+    # A module of this package also knows classes of others, under a name that looks like ours.
+    ours = found.__module__.startswith(OWN_CODE) or not target.startswith(OWN_CODE)
+    return found if ours else f"{name} is a class of {found.__module__}"
 
 
 def _argument_problems(cfg: DictConfig, group: str) -> list[str]:
@@ -212,7 +256,7 @@ def _signature_problems(node: DictConfig, group: str) -> list[str]:
 
 
 def check_launcher(node: DictConfig, option: str | None) -> None:
-    """Check a launcher of this house; Hydra's own, and others', answer for themselves.
+    """Check a launcher of this package; Hydra's own, and others', answer for themselves.
 
     Args:
         node: ``hydra.launcher``.
@@ -235,8 +279,12 @@ def check_launcher(node: DictConfig, option: str | None) -> None:
 
 
 def _signature(cls: type) -> tuple[dict[str, Any], Mapping[str, inspect.Parameter]]:
+    """Types and parameters of a class's arguments; ``*args`` and ``**kwargs`` name none."""
     initializer = inspect.getattr_static(cls, "__init__")
-    return get_type_hints(initializer, include_extras=True), inspect.signature(cls).parameters
+    every = inspect.signature(cls).parameters
+    catch_all = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    named = {name: p for name, p in every.items() if p.kind not in catch_all}
+    return get_type_hints(initializer, include_extras=True), named
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

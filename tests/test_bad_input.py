@@ -501,7 +501,7 @@ DAMAGES = {
     ),
     "class": (
         lambda d: replaced(d / "config.yaml", "sdqn_lab.spiking.neuron.LIF", "subprocess.Popen"),
-        "neuron._target_=subprocess.Popen: | is no Neuron",
+        "neuron._target_=subprocess.Popen: | outside sdqn_lab | write --trust",
     ),
     "gone": (lambda d: (d / "config.yaml").unlink(), "--resume run: holds no run; write --resume"),
     "state": (

@@ -520,8 +520,8 @@ DAMAGES = [
     (list_config, "config.yaml: not the config of a run"),
     (poor_config, "config.yaml: not the config of a run (no value for precision)"),
     (wrong_type, "config.yaml: not the config of a run | many"),
-    (foreign_neuron, "neuron._target_=subprocess.Popen: Popen is no Neuron; write"),
-    (foreign_env, "env._target_=subprocess.Popen: Popen is no VectorEnv; write"),
+    (foreign_neuron, "neuron._target_=subprocess.Popen: | outside sdqn_lab | write --trust"),
+    (foreign_env, "env._target_=subprocess.Popen: | outside sdqn_lab | write --trust"),
     (other_game, "protocol=minatar, env.id=seaquest: "),
     (no_game, "env.id=chess: game must be one of asterix"),
 ]

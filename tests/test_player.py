@@ -46,5 +46,7 @@ def test_a_config_that_names_a_foreign_class_is_refused_not_called(trained):
     config_file = trained / "config.yaml"
     text = config_file.read_text()
     config_file.write_text(text.replace("sdqn_lab.spiking.neuron.LIF", "subprocess.Popen"))
-    with pytest.raises(config.ConfigError, match="Popen is no Neuron"):
+    with pytest.raises(config.ConfigError, match="outside sdqn_lab"):
         sdqn_lab.load(trained)
+    with pytest.raises(config.ConfigError, match="Popen is no Neuron"):
+        sdqn_lab.load(trained, trust=True)

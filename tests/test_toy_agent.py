@@ -89,13 +89,15 @@ def test_it_is_reported_beside_a_dqn_and_played(words, tmp_path, capsys):
     assert "algo=toy" in page
     capsys.readouterr()
     video = ["--episodes", "1", "--video", str(tmp_path / "toy.gif"), "--raster"]
-    assert play.main([str(tmp_path / "runs" / "toy"), *video]) == 0
+    assert play.main([str(tmp_path / "runs" / "toy"), "--trust", *video]) == 0
     assert (tmp_path / "toy.gif").stat().st_size > 1_000
 
 
 def test_a_loaded_agent_acts_and_says_that_it_has_no_action_values(words, tmp_path):
     assert run([*words, "env=minatar_breakout"], tmp_path / "run") == 0
-    player = sdqn_lab.load(tmp_path / "run")
+    with pytest.raises(config.ConfigError, match=r"algo\._target_=tests\.toy_agent\.ToyActor"):
+        sdqn_lab.load(tmp_path / "run")
+    player = sdqn_lab.load(tmp_path / "run", trust=True)
     observations = np.zeros((5, *player.make_env(1).observation_shape), np.uint8)
     assert player.act(observations).shape == (5,)
     with pytest.raises(TypeError, match="algo=toy has no action values"):

@@ -78,6 +78,11 @@ class Memory(Protocol):
     capacity_rows: int
     rows_written: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated for rows."""
+        ...
+
     def export_rows(self, first: int, last: int) -> dict[str, Array]:
         """Copies of the absolute rows [first, last), each column (rows, ...)."""
         ...

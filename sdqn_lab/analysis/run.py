@@ -181,7 +181,7 @@ class Run:
             content = parse(file.read_bytes())
         except FileNotFoundError:
             return None
-        except (ValueError, yaml.YAMLError, OSError) as error:
+        except (ValueError, RecursionError, yaml.YAMLError, OSError) as error:
             self.problems.append(f"{name} cannot be read: {str(error).splitlines()[0]}")
             return None
         if wrong := schema.problem(form, content):

@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from sdqn_lab.launching.ledger import Ledger, LedgerError, locked
@@ -146,7 +146,9 @@ class LocalLauncher(CellLauncher):
 
     def _slots(self, first: Path) -> list[Slot]:
         """Shares of this machine; cells of a sweep have devices and threads in common."""
-        cfg = OmegaConf.load(first / "config.yaml")
+        from sdqn_lab.config import stored_data
+
+        cfg = stored_data(first / "config.yaml")
         any_gpu = cfg.device in ("auto", "cuda") and self.settings["gpus"] != 0
         gpus = visible_gpus() if any_gpu else []
         gpus = gpus[: self.settings["gpus"]]

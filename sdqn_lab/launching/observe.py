@@ -146,7 +146,7 @@ def _report(
         name,
         state,
         **facts,
-        **_progress(directory.metrics),
+        **_progress(directory),
         attempts=len(attempts),
         job=job,
         reason=reason,
@@ -250,14 +250,17 @@ def _version(code: dict[str, Any]) -> str:
     return f"{sha[:8]}{changed} {code['code'][:6]}" if sha else str(code["code"][:6])
 
 
-def _progress(metrics: Path) -> dict[str, Any]:
-    """Steps, rate and last scores, out of the end of the file."""
-    records = _tail(metrics)
+def _progress(directory: RunDirectory) -> dict[str, Any]:
+    """Steps, rate and last scores, out of the end of the metrics.
+
+    A run that was stopped between two records stands where its checkpoint does.
+    """
+    records = _tail(directory.metrics)
     if not records:
-        return {}
+        return {"steps": directory.saved_steps}
     last = {key: value for record in records for key, value in record.items()}
     return {
-        "steps": records[-1].get("step", 0),
+        "steps": max(records[-1].get("step", 0), directory.saved_steps),
         "rate": last.get("time/steps_per_second", 0.0),
         "last_return": last.get("train/return"),
         "evaluation": last.get("eval/return_mean"),
@@ -281,7 +284,7 @@ def _tail(path: Path) -> list[dict[str, Any]]:
 def _record(line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 

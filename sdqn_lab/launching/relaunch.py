@@ -1,10 +1,12 @@
 """Start again those cells of a sweep that nobody works on and that are not finished."""
 
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_class
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sdqn_lab import config
 from sdqn_lab.directories import state_of
@@ -16,23 +18,25 @@ from sdqn_lab.launching.sweep import enroll
 from sdqn_lab.launching.table import out, summary
 from sdqn_lab.planning import plan_cells
 from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.validation import ConfigError, check_launcher
+from sdqn_lab.validation import ConfigError, check_launcher, outside_code, short
 
 
-def relaunch(sweep_dir: Path, overrides: list[str]) -> int:
+def relaunch(sweep_dir: Path, overrides: list[str], trust: bool = False) -> int:
     """Start what is missing, failed, stopped or lost.
 
     Args:
         sweep_dir: the sweep.
         overrides: ``hydra/launcher=NAME`` and ``hydra.launcher.KEY=VALUE``; what is not named stays
             as it was at the last start.
+        trust: import what the cells' configs name outside this package, whoever named it.
 
     Returns:
         The exit code: 0 if nothing is wrong in the end.
 
     Raises:
-        ConfigError: an override is no launcher's, a cell's ``status.json`` is damaged, or a cell
-            whose directory is gone cannot be composed again.
+        ConfigError: an override is no launcher's, a cell's ``status.json`` is damaged, a cell
+            whose directory is gone cannot be composed again, or one names code of others that the
+            sweep's command did not name.
         LedgerError: no ledger.
         SlurmError: SLURM does not answer, so nobody knows what is running.
         SystemExit: with code 143, if stopped by a signal.
@@ -44,6 +48,8 @@ def relaunch(sweep_dir: Path, overrides: list[str]) -> int:
         if seen.problem:
             raise queue.SlurmError(f"{seen.problem}; nobody knows what is running, so try again")
         names = seen.names(STARTABLE)
+        if not trust:
+            _check_code(sweep_dir, ledger, names)
         if dry_run:
             print("\n".join([f"would start {len(names)} cells", *names]))
             return 0
@@ -79,13 +85,74 @@ def _launcher(ledger: Ledger, overrides: list[str]) -> tuple[CellLauncher, bool]
     settings: Any = OmegaConf.to_container(node, resolve=True)
     if last and last.launcher == kind:
         named = {key.removeprefix("hydra.launcher.") for key in given}
-        settings |= {k: v for k, v in last.settings.items() if k in settings and k not in named}
+        kept = {k: v for k, v in last.settings.items() if k in settings and k not in named}
+        settings |= {k: v for k, v in kept.items() if k != "_target_"}
     check_launcher(OmegaConf.create(settings), kind)
     target = settings.pop("_target_")
     cls = get_class(target)
     if not issubclass(cls, CellLauncher):
         raise ConfigError([f"hydra/launcher={kind}: keeps no ledger; write hydra/launcher=local"])
     return cls(**settings), bool(settings["dry_run"])
+
+
+def _check_code(sweep_dir: Path, ledger: Ledger, names: list[str]) -> None:
+    """Let cells name code from outside this package only if the sweep's own command named it.
+
+    To relaunch a sweep is to give its command again, and the ledger keeps what that command said of
+    each cell. A config that names anything else was changed since; a module inside the sweep's
+    directory came with it, from wherever that may be. Nothing is imported to find out.
+
+    Raises:
+        ConfigError: a line for each such cell.
+    """
+    problems = []
+    for name in names:
+        told, stored = ledger.cells[name].overrides, _stored_code(sweep_dir / name / "config.yaml")
+        if own := [line for line in told if line.lstrip("+").startswith("hydra")]:
+            problems.append(f"{name}: {short(own[0])} in the ledger could bring configs along")
+            continue
+        if not stored and not any("_target_" in line or "env.id" in line for line in told):
+            continue
+        asked = _asked_code(told)
+        for key, value in (asked if stored is None else stored).items():
+            if asked.get(key) != value:
+                problems.append(f"{name}: {key}={short(value)} is not of the sweep's command")
+            elif _lies_in(value, sweep_dir):
+                problems.append(f"{name}: {key}={short(value)} lies in the sweep's own directory")
+    if problems:
+        end = "and would be run; write --trust if you know it"
+        raise ConfigError([f"{problem}, {end}" for problem in problems])
+
+
+def _asked_code(told: list[str]) -> dict[str, str]:
+    """Code of others that a cell's overrides name; none where they cannot be composed any more."""
+    try:
+        return outside_code(config.resolved(config.compose_raw(told)))
+    except ConfigError:
+        return {}
+
+
+def _stored_code(file: Path) -> dict[str, str] | None:
+    """Code of others that a cell's config names; None where nobody can read it, nor the cell."""
+    try:
+        return outside_code(config.stored_data(file))
+    except (ConfigError, OmegaConfBaseException, KeyError, TypeError):
+        return None
+
+
+def _lies_in(name: str, folder: Path) -> bool:
+    """Whether the module of ``module.Class`` or ``module:Id`` is a file below a folder."""
+    module = name.partition(":")[0] if ":" in name else name.rpartition(".")[0]
+    places: list[str] | None = None
+    for part in module.split("."):
+        spec = PathFinder.find_spec(part, places)
+        if spec is None:
+            return False
+        places = list(spec.submodule_search_locations or [])
+        found = [spec.origin, *places]
+        if any(p and Path(p).resolve().is_relative_to(folder.resolve()) for p in found):
+            return True
+    return False
 
 
 def _restore(sweep_dir: Path, ledger: Ledger, names: list[str]) -> None:

@@ -10,13 +10,22 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write beside, force to disk, rename over: a reader sees the old file or the new one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(beside, data)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that is not there, force it to disk; what lies in its place is removed.
+
+    Never through a link: one of that name goes, and what it points to stays.
+    """
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:

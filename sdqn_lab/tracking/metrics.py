@@ -1,5 +1,6 @@
 """``metrics.jsonl``: one JSON object a line, the record that everything else reads or mirrors."""
 
+import hashlib
 import json
 import math
 import os
@@ -11,15 +12,18 @@ from typing import Any, Self
 class MetricsFile:
     """Append-only lines; after a resume, what lies beyond the checkpoint is written again."""
 
-    def __init__(self, path: Path, offset: int = 0) -> None:
+    def __init__(self, path: Path, offset: int = 0, sha256: str | None = None) -> None:
         """Open, and forget everything from byte ``offset`` on.
 
+        Args:
+            path: the file.
+            offset: bytes that the checkpoint knows.
+            sha256: of these; None where the checkpoint does not tell.
+
         Raises:
-            ValueError: the file is shorter than that: part of the record is lost.
+            ValueError: part of the record is lost or changed.
         """
-        size = path.stat().st_size if path.exists() else 0
-        if size < offset:
-            raise ValueError(f"{path}: {size} bytes, the checkpoint knows {offset}: lines are lost")
+        self._hash = check_kept(path, offset, sha256)
         self._file = path.open("ab")
         self._file.truncate(offset)
 
@@ -27,6 +31,11 @@ class MetricsFile:
     def offset(self) -> int:
         """Bytes written so far."""
         return os.fstat(self._file.fileno()).st_size
+
+    @property
+    def sha256(self) -> str:
+        """Of all bytes so far."""
+        return self._hash.hexdigest()
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; it reaches the operating system before this returns.
@@ -39,8 +48,10 @@ class MetricsFile:
                 raise ValueError(
                     f"{key} is {value} at step {record['step']:,}: not a finite number"
                 )
-        self._file.write((json.dumps(record, allow_nan=False) + "\n").encode())
+        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        self._file.write(line)
         self._file.flush()
+        self._hash.update(line)
 
     def sync(self) -> None:
         """Force the lines to disk, so that a checkpoint never knows more than the file holds."""
@@ -56,6 +67,48 @@ class MetricsFile:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+def check_kept(path: Path, offset: int, sha256: str | None) -> "hashlib._Hash":
+    """Hold the part of a metrics file that a checkpoint knows against what it knows of it.
+
+    Args:
+        path: the file.
+        offset: how many bytes the checkpoint knows.
+        sha256: of these; None where the checkpoint does not tell.
+
+    Returns:
+        The hash of that part, to go on with.
+
+    Raises:
+        ValueError: part of the record is lost or changed; a line that is no record is named.
+    """
+    size = path.stat().st_size if path.exists() else 0
+    if size < offset:
+        raise ValueError(f"{path}: {size} bytes, the checkpoint knows {offset}: lines are lost")
+    kept = b""
+    if offset:
+        with path.open("rb") as file:
+            kept = file.read(offset)
+    found = hashlib.sha256(kept)
+    if found.hexdigest() == sha256:
+        return found
+    if line := _first_damaged(kept):
+        raise ValueError(f"{path}, line {line}: not a record, though the checkpoint knows it")
+    if sha256 is not None:
+        raise ValueError(f"{path}: other lines than those that the checkpoint knows")
+    return found
+
+
+def _first_damaged(lines: bytes) -> int | None:
+    """The number of the first line that is no JSON object."""
+    for number, line in enumerate(lines.split(b"\n")[:-1], start=1):
+        try:
+            if not isinstance(json.loads(line), dict):
+                return number
+        except (ValueError, RecursionError):
+            return number
+    return None if lines.endswith(b"\n") or not lines else lines.count(b"\n") + 1
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The one place where a run's metrics go: metrics.jsonl first, everything else mirrors it."""
 
 import time
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sdqn_lab.tracking.metrics import MetricsFile
 from sdqn_lab.tracking.mirror import MirroredRun
@@ -9,6 +9,7 @@ from sdqn_lab.tracking.progress import RunProgress
 from sdqn_lab.training.loop import Counters
 
 
+@runtime_checkable
 class Mirror(Protocol):
     """A second home of the metrics. It must never raise, block or change what it is given."""
 

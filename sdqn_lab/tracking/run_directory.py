@@ -1,7 +1,8 @@
 """A run's directory: what is in it and in which state the run is.
 
 ``config.yaml`` (resolved), ``status.json``, ``metrics.jsonl``, ``probe.json``, ``checkpoint/``,
-networks. It is data: nothing in it is executed by reading it.
+networks. It is data: nothing in it is executed by reading it. And it ends at itself: none of its
+files is a link, through which a run would write somewhere else. Its own path may hold links.
 """
 
 import fcntl
@@ -20,6 +21,14 @@ from sdqn_lab.tracking.atomic import write_json
 
 PROBE_VERSION = 1
 """Of ``probe.json``; whoever reads another one must not guess."""
+MANIFEST = "manifest.json"
+"""Of a checkpoint: what is in it."""
+OWN = (
+    *("config.yaml", "status.json", "metrics.jsonl", "probe.json", "health.json", "code.diff"),
+    *("network_last.safetensors", "network_best.safetensors", "log.txt", ".lock"),
+    *("checkpoint", f"checkpoint/{MANIFEST}", "wandb", "tensorboard"),
+)
+"""What a run writes, or a process that works on it."""
 STATES = ("pending", "running", "preempted", "finished", "failed")
 
 
@@ -44,7 +53,9 @@ class RunDirectory:
 
         Raises:
             BusyError: another process owns it.
+            ValueError: a file of it is a link.
         """
+        self.check_links()
         with (self.path / ".lock").open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,17 +63,31 @@ class RunDirectory:
                 raise BusyError(f"{self.path}: another process works on it") from error
             yield
 
+    def check_links(self) -> None:
+        """Refuse to work through a link; whoever asks for the status has asked this too.
+
+        Raises:
+            ValueError: a file of the run is a link.
+        """
+        for name in OWN:
+            if (self.path / name).is_symlink():
+                raise ValueError(
+                    f"{self.path / name}: a link, and a run writes only into its own directory; "
+                    "put there what it points to, or remove it"
+                )
+
     def status(self) -> dict[str, Any]:
         """The content of ``status.json``; empty where there is none.
 
         Raises:
-            ValueError: the file is not what a run writes.
+            ValueError: the file is not what a run writes, or a file of the run is a link.
         """
+        self.check_links()
         if not self.status_file.exists():
             return {}
         try:
             status = json.loads(self.status_file.read_text())
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.status_file}: not valid JSON ({error})") from error
         if not isinstance(status, dict) or status.get("state") not in STATES:
             raise ValueError(f"{self.status_file}: no state of {', '.join(STATES)}")
@@ -76,6 +101,15 @@ class RunDirectory:
         """One of ``STATES``, or None where no run has begun."""
         state: str | None = self.status().get("state")
         return state
+
+    @property
+    def saved_steps(self) -> int:
+        """Agent steps that the checkpoint stands at; 0 where there is none that can be read."""
+        try:
+            steps = json.loads((self.checkpoint / MANIFEST).read_bytes())["facts"]["steps"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return 0
+        return steps if isinstance(steps, int) else 0
 
     def update(self, **changes: Any) -> None:
         """Change fields of ``status.json``, atomically."""

@@ -2,29 +2,37 @@
 
 A checkpoint is a JSON manifest naming its files with size and SHA-256. Files are written first,
 under names never used before; renaming the manifest into place makes them the checkpoint; only then
-are the files of the one before removed. Tensors lie in safetensors files, an agent's rows in
-zstd-compressed increments: each checkpoint adds the rows written since the last one.
+are the files of the one before removed. A manifest is there before the first of its files, so that
+files without one are known for what they are: damage. What the folder holds besides is nobody's to
+touch. Tensors lie in safetensors files, an agent's rows in zstd-compressed increments: each
+checkpoint adds the rows written since the last one.
 """
 
 import hashlib
 import json
-import os
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import zstandard
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from sdqn_lab.agents.base import Memory
-from sdqn_lab.tracking.atomic import write_json
+from sdqn_lab.tracking.atomic import write_json, write_new
+from sdqn_lab.tracking.run_directory import MANIFEST
 
 VERSION = 2
-MANIFEST = "manifest.json"
+FILE = re.compile(r"state-\d+\.safetensors|replay-\d+-\d+\.zst")
+TEMPORARY = re.compile(rf"\.{re.escape(MANIFEST)}\.\d+")
+HEADER_BYTES = 1 << 16
+"""Of a file of arrays, at most: names, types and shapes."""
 SEGMENT_ROWS = 4096
 """Rows in one increment at most, so that memory stays small while one is packed."""
 
@@ -38,11 +46,11 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._manifest: dict[str, Any] = {"segments": [], "serial": 0}
+        self._manifest = _no_checkpoint()
 
     @property
     def exists(self) -> bool:
-        """Whether a complete checkpoint is there."""
+        """Whether a manifest is there, which a run that has saved nothing yet may also have."""
         return (self.folder / MANIFEST).exists()
 
     def save(self, state: dict[str, Any], memory: Memory | None, facts: dict[str, Any]) -> None:
@@ -59,6 +67,8 @@ class Checkpoint:
         serial = self._manifest["serial"] + 1
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.exists:
+                write_json(self.folder / MANIFEST, self._manifest)
             manifest = {
                 "version": VERSION,
                 "serial": serial,
@@ -74,34 +84,54 @@ class Checkpoint:
         self._sweep()
 
     def read(self) -> dict[str, Any]:
-        """Check every file against the manifest and return the facts.
+        """Check every file against the manifest and return the facts; none where none was saved.
 
         Raises:
-            CheckpointError: a file is missing, cut short or changed.
+            CheckpointError: a file is missing, cut short, changed, a link, or not of a checkpoint.
         """
-        path = self.folder / MANIFEST
+        path, own = self.folder / MANIFEST, self._own_files()
+        if links := [file for file in (path, *own) if file.is_symlink()]:
+            raise CheckpointError(f"{links[0]}: a link, and a checkpoint holds its files itself")
+        if not path.exists():
+            if states := [file.name for file in own if FILE.fullmatch(file.name)]:
+                raise CheckpointError(f"{path}: missing, and {min(states)} beside it needs it")
+            return {}
         try:
             manifest = json.loads(path.read_text())
             version = manifest["version"]
-        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{path}: not a checkpoint manifest ({error})") from error
         if version != VERSION:
             raise CheckpointError(f"{path}: version {version}, this program reads {VERSION}")
         try:
-            for entry in (manifest["state"], *manifest["segments"]):
-                self._verify(entry)
-            facts: dict[str, Any] = manifest["facts"]
-        except (KeyError, TypeError) as error:
+            facts = self._checked(manifest)
+        except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{self.folder}: damaged") from error
         self._manifest = manifest
         return facts
 
+    def _checked(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """The facts of a manifest whose files are as it says."""
+        if manifest["serial"] == 0:
+            return {}
+        for entry in (manifest["state"], *manifest["segments"]):
+            self._verify(entry)
+        facts: dict[str, Any] = manifest["facts"]
+        for key in ("steps", "offset", "threads"):
+            number = facts.get(key, 1)
+            if not isinstance(number, int) or number < 0:
+                raise CheckpointError(f"{self.folder / MANIFEST}: {key} is {number}: damaged")
+        return facts
+
     def load_memory(self, memory: Memory) -> None:
-        """Fill a memory with the rows of the checkpoint that was read."""
+        """Fill a memory with the rows of the checkpoint that was read.
+
+        Raises:
+            CheckpointError: a file holds no rows, or unpacks to more than the memory can hold.
+        """
         for entry in self._manifest["segments"]:
-            packed = (self.folder / entry["file"]).read_bytes()
-            arrays = load_arrays(zstandard.decompress(packed))
-            memory.import_rows(entry["first"], arrays)
+            path = self.folder / entry["file"]
+            memory.import_rows(entry["first"], _unpacked(path, memory.nbytes + HEADER_BYTES))
         memory.check_valid()
 
     def load_state(self) -> dict[str, Any]:
@@ -114,9 +144,9 @@ class Checkpoint:
     def drop(self) -> None:
         """Remove the checkpoint, the manifest first: no half of it is ever taken for whole."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
-        self._manifest = {"segments": [], "serial": 0}
+        self._manifest = _no_checkpoint()
         self._sweep()
-        if self.folder.is_dir():
+        with suppress(OSError):  # it is gone, or something else is in it
             self.folder.rmdir()
 
     def _write_state(self, state: dict[str, Any], serial: int) -> dict[str, Any]:
@@ -137,16 +167,14 @@ class Checkpoint:
         return {"segments": entries, "rows": written}
 
     def _write(self, name: str, data: bytes) -> dict[str, Any]:
-        path = self.folder / name
-        with path.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(self.folder / name, data)
         return {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     def _verify(self, entry: dict[str, Any]) -> None:
         path = self.folder / entry["file"]
-        if not path.exists():
+        if not FILE.fullmatch(entry["file"]):
+            raise CheckpointError(f"{self.folder / MANIFEST}: names {entry['file']}: damaged")
+        if not path.is_file():
             raise CheckpointError(f"{path}: missing, and the checkpoint needs it")
         size = path.stat().st_size
         if size != entry["bytes"]:
@@ -156,14 +184,39 @@ class Checkpoint:
 
     def _sweep(self) -> None:
         """Remove what the manifest does not name: older checkpoints, failed attempts."""
-        if not self.folder.is_dir():
-            return
         segments = [entry["file"] for entry in self._manifest["segments"]]
         state = self._manifest.get("state", {}).get("file")
-        keep = {MANIFEST, state, *segments}
-        for path in self.folder.iterdir():
-            if path.name not in keep:
-                path.unlink()
+        for path in self._own_files():
+            if path.name not in (state, *segments):
+                path.unlink(missing_ok=True)
+
+    def _own_files(self) -> list[Path]:
+        """What a checkpoint has written here but for its manifest, by name; links among them."""
+        if not self.folder.is_dir():
+            return []
+        return [
+            path
+            for path in self.folder.iterdir()
+            if (FILE.fullmatch(path.name) or TEMPORARY.fullmatch(path.name))
+            and (path.is_symlink() or path.is_file())
+        ]
+
+
+def _no_checkpoint() -> dict[str, Any]:
+    """The manifest before the first checkpoint."""
+    return {"version": VERSION, "serial": 0, "facts": {"steps": 0}, "segments": []}
+
+
+def _unpacked(path: Path, most_bytes: int) -> dict[str, Any]:
+    """The arrays of a file, which is not unpacked before its size is known to be bearable."""
+    packed = path.read_bytes()
+    try:
+        size = zstandard.get_frame_parameters(packed).content_size
+        if size > most_bytes:
+            raise CheckpointError(f"{path}: unpacks to {size:,} bytes, more than the memory can hold")
+        return load_arrays(zstandard.decompress(packed, max_output_size=most_bytes))
+    except (zstandard.ZstdError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: holds no rows of replay ({error})") from error
 
 
 def pack(tree: Any) -> dict[str, torch.Tensor]:

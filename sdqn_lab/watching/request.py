@@ -48,6 +48,7 @@ class Request:
         raster: whether the video shows the network too.
         time_windows: several T to compare, rising; empty: none.
         figure: of that comparison, a PNG.
+        trust: whether code that the run's config names outside this package may be imported.
 
     Raises:
         CommandError: with all that is wrong.
@@ -59,6 +60,7 @@ class Request:
         self.which: str = args.which
         self.protocol: str | None = args.protocol
         self.raster: bool = args.raster
+        self.trust: bool = args.trust
         self.video: Path | None = args.video
         self.episodes = self._whole("--episodes", args.episodes, 1, MOST_EPISODES)
         self.seed = self._whole("--seed", args.seed, 0)

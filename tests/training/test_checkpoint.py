@@ -1,10 +1,12 @@
 """A checkpoint is whole or absent, and damage is named."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
 import torch
+import zstandard
 
 from sdqn_lab.agents.replay import Replay
 from sdqn_lab.training import checkpoint
@@ -154,6 +156,54 @@ def test_a_full_disk_is_named_and_the_last_good_one_kept(tmp_path, monkeypatch):
         saved.save({"good": 2}, replay, {})
     assert restored(tmp_path)[1] == {"good": 1}
     assert len(list(tmp_path.glob("state-*"))) == 1
+
+
+@pytest.mark.parametrize("failing", ["_write_memory"])
+def test_a_first_save_that_was_cut_off_is_no_damage(failing, tmp_path, monkeypatch):
+    replay = filled(10)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoint, failing, crash)
+        Checkpoint(tmp_path).save({}, replay, {})
+    assert (tmp_path / "state-1.safetensors").exists()
+    again = Checkpoint(tmp_path)
+    assert again.read() == {}
+    again.save({"x": 1}, replay, {"steps": 5})
+    assert Checkpoint(tmp_path).read() == {"steps": 5}
+    assert contents(restored(tmp_path)[0]) == contents(replay)
+
+
+def crash(*args):
+    raise KeyboardInterrupt
+
+
+def test_files_whose_manifest_is_lost_are_damage(tmp_path):
+    Checkpoint(tmp_path).save({}, filled(10), {})
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match=r"manifest\.json: missing, and replay-1-0\.zst"):
+        Checkpoint(tmp_path).read()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["size told", "size hidden"])
+def test_replay_is_not_unpacked_beyond_what_it_can_hold(told, tmp_path, monkeypatch):
+    """Two gigabytes of zeros in 200 kB, with a manifest that agrees."""
+    Checkpoint(tmp_path).save({}, filled(10), {})
+    (file,) = tmp_path.glob("replay-*")
+    size, piece = 2 << 30, bytes(16 << 20)
+    packer = zstandard.ZstdCompressor().compressobj(size=size if told else -1)
+    packed = b"".join(packer.compress(piece) for _ in range(size // len(piece))) + packer.flush()
+    file.write_bytes(packed)
+    manifest = tmp_path / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["segments"][0] |= {
+        "bytes": len(packed),
+        "sha256": hashlib.sha256(packed).hexdigest(),
+    }
+    manifest.write_text(json.dumps(content))
+    saved = Checkpoint(tmp_path)
+    saved.read()
+    monkeypatch.setattr(zstandard, "decompress", lambda *args, **more: pytest.fail("unpacked"))
+    with pytest.raises(CheckpointError, match=f"{file.name}: unpacks to .* more than"):
+        saved.load_memory(Replay(60, 2, (1, 3, 3), 2))
 
 
 def test_dropping_leaves_nothing(tmp_path):
