@@ -99,7 +99,7 @@ NOT_AN_OVERRIDE = [
     ("--foo", "--foo: no such flag; write --help"),
     ("seed=1 -m norm=none", "norm=none: stands behind a flag; write flags such as -m before"),
     ("--config-name=other", "--config-name: | one config of its own; write overrides"),
-    ("--config-dir=other", "--config-dir: | one config of its own; write overrides"),
+    ("--config-dir=other", "--config-dir other: no such directory; write one"),
 ]
 
 WRONG_TYPES = [
