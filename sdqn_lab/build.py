@@ -17,9 +17,8 @@ from sdqn_lab.envs.base import Protocol, VectorEnv
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.value import ValueNetwork
 from sdqn_lab.spiking.neuron import Neuron
-from sdqn_lab.tracking.mirror import MirroredRun
-from sdqn_lab.tracking.recorder import Mirror
-from sdqn_lab.training.loop import Recorder, Settings, Trainer
+from sdqn_lab.tracking.recorder import Recorder
+from sdqn_lab.training.loop import Settings, Trainer
 from sdqn_lab.training.seeding import stream_seed
 
 OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
@@ -208,8 +207,3 @@ def build_trainer(
     """The trainer with its replay; ``hooks``: its save, save_due and stop_requested."""
     replay = build_replay(cfg, train_env)
     return Trainer(build_settings(cfg), agent, replay, train_env, eval_env, recorder, **hooks)
-
-
-def build_mirrors(cfg: DictConfig, run: MirroredRun) -> list[Mirror]:
-    """The tracker of a config, reflecting ``run``."""
-    return [_instantiate(cfg.tracker, run=run)]

@@ -30,6 +30,7 @@ from sdqn_lab.spiking.neuron import Neuron
 from sdqn_lab.spiking.norm import Norm
 from sdqn_lab.spiking.readout import Readout
 from sdqn_lab.spiking.surrogate import Atan, Surrogate
+from sdqn_lab.tracking.tracker import Tracker
 
 OPEN_GROUPS: Mapping[str, type] = {
     "neuron": Neuron,
@@ -38,7 +39,7 @@ OPEN_GROUPS: Mapping[str, type] = {
     "encoder": Encoder,
     "readout": Readout,
     "network": Torso,
-    "tracker": object,
+    "tracker": Tracker,
 }
 """Groups whose keys are the arguments of a class, and what that class must be."""
 TRIALS: Mapping[str, Mapping[str, Any]] = {

@@ -1,7 +1,7 @@
 """A run's directory: what is in it and in which state the run is.
 
-``config.yaml`` (resolved), ``status.json``, ``metrics.jsonl``, ``probe.json``, ``checkpoint/``,
-networks. It is data: nothing in it is executed by reading it.
+``config.yaml`` (resolved), ``status.json``, ``metrics.jsonl``, ``probe.json``, ``tracker.json``,
+``checkpoint/``, networks. It is data: nothing in it is executed by reading it.
 """
 
 import fcntl
@@ -20,6 +20,8 @@ from sdqn_lab.tracking.atomic import write_json
 
 PROBE_VERSION = 1
 """Of ``probe.json``; whoever reads another one must not guess."""
+TRACKER_LOCK = ".tracker.lock"
+"""Held by the one process that tells the run's tracker something."""
 STATES = ("pending", "running", "preempted", "finished", "failed")
 
 
@@ -37,15 +39,20 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.probe = self.path / "probe.json"
         self.checkpoint = self.path / "checkpoint"
+        self.tracker_file = self.path / "tracker.json"
+        self.tracker_log = self.path / "tracker.log"
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, name: str = ".lock") -> Iterator[None]:
         """Own the run for as long as this lasts; the system lets go of it when a process dies.
+
+        Args:
+            name: ``TRACKER_LOCK`` to own what its tracker is told instead.
 
         Raises:
             BusyError: another process owns it.
         """
-        with (self.path / ".lock").open("ab") as file:
+        with (self.path / name).open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -99,6 +106,20 @@ class RunDirectory:
         if attempts and "ended" not in attempts[-1]:
             attempts[-1] |= {"ended": timestamp(), "state": state}
         self.update(state=state, attempts=attempts, error=error, **facts)
+
+    def delivered(self) -> dict[str, dict[str, Any]]:
+        """What each tracker was given: its class to attempt, lines, bytes and exit code.
+
+        Raises:
+            ValueError: the file is not what a run writes.
+        """
+        if not self.tracker_file.exists():
+            return {}
+        try:
+            found: dict[str, dict[str, Any]] = json.loads(self.tracker_file.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self.tracker_file}: not valid JSON ({error})") from error
+        return found
 
 
 def timestamp() -> str:
