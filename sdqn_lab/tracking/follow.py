@@ -11,16 +11,15 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from sdqn_lab.tracking.deliver import complete_lines, deliver
-from sdqn_lab.tracking.run_directory import TRACKER_LOCK, BusyError, RunDirectory
+from sdqn_lab.tracking.run_directory import TRACKER_LOCK, RunDirectory
 from sdqn_lab.tracking.tracker import TrackedRun, Tracker, later, one_line, tracked_run
 
 PACKAGE = "sdqn_lab.tracking."
@@ -66,11 +65,14 @@ class Follower:
         if self._process is None:
             return
         code = self._process.poll()
-        for line in self._new_lines():
-            if line.startswith(WARNING):
-                self._warned = True
-                self._say(line)
-        if code and not self._warned:
+        with suppress(OSError), self._directory.tracker_log.open("rb") as log:
+            log.seek(self._seen)
+            lines = complete_lines(log)
+            self._seen = log.tell()
+            for line in lines:
+                if line.startswith(WARNING.encode()):
+                    self._show(line.decode(errors="replace"))
+        if code:
             self._warn(f"the tracker's process ended with code {code}; see tracker.log")
 
     def finish(self) -> None:
@@ -84,20 +86,15 @@ class Follower:
             self._warn(f"the tracker is not done, and has {END_SECONDS // 60} minutes more")
         self.news()
 
-    def _new_lines(self) -> list[str]:
-        try:
-            with self._directory.tracker_log.open("rb") as log:
-                log.seek(self._seen)
-                lines = complete_lines(log)
-                self._seen = log.tell()
-        except OSError:
-            return []
-        return [line.decode(errors="replace") for line in lines]
-
     def _warn(self, reason: str) -> None:
-        self._warned = True
-        name = self._directory.path.name
-        self._say(f"{WARNING} {name}: {reason}; {later(self._directory.path)}")
+        path = self._directory.path
+        self._show(f"{WARNING} {path.name}: {reason}; {later(path)}")
+
+    def _show(self, line: str) -> None:
+        """What went wrong first; the rest follows from it and stands in ``tracker.log``."""
+        if not self._warned:
+            self._warned = True
+            self._say(line)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,24 +127,28 @@ def tell(
     trusted: str | None = None,
     ended: Callable[[], bool] = lambda: True,
 ) -> bool:
-    """Deliver a run's record to its own tracker; whatever goes wrong is one line.
+    """Deliver a run's record to its own tracker; whatever goes wrong is said in a line.
 
     Args:
         directory: the run's, whose attempt has begun.
-        say: shows a person that line.
+        say: shows a person a line.
         trusted: a class that ``config.yaml`` may name beside those of the package.
         ended: waits for a moment; whether the attempt has written its last line.
 
     Returns:
         Whether the tracker has everything.
     """
-    warn = _first_only(lambda reason: say(f"{WARNING} {directory.path.name}: {reason}"))
+
+    def warn(reason: str) -> None:
+        say(f"{WARNING} {directory.path.name}: {reason}; {later(directory.path)}")
+
     try:
-        with _turn(directory):
+        # An earlier attempt's follower may be at its last lines, and so may an upload.
+        with directory.lock(TRACKER_LOCK, wait=True):
             run = tracked_run(directory, warn)
             deliver(directory, run, _tracker(run, trusted), ended)
     except Exception as error:  # a tracker may break in any way
-        warn(f"{type(error).__name__}: {one_line(error)}; {later(directory.path)}")
+        warn(f"{type(error).__name__}: {one_line(error)}")
         traceback.print_exc()
         return False
     return True
@@ -158,31 +159,6 @@ def _await_end(over: threading.Event) -> None:
     sys.stdin.buffer.read()
     signal.alarm(END_SECONDS)
     over.set()
-
-
-def _first_only(say: Callable[[str], None]) -> Callable[[str], None]:
-    """What went wrong first is told; the rest follows from it."""
-    told = threading.Event()
-
-    def warn(reason: str) -> None:
-        if not told.is_set():
-            told.set()
-            say(reason)
-
-    return warn
-
-
-@contextmanager
-def _turn(directory: RunDirectory) -> Iterator[None]:
-    """Wait until no other process tells of the run: an earlier attempt's, or an upload."""
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(directory.lock(TRACKER_LOCK))
-                break
-            except BusyError:
-                time.sleep(GLANCE_SECONDS)
-        yield
 
 
 def _tracker(run: TrackedRun, trusted: str | None) -> Tracker:

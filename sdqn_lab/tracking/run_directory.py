@@ -43,18 +43,19 @@ class RunDirectory:
         self.tracker_log = self.path / "tracker.log"
 
     @contextmanager
-    def lock(self, name: str = ".lock") -> Iterator[None]:
+    def lock(self, name: str = ".lock", *, wait: bool = False) -> Iterator[None]:
         """Own the run for as long as this lasts; the system lets go of it when a process dies.
 
         Args:
             name: ``TRACKER_LOCK`` to own what its tracker is told instead.
+            wait: until it is free.
 
         Raises:
-            BusyError: another process owns it.
+            BusyError: another process owns it, and ``wait`` is false.
         """
         with (self.path / name).open("ab") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise BusyError(f"{self.path}: another process works on it") from error
             yield

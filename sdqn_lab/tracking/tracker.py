@@ -37,7 +37,7 @@ class TrackedRun:
     delivered: int
     """Lines of ``metrics.jsonl`` that this tracker was given before."""
     warn: Callable[[str], None]
-    """Shows a person one line; only the first of a process is shown."""
+    """Shows a person the reason why something is missing; of several, the first."""
 
 
 class Tracker(ABC):

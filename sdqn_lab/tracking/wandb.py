@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdqn_lab.tracking.atomic import write_json
-from sdqn_lab.tracking.tracker import TrackedRun, Tracker, later, one_line
+from sdqn_lab.tracking.tracker import TrackedRun, Tracker, one_line
 
 if TYPE_CHECKING:
     import wandb
@@ -154,7 +154,7 @@ class WandB(Tracker):
             self.teardown()
             self._setup()
         if problem:
-            run.warn(f"W&B: {problem}; recording offline; {later(run.directory)}")
+            run.warn(f"W&B: {problem}; recording offline")
         _mark_synced(run.directory)  # the new segment will hold their records too
         return self._begin(address, "offline")
 
@@ -191,7 +191,7 @@ class WandB(Tracker):
     def _fault(self, message: str) -> None:
         """The client gave up uploading; it still writes to disk what it is given."""
         self._faults.append(message)
-        self._run.warn(f"W&B: {message}; {later(self._run.directory)}")
+        self._run.warn(f"W&B: {message}")
 
     def _setup(self) -> None:
         """Start the service process, whose own logs stay at home too."""
@@ -289,14 +289,11 @@ class Upload(WandB):
             raise SyncError(line)
         address = _address(run, Address.read(run.directory), self._project, self._entity)
         self._setup()
-        import wandb
-
-        host = wandb.setup().settings.base_url
         try:
             if has_key():
                 return self._begin(address, "online", **UPLOAD_SETTINGS)
         except Exception as error:  # wrong key, no server: there are many ways to say no
-            raise NoConnectionError(f"{host} does not accept the run: {one_line(error)}") from error
+            raise NoConnectionError(f"W&B does not accept the run: {one_line(error)}") from error
         raise NoConnectionError("no API key configured; write wandb login, or set WANDB_API_KEY")
 
     def close(self, exit_code: int) -> None:

@@ -200,7 +200,11 @@ def test_without_a_server_a_run_is_one_warning_and_an_offline_record(
 
 def test_a_full_quota_is_one_warning(directory, told, server):
     server.refuse_records_with = 403
-    assert not attempt(directory, told, 8, finish_timeout_seconds=3.0)
+    begin(directory, finish_timeout_seconds=3.0)
+    write_records(directory, 8)
+    follower = Follower(directory, WANDB, told.append)
+    directory.end_attempt("finished")
+    follower.finish()
     one(told)
 
 
