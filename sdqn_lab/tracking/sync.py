@@ -42,6 +42,7 @@ def sync_run(
     Raises:
         NoConnectionError: no key, a wrong one, or no server; a caller need not try other runs.
         SyncError: this run could not be read, or did not arrive as a whole.
+        KeyboardInterrupt: the client is still there, and an ordinary exit would wait for it.
     """
     name, timeouts = directory.path.name, (init_timeout_seconds, finish_timeout_seconds)
     try:
@@ -71,8 +72,9 @@ def _upload(directory: RunDirectory, init_seconds: float, finish_seconds: float)
         upload = Upload(Path(scratch), **kept, **timeouts)
         try:
             return deliver(directory, run, upload)
-        finally:
+        except Exception:
             upload.teardown()
+            raise
 
 
 def _why_not(directory: RunDirectory) -> str | None:

@@ -121,7 +121,7 @@ def tracked_run(
 
 def later(directory: Path) -> str:
     """What a person writes to bring a run to W&B from its record."""
-    return f"metrics.jsonl is complete; python -m sdqn_lab.sweep sync {directory} uploads it"
+    return f"metrics.jsonl is complete; python -m sdqn_lab.sweep sync {directory} uploads it to W&B"
 
 
 def _slug(text: str) -> str:

@@ -115,7 +115,7 @@ def test_a_tracker_that_breaks_is_one_line_that_says_what_to_write(directory, to
     follower.finish()
     (line,) = told
     assert line.startswith(f"WARNING cell: OSError: no room in {place}; metrics.jsonl is complete")
-    assert line.endswith(f"python -m sdqn_lab.sweep sync {directory.path} uploads it")
+    assert line.endswith(f"python -m sdqn_lab.sweep sync {directory.path} uploads it to W&B")
 
 
 def test_what_breaks_is_said_while_the_run_goes_on_and_said_once(directory, told):

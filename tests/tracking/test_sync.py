@@ -1,6 +1,8 @@
 """Runs brought to the server from their own records, after whatever happened to their attempts."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -324,6 +326,20 @@ def test_a_sync_leaves_no_files_of_the_client(directory, told, server, tmp_path)
     sync_run(directory, told.append)
     assert [path.name for path in directory.path.glob("wandb/*")] == ["run.json"]
     assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_ctrl_c_does_not_wait_for_the_server(directory, told, server, pytestconfig):
+    attempt(directory, told, 4)
+    server.mute = True
+    command = [sys.executable, "-m", "sdqn_lab.sweep", "sync", str(directory.path)]
+    environment = {**os.environ, "PYTHONPATH": str(pytestconfig.rootpath)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    wait_until(lambda: server.asked)
+    process.send_signal(signal.SIGINT)
+    wait_until(lambda: process.poll() is not None)
+    assert (process.returncode, process.stderr.read()) == (130, b"")
+    server.mute = False
+    assert sync_run(directory, told.append) == (4, 0)
 
 
 BARE = """
