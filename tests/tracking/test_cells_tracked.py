@@ -157,9 +157,14 @@ class Mine(Tracker):
 
 
 def test_a_tracker_of_ones_own_is_a_class_and_an_option(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "own_steps.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
-    run("tracker=none", "tracker._target_=mine.Mine", "+tracker.file=steps", "hydra.run.dir=cell")
+    run(
+        "tracker=none",
+        "tracker._target_=own_steps.Mine",
+        "+tracker.file=steps",
+        "hydra.run.dir=cell",
+    )
     steps = [line["step"] for line in read_metrics(tmp_path / "cell" / "metrics.jsonl")]
     written = [f"{index} {step}" for index, step in enumerate(steps)]
     assert (tmp_path / "cell" / "steps").read_text().splitlines() == written

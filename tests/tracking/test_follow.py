@@ -47,7 +47,7 @@ class Mine(Tracker):
         self.note("close", exit_code)
         self.note("closed")
 '''
-TARGET = "mine.Mine"
+TARGET = "own_journal.Mine"
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def told():
 @pytest.fixture(autouse=True)
 def mine(tmp_path):
     """A module of the user's own, in the folder where commands are written."""
-    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "own_journal.py").write_text(MINE)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ DYING = """
 import os, signal, sys
 from sdqn_lab.tracking.follow import Follower
 from sdqn_lab.tracking.run_directory import RunDirectory
-Follower(RunDirectory(sys.argv[1]), "mine.Mine", print)
+Follower(RunDirectory(sys.argv[1]), "own_journal.Mine", print)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -283,7 +283,7 @@ def test_what_one_tracker_was_given_another_was_not(directory, told):
 def test_a_stored_config_cannot_name_just_any_class(directory, told, monkeypatch):
     monkeypatch.syspath_prepend(directory.path.parent)
     attempt(directory, told, 2, target=TARGET)
-    assert "mine" not in sys.modules
+    assert "own_journal" not in sys.modules
     (line,) = told
     assert f"config.yaml names {TARGET}" in line
     assert tell(directory, told.append, trusted=TARGET)
