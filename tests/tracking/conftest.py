@@ -4,6 +4,7 @@ from contextlib import suppress
 
 import pytest
 
+from sdqn_lab.tracking import follow
 from tests.tracking.wandb_server import WandbServer
 
 KEY = "0123456789" * 4
@@ -19,6 +20,12 @@ def no_account(tmp_path, monkeypatch) -> None:
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("NETRC", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def time_enough(monkeypatch) -> None:
+    """A busy machine starts a follower late; tests of what a run does then set their own."""
+    monkeypatch.setattr(follow, "PATIENCE_SECONDS", 60.0)
 
 
 @pytest.fixture(autouse=True)
