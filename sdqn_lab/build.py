@@ -21,8 +21,6 @@ from sdqn_lab.envs.base import Protocol, VectorEnv
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.neuron import Neuron
-from sdqn_lab.tracking.mirror import MirroredRun
-from sdqn_lab.tracking.recorder import Mirror
 from sdqn_lab.training.loop import Settings
 
 
@@ -178,8 +176,3 @@ def build_settings(cfg: DictConfig) -> Settings:
         reward_clipping=protocol.reward_clipping,
         life_loss_ends_bootstrap=protocol.life_loss_ends_bootstrap,
     )
-
-
-def build_mirrors(cfg: DictConfig, run: MirroredRun) -> list[Mirror]:
-    """The tracker of a config, reflecting ``run``."""
-    return [_instantiate(cfg.tracker, run=run)]

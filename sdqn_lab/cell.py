@@ -3,14 +3,15 @@
 import json
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from safetensors.torch import save
@@ -26,11 +27,12 @@ from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.networks.probe import Probe
 from sdqn_lab.stopping import PREEMPTED_EXIT, StopFlag
 from sdqn_lab.tracking.atomic import write_atomic, write_json
+from sdqn_lab.tracking.follow import Follower
 from sdqn_lab.tracking.metrics import MetricsFile
-from sdqn_lab.tracking.mirror import mirrored_run
 from sdqn_lab.tracking.progress import RunProgress
-from sdqn_lab.tracking.recorder import Mirror, RunRecorder
+from sdqn_lab.tracking.recorder import RunRecorder
 from sdqn_lab.tracking.run_directory import PROBE_VERSION, RunDirectory
+from sdqn_lab.tracking.tracker import NoTracker
 from sdqn_lab.training.checkpoint import Checkpoint
 from sdqn_lab.training.health import cures, dead_line, first_observations, probe
 from sdqn_lab.training.loop import StopRequested, Trainer
@@ -52,11 +54,14 @@ def run_cell(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
         BusyError: another process works on the run.
     """
     directory.path.mkdir(parents=True, exist_ok=True)
-    with directory.lock():
-        return _run_locked(cfg, directory, console)
+    with directory.lock(), ExitStack() as ended:
+        return _run_locked(cfg, directory, console, ended)
 
 
-def _run_locked(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
+def _run_locked(
+    cfg: DictConfig, directory: RunDirectory, console: Console, ended: ExitStack
+) -> int:
+    """``ended``: what is done when ``status.json`` says how the attempt ended."""
     name = directory.path.name
     checkpoint, stop = Checkpoint(directory.checkpoint), StopFlag()
     directory.update(state="pending", cell=name)
@@ -68,7 +73,7 @@ def _run_locked(cfg: DictConfig, directory: RunDirectory, console: Console) -> i
         directory.begin_attempt(threads=threads, **_provenance(directory))
         torch.set_num_threads(threads)
         with stop.listening():
-            _train(cfg, directory, console, checkpoint, facts, stop)
+            _train(cfg, directory, console, checkpoint, facts, stop, ended)
     except StopRequested:
         directory.end_attempt("preempted")
         console.print(f"{name}: stopped, state saved; continue with")
@@ -106,6 +111,7 @@ def _train(
     checkpoint: Checkpoint,
     facts: dict[str, Any],
     stop: StopFlag,
+    ended: ExitStack,
 ) -> None:
     with ExitStack() as stack:
         train_env = build.build_env(cfg, cfg.algo.num_envs)
@@ -120,8 +126,11 @@ def _train(
         done, wall = facts.get("steps", 0), facts.get("wall_seconds", 0.0)
         progress = RunProgress(directory.path.name, cfg.budget.steps, done, console)
         stack.enter_context(progress)
-        mirrors = stack.enter_context(_mirrors(cfg, directory, progress))
-        recorder = RunRecorder(metrics, progress, mirrors, wall_seconds=wall, steps=done)
+        recorder = RunRecorder(metrics, progress, wall_seconds=wall, steps=done)
+        if not issubclass(get_class(cfg.tracker._target_), NoTracker):
+            follower = Follower(directory, cfg.tracker._target_, progress.say)
+            recorder.recorded = follower.news
+            ended.callback(follower.finish)
         ends = network_ends(train_env.observation_shape, train_env.num_actions)
         saver = _Saver(cfg, directory, checkpoint, metrics, recorder, ends)
         trainer = Trainer(
@@ -142,25 +151,6 @@ def _train(
                 checkpoint.load_memory(agent.memory)
             trainer.load_state_dict(checkpoint.load_state())
         trainer.run()
-
-
-@contextmanager
-def _mirrors(
-    cfg: DictConfig, directory: RunDirectory, progress: RunProgress
-) -> Iterator[list[Mirror]]:
-    """The run's mirrors, which are told at the end how it went."""
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    mirrors = build.build_mirrors(cfg, mirrored_run(directory, config, progress.say))
-    exit_code = 1
-    try:
-        yield mirrors
-        exit_code = 0
-    except StopRequested:
-        exit_code = PREEMPTED_EXIT
-        raise
-    finally:
-        for mirror in mirrors:
-            mirror.finish(exit_code)
 
 
 CURES: Mapping[str, dict[str, dict[str, Any]]] = {

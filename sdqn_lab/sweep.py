@@ -156,6 +156,8 @@ def _sync(args: argparse.Namespace) -> int:
         except SyncError as error:
             _say(f"error: {error}")
             failed += 1
+        except KeyboardInterrupt:
+            os._exit(INTERRUPTED)  # the client would wait for its server, and dies with this
     return 1 if failed else 0
 
 

@@ -29,7 +29,7 @@ from sdqn_lab.spiking.neuron import Neuron
 from sdqn_lab.spiking.norm import Norm
 from sdqn_lab.spiking.readout import Readout
 from sdqn_lab.spiking.surrogate import Atan, Surrogate
-from sdqn_lab.tracking.recorder import Mirror
+from sdqn_lab.tracking.tracker import Tracker
 
 OPEN_GROUPS: Mapping[str, type] = {
     "neuron": Neuron,
@@ -38,7 +38,7 @@ OPEN_GROUPS: Mapping[str, type] = {
     "encoder": Encoder,
     "readout": Readout,
     "network": Torso,
-    "tracker": Mirror,
+    "tracker": Tracker,
     "algo": Agent,
 }
 """Groups whose keys are the arguments of a class, and what that class must be."""

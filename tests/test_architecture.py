@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "agents": {"agents", "networks"},
     "networks": {"networks", "spiking"},
     "training": {"training", "tracking", "agents", "envs", "networks", "spiking"},
-    "tracking": {"tracking", "training"},
+    "tracking": {"tracking"},
     "analysis": {"analysis", "tracking", "envs"},
     "launching": {"launching", "tracking", "agents", "provenance", "stopping"}
     | {"planning", "config", "directories", "validation", "build"},

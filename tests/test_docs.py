@@ -170,7 +170,8 @@ def test_the_run_directory_holds_what_the_readme_lists(first_run):
     there = {path.name for path in (first_run / "outputs" / "first").iterdir()}
     assert there <= names
     # Changed code, cells of a multirun, and other trackers leave the rest.
-    assert names - there - {"code.diff"} == {"checkpoint", "wandb", "tensorboard", "log.txt"}
+    tracked = {"wandb", "tensorboard", "tracker.json", "tracker.log", ".tracker.lock"}
+    assert names - there - {"code.diff"} == {"checkpoint", "log.txt", *tracked}
 
 
 def test_deviations_are_numbered_without_gaps_and_each_names_a_test():

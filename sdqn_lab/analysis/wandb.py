@@ -37,6 +37,7 @@ COLUMNS, WIDTH, HEIGHT = 3, 8, 6
 UNITS = {"step": "agent steps", "frames": "emulator frames"}
 BOUNDED: Mapping[str, Any] = {
     "silent": True,
+    "mode": "online",
     "x_graphql_timeout_seconds": 8.0,
     "x_graphql_retry_max": 1,
     "x_graphql_retry_wait_min_seconds": 0.5,

@@ -9,7 +9,8 @@ from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.agents.schedules import LinearSchedule
 from sdqn_lab.benchmarks import arms
 from sdqn_lab.benchmarks.arms import Kind
-from sdqn_lab.training.loop import Counters, StopRequested, Trainer
+from sdqn_lab.tracking.recorder import Counters
+from sdqn_lab.training.loop import StopRequested, Trainer
 
 NEVER = sys.maxsize
 LATE_EPSILON = 0.05

@@ -1,54 +1,69 @@
-"""The one place where a run's metrics go: metrics.jsonl first, everything else mirrors it."""
+"""The one place where a run's metrics go: metrics.jsonl, which everything else reads."""
 
 import time
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from sdqn_lab.tracking.metrics import MetricsFile
-from sdqn_lab.tracking.mirror import MirroredRun
 from sdqn_lab.tracking.progress import RunProgress
-from sdqn_lab.training.loop import Counters
 
 
-@runtime_checkable
-class Mirror(Protocol):
-    """A second home of the metrics. It must never raise, block or change what it is given."""
+@dataclass
+class Counters:
+    """How far a run is.
 
-    def log(self, record: dict[str, Any]) -> None:
-        """Take one record."""
+    ``iteration`` counts the finished ones; ``trained`` says that the running one only lacks its
+    evaluation.
+    """
 
-    def finish(self, exit_code: int) -> None:
-        """No more records come; 0 says that the run finished."""
+    steps: int = 0
+    updates: int = 0
+    episodes: int = 0
+    iteration: int = 0
+    trained: bool = False
+    logged_steps: int = 0
+    best_return: float | None = None
+    best_steps: int | None = None
 
 
-class NoMirror:
-    """Reflects nothing."""
+class Recorder(Protocol):
+    """What the trainer tells the world."""
 
-    def __init__(self, run: MirroredRun) -> None:
-        del run
+    def metrics(self, counters: Counters, frames: int, values: dict[str, Any]) -> None:
+        """Take one record of metrics."""
 
-    def log(self, record: dict[str, Any]) -> None:
-        """Forget the record."""
+    def event(self, counters: Counters, frames: int, line: str) -> None:
+        """Take a line that a person should read when it happens."""
 
-    def finish(self, exit_code: int) -> None:
-        """Do nothing."""
+    def progress(self, counters: Counters, values: dict[str, float]) -> None:
+        """Be told after every vector step where the run is."""
 
 
 class RunRecorder:
-    """Stamps each record with step, frames and wall clock and hands it on."""
+    """Stamps each record with step, frames and wall clock and writes it.
+
+    Args:
+        metrics: where it goes.
+        progress: told of it.
+        wall_seconds: spent by earlier attempts.
+        steps: made by earlier attempts.
+    """
 
     def __init__(
         self,
         metrics: MetricsFile,
         progress: RunProgress,
-        mirrors: list[Mirror],
         *,
         wall_seconds: float = 0.0,
         steps: int = 0,
     ) -> None:
-        self._metrics, self._progress, self._mirrors = metrics, progress, mirrors
+        self._metrics, self._progress = metrics, progress
         self._begin = time.monotonic() - wall_seconds
         self._last = (steps, wall_seconds)
         self.checkpoint_seconds = 0.0
+        self.recorded: Callable[[], None] = lambda: None
+        """Called after each record."""
 
     @property
     def wall_seconds(self) -> float:
@@ -56,7 +71,7 @@ class RunRecorder:
         return time.monotonic() - self._begin
 
     def metrics(self, counters: Counters, frames: int, values: dict[str, Any]) -> None:
-        """Write one record and mirror it."""
+        """Write one record."""
         steps, wall = counters.steps, self.wall_seconds
         record = {"step": steps, "frames": frames, "wall_seconds": round(wall, 3), **values}
         if steps > self._last[0]:
@@ -78,8 +93,7 @@ class RunRecorder:
 
     def _keep(self, record: dict[str, Any]) -> None:
         self._metrics.write(record)
-        for mirror in self._mirrors:
-            mirror.log(record)
+        self.recorded()
 
     def progress(self, counters: Counters, values: dict[str, float]) -> None:
         """Move the bar; ``values`` is what the agent says of itself, e.g. epsilon."""

@@ -1,8 +1,9 @@
 """A run's directory: what is in it and in which state the run is.
 
-``config.yaml`` (resolved), ``status.json``, ``metrics.jsonl``, ``probe.json``, ``checkpoint/``,
-networks. It is data: nothing in it is executed by reading it. And it ends at itself: none of its
-files is a link, through which a run would write somewhere else. Its own path may hold links.
+``config.yaml`` (resolved), ``status.json``, ``metrics.jsonl``, ``probe.json``, ``tracker.json``,
+``checkpoint/``, networks. It is data: nothing in it is executed by reading it. And it ends at
+itself: none of its files is a link, through which a run would write somewhere else. Its own path
+may hold links.
 """
 
 import fcntl
@@ -23,10 +24,13 @@ PROBE_VERSION = 1
 """Of ``probe.json``; whoever reads another one must not guess."""
 MANIFEST = "manifest.json"
 """Of a checkpoint: what is in it."""
+TRACKER_LOCK = ".tracker.lock"
+"""Held by the one process that tells the run's tracker something."""
 OWN = (
     *("config.yaml", "status.json", "metrics.jsonl", "probe.json", "health.json", "code.diff"),
-    *("network_last.safetensors", "network_best.safetensors", "log.txt", ".lock"),
-    *("checkpoint", f"checkpoint/{MANIFEST}", "wandb", "tensorboard"),
+    *("network_last.safetensors", "network_best.safetensors", "log.txt", ".lock", TRACKER_LOCK),
+    *("tracker.json", "tracker.log", "checkpoint", f"checkpoint/{MANIFEST}"),
+    *("wandb", "tensorboard"),
 )
 """What a run writes, or a process that works on it."""
 STATES = ("pending", "running", "preempted", "finished", "failed")
@@ -46,19 +50,25 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.probe = self.path / "probe.json"
         self.checkpoint = self.path / "checkpoint"
+        self.tracker_file = self.path / "tracker.json"
+        self.tracker_log = self.path / "tracker.log"
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, name: str = ".lock", *, wait: bool = False) -> Iterator[None]:
         """Own the run for as long as this lasts; the system lets go of it when a process dies.
 
+        Args:
+            name: ``TRACKER_LOCK`` to own what its tracker is told instead.
+            wait: until it is free.
+
         Raises:
-            BusyError: another process owns it.
+            BusyError: another process owns it, and ``wait`` is false.
             ValueError: a file of it is a link.
         """
         self.check_links()
-        with (self.path / ".lock").open("ab") as file:
+        with (self.path / name).open("ab") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise BusyError(f"{self.path}: another process works on it") from error
             yield
@@ -133,6 +143,20 @@ class RunDirectory:
         if attempts and "ended" not in attempts[-1]:
             attempts[-1] |= {"ended": timestamp(), "state": state}
         self.update(state=state, attempts=attempts, error=error, **facts)
+
+    def delivered(self) -> dict[str, dict[str, Any]]:
+        """What each tracker was given: its class to attempt, lines, bytes and exit code.
+
+        Raises:
+            ValueError: the file is not what a run writes.
+        """
+        if not self.tracker_file.exists():
+            return {}
+        try:
+            found: dict[str, dict[str, Any]] = json.loads(self.tracker_file.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self.tracker_file}: not valid JSON ({error})") from error
+        return found
 
 
 def timestamp() -> str:

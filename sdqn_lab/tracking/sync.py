@@ -1,30 +1,21 @@
-"""Runs that trained without a network, brought to W&B from their own records.
+"""Runs brought to W&B from their own records, after whatever happened to their attempts.
 
-What is uploaded is ``metrics.jsonl``, ``config.yaml`` and ``status.json``; the client's offline
-files are not needed. It runs where nothing is installed but the client: on a login node.
+The reader is the one that follows a run while it trains, started later. It runs where nothing is
+installed but the client: on a login node. What the config names is not imported.
 """
 
+import tempfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from pathlib import Path
 
-import yaml
-
-from sdqn_lab.tracking.mirror import mirrored_run, one_line
-from sdqn_lab.tracking.run_directory import BusyError, RunDirectory
-from sdqn_lab.tracking.wandb import SyncError, upload
+from sdqn_lab.tracking.deliver import Delivered, deliver
+from sdqn_lab.tracking.run_directory import TRACKER_LOCK, BusyError, RunDirectory
+from sdqn_lab.tracking.tracker import one_line, tracked_run
+from sdqn_lab.tracking.wandb import SyncError, Upload
 
 WANDB = "sdqn_lab.tracking.wandb.WandB"
-EXIT_CODES = {"finished": 0, "failed": 1}
-UNFINISHED = 143
-"""W&B calls a run that ended like this preempted, not failed."""
-
-
-class Synced(NamedTuple):
-    """Lines of ``metrics.jsonl``."""
-
-    sent: int
-    present: int
-    """Those that the server had already."""
+KEPT = ("project", "entity", "tags", "notes", "job_type")
+"""Keys of the run's own tracker that say where it belongs and what it is."""
 
 
 def sync_run(
@@ -33,7 +24,7 @@ def sync_run(
     *,
     init_timeout_seconds: float = 30.0,
     finish_timeout_seconds: float = 600.0,
-) -> Synced | None:
+) -> Delivered | None:
     """Upload what the server lacks of one run, whichever tracker it trained with.
 
     Doing it again, or going on after an interruption, sends nothing twice.
@@ -51,30 +42,39 @@ def sync_run(
     Raises:
         NoConnectionError: no key, a wrong one, or no server; a caller need not try other runs.
         SyncError: this run could not be read, or did not arrive as a whole.
+        KeyboardInterrupt: the client is still there, and an ordinary exit would wait for it.
     """
-    name = directory.path.name
+    name, timeouts = directory.path.name, (init_timeout_seconds, finish_timeout_seconds)
     try:
         why_not = _why_not(directory)
-        if why_not:
-            say(f"{name}: {why_not}, skipped")
-            return None
-        config = _config(directory)
-        run = mirrored_run(directory, config, say)
-        sent = upload(
-            run,
-            EXIT_CODES.get(str(directory.state), UNFINISHED),
-            **_account(config.get("tracker")),
-            init_timeout_seconds=init_timeout_seconds,
-            finish_timeout_seconds=finish_timeout_seconds,
-        )
+        if why_not is None:
+            with directory.lock(TRACKER_LOCK):
+                synced = _upload(directory, *timeouts)
+    except BusyError:
+        why_not = "its tracker is still delivering"
     except SyncError as error:
         raise type(error)(f"{directory.path}: {error}") from error
     except Exception as error:  # damaged files, a client that died: the caller gets one line
         line = one_line(error) or type(error).__name__
         raise SyncError(f"{directory.path}: {line}") from error
-    synced = Synced(sent, len(run.kept) - sent)
+    if why_not:
+        say(f"{name}: {why_not}, skipped")
+        return None
     say(f"{name}: {synced.sent:,} records uploaded, {synced.present:,} were there")
     return synced
+
+
+def _upload(directory: RunDirectory, init_seconds: float, finish_seconds: float) -> Delivered:
+    run = tracked_run(directory, lambda _: None, WANDB)
+    timeouts = {"init_timeout_seconds": init_seconds, "finish_timeout_seconds": finish_seconds}
+    kept = {key: run.settings.get(key) for key in KEPT}
+    with tempfile.TemporaryDirectory(prefix="sdqn_lab-", ignore_cleanup_errors=True) as scratch:
+        upload = Upload(Path(scratch), **kept, **timeouts)
+        try:
+            return deliver(directory, run, upload)
+        except Exception:
+            upload.teardown()
+            raise
 
 
 def _why_not(directory: RunDirectory) -> str | None:
@@ -90,17 +90,3 @@ def _why_not(directory: RunDirectory) -> str | None:
             return None
     except BusyError:
         return "a process works on it"
-
-
-def _config(directory: RunDirectory) -> dict[str, Any]:
-    config = yaml.safe_load(directory.config.read_text())
-    if not isinstance(config, dict):
-        raise SyncError(f"{directory.config.name} is not the config of a run; put the file back")
-    return config
-
-
-def _account(tracker: Any) -> dict[str, Any]:
-    """Project, entity and tags, if W&B was the run's own tracker."""
-    if not isinstance(tracker, dict) or tracker.get("_target_") != WANDB:
-        return {}
-    return {key: tracker.get(key) for key in ("project", "entity", "tags")}

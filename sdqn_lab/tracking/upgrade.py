@@ -4,6 +4,7 @@ from typing import Any
 
 ALGO_BEFORE = "sdqn_lab.agents.dqn.DQN"
 """The only algorithm there was when a config named none."""
+TRACKERS_BEFORE = {"sdqn_lab.tracking.recorder.NoMirror": "sdqn_lab.tracking.tracker.NoTracker"}
 FAMILIES = {"Atari": "atari", "MinAtar": "minatar"}
 
 
@@ -22,6 +23,9 @@ def upgraded(config: dict[str, Any]) -> dict[str, Any]:
     size = choices.get("budget") if isinstance(choices, dict) else None
     family = FAMILIES.get(str(env.get("_target_")).rpartition(".")[2], "classic")
     env = {key: value for key, value in env.items() if key != "dqn"}
+    tracker = config.get("tracker")
+    if isinstance(tracker, dict) and tracker.get("_target_") in TRACKERS_BEFORE:
+        config = config | {"tracker": {"_target_": TRACKERS_BEFORE[tracker["_target_"]]}}
     return config | {
         "algo": {"_target_": ALGO_BEFORE, **algo},
         "env": {**env, "family": family},

@@ -213,7 +213,9 @@ def _unpacked(path: Path, most_bytes: int) -> dict[str, Any]:
     try:
         size = zstandard.get_frame_parameters(packed).content_size
         if size > most_bytes:
-            raise CheckpointError(f"{path}: unpacks to {size:,} bytes, more than the memory can hold")
+            raise CheckpointError(
+                f"{path}: unpacks to {size:,} bytes, more than the memory can hold"
+            )
         return load_arrays(zstandard.decompress(packed, max_output_size=most_bytes))
     except (zstandard.ZstdError, SafetensorError) as error:
         raise CheckpointError(f"{path}: holds no rows of replay ({error})") from error

@@ -6,7 +6,7 @@ A run is a row of iterations. Each starts its environments anew from a seed of i
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from sdqn_lab.agents.seeding import stream, stream_seed
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.networks.probe import Probe, probe
 from sdqn_lab.spiking.stats import SpikeRecorder
+from sdqn_lab.tracking.recorder import Counters, Recorder
 from sdqn_lab.training.collector import Collector
 from sdqn_lab.training.evaluation import Evaluation, Start, evaluate
 from sdqn_lab.training.health import Monitor
@@ -34,37 +35,6 @@ class Settings:
     time_window_eval: int | None
     reward_clipping: bool
     life_loss_ends_bootstrap: bool
-
-
-@dataclass
-class Counters:
-    """How far a run is.
-
-    ``iteration`` counts the finished ones; ``trained`` says that the running one only lacks its
-    evaluation.
-    """
-
-    steps: int = 0
-    updates: int = 0
-    episodes: int = 0
-    iteration: int = 0
-    trained: bool = False
-    logged_steps: int = 0
-    best_return: float | None = None
-    best_steps: int | None = None
-
-
-class Recorder(Protocol):
-    """What the trainer tells the world."""
-
-    def metrics(self, counters: Counters, frames: int, values: dict[str, Any]) -> None:
-        """Take one record of metrics."""
-
-    def event(self, counters: Counters, frames: int, line: str) -> None:
-        """Take a line that a person should read when it happens."""
-
-    def progress(self, counters: Counters, values: dict[str, float]) -> None:
-        """Be told after every vector step where the run is."""
 
 
 class StopRequested(Exception):  # noqa: N818  (not an error)

@@ -1,7 +1,10 @@
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
+from sdqn_lab.tracking import follow
 from tests.tracking.wandb_server import WandbServer
 
 KEY = "0123456789" * 4
@@ -17,6 +20,21 @@ def no_account(tmp_path, monkeypatch) -> None:
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("NETRC", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def time_enough(monkeypatch) -> None:
+    """A busy machine starts a follower late; tests of what a run does then set their own."""
+    monkeypatch.setattr(follow, "PATIENCE_SECONDS", 60.0)
+
+
+@pytest.fixture(autouse=True)
+def no_client_left() -> Iterator[None]:
+    """A client whose server failed ends with its process; here it would meet the next test."""
+    yield
+    if "wandb" in sys.modules:
+        with suppress(Exception, SystemExit):
+            sys.modules["wandb"].teardown()
 
 
 @pytest.fixture

@@ -1,20 +1,22 @@
-"""Runs to mirror, without the training."""
+"""Runs to track, without the training."""
 
 import json
-from pathlib import Path
+import time
+from collections.abc import Callable
 from typing import Any
 
 import yaml
 
-from sdqn_lab.tracking.mirror import MirroredRun
+from sdqn_lab.tracking.follow import tell
 from sdqn_lab.tracking.run_directory import RunDirectory
 
 CONFIG = {"norm": {"eps": 1e-5}, "seed": 0, "choices": {"norm": "popnorm", "experiment": None}}
+WANDB = "sdqn_lab.tracking.wandb.WandB"
 
 
-def records(count: int, begin: int = 0) -> list[dict[str, Any]]:
+def records(count: int) -> list[dict[str, Any]]:
     """Lines as a run writes them: two a step, lists and sentences among them."""
-    return [_record(index) for index in range(begin, count)]
+    return [_record(index) for index in range(count)]
 
 
 def _record(index: int) -> dict[str, Any]:
@@ -30,31 +32,12 @@ def _record(index: int) -> dict[str, Any]:
 class Told(list[str]):
     """The lines that a person was shown."""
 
-    @property
-    def warnings(self) -> list[str]:
-        return [line for line in self if "WARNING" in line]
 
-
-def mirrored(directory: Path, told: Told, **changes: Any) -> MirroredRun:
-    facts: dict[str, Any] = {
-        "directory": directory,
-        "id": "pong_seed0-1234",
-        "name": "pong_seed0",
-        "group": "norms",
-        "attempt": 1,
-        "config": CONFIG,
-        "kept": [],
-        "say": told.append,
-    }
-    directory.mkdir(exist_ok=True)
-    return MirroredRun(**{**facts, **changes})
-
-
-def begin(directory: RunDirectory, **tracker: Any) -> None:
-    """A run's next attempt begins in a directory; ``tracker``: keys of its W&B node."""
+def begin(directory: RunDirectory, target: str = WANDB, **settings: Any) -> None:
+    """A run's next attempt begins in a directory; ``settings``: keys of its tracker."""
     directory.path.mkdir(parents=True, exist_ok=True)
     directory.update(state="pending")
-    node = {"_target_": "sdqn_lab.tracking.wandb.WandB", **tracker}
+    node = {"_target_": target, **settings}
     directory.config.write_text(yaml.safe_dump({**CONFIG, "tracker": node}))
     directory.begin_attempt()
 
@@ -62,3 +45,32 @@ def begin(directory: RunDirectory, **tracker: Any) -> None:
 def write_records(directory: RunDirectory, count: int) -> None:
     """``metrics.jsonl`` with this many lines."""
     directory.metrics.write_text("".join(f"{json.dumps(line)}\n" for line in records(count)))
+
+
+def attempt(
+    directory: RunDirectory,
+    told: Told,
+    count: int,
+    state: str = "finished",
+    target: str = WANDB,
+    **settings: Any,
+) -> bool:
+    """An attempt up to this many lines, and what its tracker is told; ``running``: it died."""
+    begin(directory, target, **settings)
+    write_records(directory, count)
+    if state != "running":
+        directory.end_attempt(state)
+    return tell(directory, told.append)
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    """For what another process is to do; a test that waits in vain ends by its own time limit."""
+    while not holds():
+        time.sleep(0.02)
+
+
+def told_all(directory: RunDirectory) -> bool:
+    """Whether a tracker was told everything of the last attempt, its end included."""
+    attempts = len(directory.status()["attempts"])
+    told = directory.delivered().values()
+    return any(one["attempt"] == attempts and one["exit_code"] is not None for one in told)

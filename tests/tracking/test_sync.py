@@ -1,5 +1,6 @@
 """Runs brought to the server from their own records, after whatever happened to their attempts."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -11,13 +12,23 @@ import pytest
 from sdqn_lab import sweep
 from sdqn_lab.launching.ledger import Entry, Ledger
 from sdqn_lab.tracking import sync
-from sdqn_lab.tracking.mirror import mirrored_run
-from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.tracking.wandb import NoConnectionError, SyncError, WandB
-from tests.tracking.runs import CONFIG, Told, begin, records, write_records
+from sdqn_lab.tracking.follow import Follower
+from sdqn_lab.tracking.run_directory import TRACKER_LOCK, RunDirectory
+from sdqn_lab.tracking.wandb import NoConnectionError, SyncError
+from tests.tracking import runs
+from tests.tracking.runs import (
+    CONFIG,
+    WANDB,
+    Told,
+    begin,
+    records,
+    wait_until,
+    write_records,
+)
 from tests.tracking.wandb_file import OfflineRun
 
 sync_run = partial(sync.sync_run, init_timeout_seconds=5.0, finish_timeout_seconds=5.0)
+attempt = partial(runs.attempt, mode="offline")
 
 
 @pytest.fixture
@@ -30,46 +41,21 @@ def directory(tmp_path):
     return RunDirectory(tmp_path / "norms" / "pong_seed0")
 
 
-def attempt(directory, told, begin_at, end_at, state, mode="offline"):
-    """Train from one line to another; what an earlier attempt wrote beyond is written again."""
-    begin(directory, mode=mode)
-    write_records(directory, begin_at)
-    tracker = WandB(mirrored_run(directory, CONFIG, told.append), mode=mode)
-    write_records(directory, end_at)
-    for line in records(end_at, begin=begin_at):
-        tracker.log(line)
-    tracker.finish({"finished": 0, "failed": 1}.get(state, 143))
-    directory.end_attempt(state)
+def killed(directory, told, count, sent, **settings):
+    """An attempt that dies by kill -9, its follower too, which was some lines behind."""
+    begin(directory, **settings)
+    write_records(directory, sent)
+    follower = Follower(directory, WANDB, told.append)
+    wait_until(lambda: lines_told(directory) == sent)
+    write_records(directory, count)
+    follower._process.kill()
+    follower.finish()
+    told.clear()
 
 
-KILLED = """
-import os, signal, sys, time
-from pathlib import Path
-from sdqn_lab.tracking.mirror import mirrored_run
-from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.tracking.wandb import WandB
-from tests.tracking.runs import CONFIG, begin, records, write_records
-
-directory, mode = RunDirectory(sys.argv[1]), sys.argv[2]
-begin_at, end_at, sent = map(int, sys.argv[3:])
-begin(directory, mode=mode)
-write_records(directory, begin_at)
-tracker = WandB(mirrored_run(directory, CONFIG, print), mode=mode)
-write_records(directory, end_at)
-for line in records(sent, begin=begin_at):
-    tracker.log(line)
-while not tracker._queue.empty():
-    time.sleep(0.01)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def killed(directory, mode, begin_at, end_at, sent, root):
-    """An attempt that dies by kill -9, its mirror some lines behind the record."""
-    words = [str(directory.path), mode, str(begin_at), str(end_at), str(sent)]
-    command = [sys.executable, "-c", KILLED, *words]
-    done = subprocess.run(command, cwd=root, capture_output=True, timeout=60, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+def lines_told(directory):
+    told = directory.delivered().get(WANDB, {})
+    return told.get("attempt") == len(directory.status()["attempts"]) and told["lines"]
 
 
 def wandb_sync(directory, *words):
@@ -88,7 +74,7 @@ def arrived(server, lines):
 
 
 def test_a_run_that_trained_offline_arrives_as_a_whole(directory, told, server):
-    attempt(directory, told, 0, 10, "finished")
+    attempt(directory, told, 10)
     assert server.runs == {}
     assert sync_run(directory, told.append) == (10, 0)
     run = arrived(server, records(10))
@@ -98,24 +84,24 @@ def test_a_run_that_trained_offline_arrives_as_a_whole(directory, told, server):
 
 
 def test_a_second_sync_sends_nothing_and_a_longer_run_what_is_new(directory, told, server):
-    attempt(directory, told, 0, 10, "preempted")
+    attempt(directory, told, 10, "preempted")
     sync_run(directory, told.append)
     assert sync_run(directory, told.append) == (0, 10)
-    attempt(directory, told, 6, 16, "finished")
+    attempt(directory, told, 16)
     assert sync_run(directory, told.append) == (6, 10)
     arrived(server, records(16))
 
 
 def test_the_client_has_nothing_to_upload_after_a_sync(directory, told, server):
-    attempt(directory, told, 0, 8, "preempted")
-    attempt(directory, told, 6, 10, "finished")
+    attempt(directory, told, 8, "preempted")
+    attempt(directory, told, 10)
     sync_run(directory, told.append)
     wandb_sync(directory)
     arrived(server, records(10))
 
 
 def test_a_sync_after_the_clients_own_sends_nothing(directory, told, server):
-    attempt(directory, told, 0, 10, "finished")
+    attempt(directory, told, 10)
     wandb_sync(directory)
     assert sync_run(directory, told.append) == (0, 10)
     arrived(server, records(10))
@@ -124,18 +110,16 @@ def test_a_sync_after_the_clients_own_sends_nothing(directory, told, server):
 @pytest.mark.parametrize("first", ["online", "offline"])
 @pytest.mark.parametrize("second", ["online", "offline"])
 def test_after_a_killed_attempt_and_another_every_line_is_there(
-    directory, told, server, pytestconfig, first, second
+    directory, told, server, first, second
 ):
-    killed(directory, first, 0, 10, 7, pytestconfig.rootpath)
-    attempt(directory, told, 6, 16, "finished", second)
+    killed(directory, told, 10, 7, mode=first)
+    attempt(directory, told, 16, mode=second)
     sync_run(directory, told.append)
     assert arrived(server, records(16)).exit_code == 0
 
 
-def test_a_killed_run_that_nobody_continued_is_uploaded_as_unfinished(
-    directory, told, server, pytestconfig
-):
-    killed(directory, "offline", 0, 10, 4, pytestconfig.rootpath)
+def test_a_killed_run_that_nobody_continued_is_uploaded_as_unfinished(directory, told, server):
+    killed(directory, told, 10, 4, mode="offline")
     assert directory.state == "running"
     assert sync_run(directory, told.append) == (10, 0)
     run = arrived(server, records(10))
@@ -143,10 +127,10 @@ def test_a_killed_run_that_nobody_continued_is_uploaded_as_unfinished(
 
 
 def test_the_segment_after_a_kill_holds_the_whole_record_and_replaces_the_torn_one(
-    directory, told, server, pytestconfig
+    directory, told, server
 ):
-    killed(directory, "offline", 0, 10, 7, pytestconfig.rootpath)
-    attempt(directory, told, 6, 16, "finished")
+    killed(directory, told, 10, 7, mode="offline")
+    attempt(directory, told, 16)
     first, second = sorted(directory.path.glob("wandb/offline-run-*"))
     assert OfflineRun(second).records == records(16)
     assert [len(list(path.glob("*.synced"))) for path in (first, second)] == [1, 0]
@@ -156,7 +140,7 @@ def test_the_segment_after_a_kill_holds_the_whole_record_and_replaces_the_torn_o
 
 @pytest.mark.parametrize("arrived_before", [0, 7, 20])
 def test_an_interrupted_sync_is_completed_by_the_next(directory, told, server, arrived_before):
-    attempt(directory, told, 0, 20, "finished")
+    attempt(directory, told, 20)
     server.mute_after_records = arrived_before
     with pytest.raises(SyncError, match="pong_seed0"):
         sync_run(directory, told.append, finish_timeout_seconds=1.0)
@@ -174,21 +158,21 @@ def test_an_interrupted_sync_is_completed_by_the_next(directory, told, server, a
 def test_w_and_b_shows_the_state_that_the_run_is_in(
     directory, told, server, state, code, preempting
 ):
-    attempt(directory, told, 0, 4, state)
+    attempt(directory, told, 4, state)
     sync_run(directory, told.append)
     assert (server.run().exit_code, server.run().preempting) == (code, preempting)
 
 
 def test_a_continued_run_that_failed_first_ends_as_finished(directory, told, server):
-    attempt(directory, told, 0, 4, "failed")
+    attempt(directory, told, 4, "failed")
     sync_run(directory, told.append)
-    attempt(directory, told, 4, 8, "finished")
+    attempt(directory, told, 8)
     sync_run(directory, told.append)
     assert server.run().exit_code == 0
 
 
 def test_a_run_seen_under_another_path_is_the_same_run(directory, told, server, tmp_path):
-    attempt(directory, told, 0, 6, "preempted", "online")
+    attempt(directory, told, 6, "preempted", mode="online")
     directory.path.parent.rename(tmp_path / "mounted elsewhere")
     moved = RunDirectory(tmp_path / "mounted elsewhere" / "pong_seed0")
     write_records(moved, 9)
@@ -197,9 +181,9 @@ def test_a_run_seen_under_another_path_is_the_same_run(directory, told, server, 
 
 
 def test_a_copy_that_goes_on_training_is_a_run_of_its_own(directory, told, server, tmp_path):
-    attempt(directory, told, 0, 6, "preempted", "online")
+    attempt(directory, told, 6, "preempted", mode="online")
     shutil.copytree(directory.path, tmp_path / "copy" / "pong_seed0")
-    attempt(RunDirectory(tmp_path / "copy" / "pong_seed0"), told, 6, 9, "finished", "online")
+    attempt(RunDirectory(tmp_path / "copy" / "pong_seed0"), told, 9, mode="online")
     assert sorted(len(run.lines) for run in server.runs.values()) == [6, 9]
 
 
@@ -215,13 +199,13 @@ def test_the_project_that_an_attempt_found_in_its_environment_is_kept(
     directory, told, server, monkeypatch
 ):
     monkeypatch.setenv("WANDB_PROJECT", "of the job")
-    attempt(directory, told, 0, 4, "finished")
+    attempt(directory, told, 4)
     monkeypatch.delenv("WANDB_PROJECT")
     sync_run(directory, told.append)
     assert server.run().project == "of the job"
 
 
-@pytest.mark.parametrize("target", ["recorder.NoMirror", "tensorboard.TensorBoard"])
+@pytest.mark.parametrize("target", ["recorder.NoMirror", "tensorboard.TensorBoard", "not.there"])
 def test_a_run_with_another_tracker_is_uploaded_with_defaults(directory, told, server, target):
     begin(directory, _target_=f"sdqn_lab.tracking.{target}", project="not W&B's")
     write_records(directory, 5)
@@ -235,7 +219,7 @@ def test_a_run_with_another_tracker_is_uploaded_with_defaults(directory, told, s
 def test_a_mode_in_the_environment_does_not_keep_a_sync_from_the_server(
     directory, told, server, monkeypatch, mode
 ):
-    attempt(directory, told, 0, 4, "finished")
+    attempt(directory, told, 4)
     monkeypatch.setenv("WANDB_MODE", mode)
     assert sync_run(directory, told.append) == (4, 0)
     arrived(server, records(4))
@@ -250,15 +234,23 @@ def test_a_run_that_a_process_works_on_is_left_alone_with_a_line(directory, told
     assert server.runs == {}
 
 
+def test_a_run_whose_tracker_still_delivers_is_left_alone_with_a_line(directory, told, server):
+    runs.attempt(directory, told, 3, mode="offline")
+    with directory.lock(TRACKER_LOCK):
+        assert sync_run(directory, told.append) is None
+    assert told == ["pong_seed0: its tracker is still delivering, skipped"]
+    assert server.runs == {}
+
+
 def test_a_sync_does_not_keep_the_next_attempt_from_beginning(directory, told, server, monkeypatch):
     begin(directory)
     write_records(directory, 3)
 
-    def upload(*_, **__):
+    def upload(*_):
         with directory.lock():
-            return 3
+            return sync.Delivered(3, 0)
 
-    monkeypatch.setattr(sync, "upload", upload)
+    monkeypatch.setattr(sync, "_upload", upload)
     assert sync_run(directory, told.append) == (3, 0)
 
 
@@ -276,7 +268,7 @@ def offline_segments(directory):
 def test_no_connection_is_one_line_and_changes_nothing(
     directory, told, server, monkeypatch, capfd, fault
 ):
-    attempt(directory, told, 0, 4, "finished")
+    attempt(directory, told, 4)
     before = offline_segments(directory)
     if fault == "no key":
         monkeypatch.delenv("WANDB_API_KEY")
@@ -295,7 +287,7 @@ def test_no_connection_is_one_line_and_changes_nothing(
 
 
 def test_refused_records_are_an_error_and_nothing_is_marked(directory, told, server):
-    attempt(directory, told, 0, 4, "finished")
+    attempt(directory, told, 4)
     server.refuse_records_with = 403
     with pytest.raises(SyncError, match="Fatal error while uploading"):
         sync_run(directory, told.append)
@@ -313,7 +305,7 @@ def test_refused_records_are_an_error_and_nothing_is_marked(directory, told, ser
     ],
 )
 def test_a_damaged_file_is_one_line(directory, told, server, file, content):
-    attempt(directory, told, 0, 4, "finished")
+    attempt(directory, told, 4)
     (directory.path / file).write_text(content)
     with pytest.raises(SyncError) as caught:
         sync_run(directory, told.append)
@@ -322,7 +314,7 @@ def test_a_damaged_file_is_one_line(directory, told, server, file, content):
 
 
 def test_the_machine_that_uploads_tells_nothing_of_itself(directory, told, server):
-    attempt(directory, told, 0, 4, "finished")
+    attempt(directory, told, 4)
     sync_run(directory, told.append)
     assert server.run().files == {"config.yaml", "wandb-summary.json"}
 
@@ -336,6 +328,20 @@ def test_a_sync_leaves_no_files_of_the_client(directory, told, server, tmp_path)
     assert list((tmp_path / "home").iterdir()) == []
 
 
+def test_ctrl_c_does_not_wait_for_the_server(directory, told, server, pytestconfig):
+    attempt(directory, told, 4)
+    server.mute = True
+    command = [sys.executable, "-m", "sdqn_lab.sweep", "sync", str(directory.path)]
+    environment = {**os.environ, "PYTHONPATH": str(pytestconfig.rootpath)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    wait_until(lambda: server.asked)
+    process.send_signal(signal.SIGINT)
+    wait_until(lambda: process.poll() is not None)
+    assert (process.returncode, process.stderr.read()) == (130, b"")
+    server.mute = False
+    assert sync_run(directory, told.append) == (4, 0)
+
+
 BARE = """
 import sys
 sys.modules |= dict.fromkeys(("torch", "hydra", "omegaconf", "gymnasium"))  # importing them fails
@@ -346,7 +352,7 @@ print(*sync_run(RunDirectory(sys.argv[1]), print))
 
 
 def test_a_login_node_needs_neither_torch_nor_hydra(directory, told, server, pytestconfig):
-    attempt(directory, told, 0, 4, "finished")
+    attempt(directory, told, 4)
     command = [sys.executable, "-c", BARE, str(directory.path)]
     done = subprocess.run(
         command, cwd=pytestconfig.rootpath, capture_output=True, text=True, check=False
@@ -364,7 +370,7 @@ def norms(directory, told):
         name = f"pong_seed{seed}"
         ledger.cells[name] = Entry(overrides=[], game="pong", seed=seed, steps=1000)
         if seed < 2:
-            attempt(RunDirectory(directory.path.parent / name), told, 0, 4, "finished")
+            attempt(RunDirectory(directory.path.parent / name), told, 4)
     ledger.write(directory.path.parent)
     return directory.path.parent
 

@@ -1,15 +1,26 @@
-"""The W&B mirror, against the real client: offline files read back, online on a loopback server."""
+"""The W&B tracker, against the real client: offline files read back, online on loopback."""
 
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 
-from sdqn_lab.tracking.wandb import WandB
-from tests.tracking.runs import CONFIG, Told, mirrored, records
+from sdqn_lab.tracking.follow import Follower
+from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.tracking.tracker import tracked_run
+from tests.tracking.runs import (
+    CONFIG,
+    WANDB,
+    Told,
+    attempt,
+    begin,
+    records,
+    told_all,
+    wait_until,
+    write_records,
+)
 from tests.tracking.wandb_file import offline_runs
 
 
@@ -18,257 +29,259 @@ def told():
     return Told()
 
 
-def mirror(run, lines, exit_code=0, **keys):
-    tracker = WandB(run, **keys)
-    for line in lines:
-        tracker.log(line)
-    tracker.finish(exit_code)
+@pytest.fixture
+def directory(tmp_path):
+    return RunDirectory(tmp_path / "norms" / "pong_seed0")
+
+
+def one(told):
+    """The only line, which is a warning and says what to write."""
+    (line,) = told
+    assert line.startswith("WARNING pong_seed0: ")
+    assert "python -m sdqn_lab.sweep sync" in line
+    return line
 
 
 def unwrapped(config):
     return {key: item["value"] for key, item in config.items() if not key.startswith("_")}
 
 
-def test_an_offline_run_holds_every_record_and_says_nothing(tmp_path, told, capfd):
-    lines = records(20)
-    mirror(mirrored(tmp_path / "cell", told), lines)
-    (segment,) = offline_runs(tmp_path / "cell")
-    assert segment.records == lines
+def test_an_offline_run_holds_every_record_and_says_nothing(directory, told, capfd):
+    assert attempt(directory, told, 20)
+    (segment,) = offline_runs(directory.path)
+    assert segment.records == records(20)
     assert told == []
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_offline_run_knows_name_group_config_and_project(tmp_path, told):
-    mirror(mirrored(tmp_path / "cell", told), records(1), tags=["a", "b"], project="mine")
-    (segment,) = offline_runs(tmp_path / "cell")
-    facts = {"directory": str(tmp_path / "cell"), "attempt": 1}
-    assert segment.config == {**CONFIG, "run": facts, "_wandb": {}}
+def test_an_offline_run_knows_name_group_config_and_project(directory, told):
+    directory.path.mkdir(parents=True)
+    (directory.path.parent / "ledger.json").touch()
+    attempt(directory, told, 1, tags=["a", "b"], project="mine", notes="why", job_type="pilot")
+    (segment,) = offline_runs(directory.path)
+    facts = {"directory": str(directory.path), "attempt": 1}
+    known = tracked_run(directory, print)
+    assert segment.config == {**known.config, "run": facts, "_wandb": {}}
     run = segment.run
-    assert (run.run_id, run.display_name, run.run_group) == (
-        "pong_seed0-1234",
-        "pong_seed0",
-        "norms",
-    )
+    assert (run.run_id, run.display_name, run.run_group) == (known.id, "pong_seed0", "norms")
     assert (run.project, list(run.tags)) == ("mine", ["a", "b"])
+    assert (run.notes, run.job_type) == ("why", "pilot")
 
 
-def test_every_metric_is_drawn_against_agent_steps(tmp_path, told):
-    mirror(mirrored(tmp_path / "cell", told), records(1))
-    (segment,) = offline_runs(tmp_path / "cell")
+def test_every_metric_is_drawn_against_agent_steps(directory, told):
+    attempt(directory, told, 1)
+    (segment,) = offline_runs(directory.path)
     assert segment.step_metrics == {"step": "", "*": "step"}
 
 
-@pytest.mark.parametrize("code", [0, 1])
-def test_the_exit_code_is_told(tmp_path, told, code):
-    mirror(mirrored(tmp_path / "cell", told), records(2), exit_code=code)
-    (segment,) = offline_runs(tmp_path / "cell")
-    assert (segment.exit_code, segment.preempting) == (code, False)
+@pytest.mark.parametrize(
+    ("state", "code", "preempting"),
+    [
+        ("finished", 0, False),
+        ("failed", 1, False),
+        ("preempted", 143, True),
+        ("running", 143, True),
+    ],
+)
+def test_the_state_of_the_run_is_told(directory, told, state, code, preempting):
+    attempt(directory, told, 2, state)
+    (segment,) = offline_runs(directory.path)
+    assert (segment.exit_code, segment.preempting) == (code, preempting)
 
 
-def test_a_preempted_run_is_marked_so(tmp_path, told):
-    mirror(mirrored(tmp_path / "cell", told), records(2), exit_code=143)
-    (segment,) = offline_runs(tmp_path / "cell")
-    assert (segment.exit_code, segment.preempting) == (143, True)
-
-
-def test_a_continued_offline_run_opens_a_linked_segment_with_the_whole_record(tmp_path, told):
-    mirror(mirrored(tmp_path / "cell", told), records(10), exit_code=143)
-    continued = mirrored(tmp_path / "cell", told, attempt=2, kept=records(6))
-    mirror(continued, records(14, begin=6))
-    first, second = offline_runs(tmp_path / "cell")
+def test_a_continued_offline_run_opens_a_linked_segment_with_the_whole_record(directory, told):
+    attempt(directory, told, 10, "preempted")
+    attempt(directory, told, 14)
+    first, second = offline_runs(directory.path)
     assert first.run.run_id == second.run.run_id
     assert second.config["run"]["attempt"] == 2
     assert second.records == records(14)
 
 
-def test_uploading_all_offline_segments_brings_each_record_once(tmp_path, told, server):
-    mirror(mirrored(tmp_path / "cell", told), records(10), exit_code=143, mode="offline")
-    continued = mirrored(tmp_path / "cell", told, attempt=2, kept=records(6))
-    mirror(continued, records(14, begin=6), mode="offline")
-    segments = sorted(str(path) for path in tmp_path.glob("cell/wandb/offline-run-*"))
+def test_uploading_all_offline_segments_brings_each_record_once(directory, told, server):
+    attempt(directory, told, 10, "preempted", mode="offline")
+    attempt(directory, told, 14, mode="offline")
+    segments = sorted(str(path) for path in directory.path.glob("wandb/offline-run-*"))
     subprocess.run([sys.executable, "-m", "wandb", "sync", *segments], check=True, timeout=60)
     assert server.run().records == records(14)
     assert server.run().exit_code == 0
 
 
-def test_all_files_lie_in_the_run_directory(tmp_path, told):
-    mirror(mirrored(tmp_path / "cell", told), records(2))
-    assert {path.name for path in tmp_path.iterdir()} == {"cell", "home"}
+def test_all_files_lie_in_the_run_directory(directory, told, tmp_path, server):
+    attempt(directory, told, 2, mode="offline")
+    attempt(directory, told, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"norms", "home"}
     assert list((tmp_path / "home").iterdir()) == []
 
 
 def test_mode_offline_in_the_environment_beats_a_configured_key(
-    tmp_path, told, server, monkeypatch
+    directory, told, server, monkeypatch
 ):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    mirror(mirrored(tmp_path / "cell", told), records(3))
-    assert len(offline_runs(tmp_path / "cell")) == 1
+    attempt(directory, told, 3)
+    assert len(offline_runs(directory.path)) == 1
     assert server.runs == {}
 
 
-def test_mode_disabled_leaves_nothing(tmp_path, told, server, monkeypatch):
+def test_the_configs_mode_beats_the_environments(directory, told, server, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    attempt(directory, told, 3, mode="online")
+    assert server.run().records == records(3)
+
+
+def test_mode_disabled_leaves_nothing(directory, told, server, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    mirror(mirrored(tmp_path / "cell", told), records(3))
-    assert list((tmp_path / "cell").iterdir()) == []
+    attempt(directory, told, 3)
+    assert not (directory.path / "wandb").exists()
     assert server.runs == {}
     assert told == []
 
 
-def test_online_without_a_key_is_recorded_offline_with_one_warning(tmp_path, told):
-    mirror(mirrored(tmp_path / "cell", told), records(3), mode="online")
-    (segment,) = offline_runs(tmp_path / "cell")
+def test_online_without_a_key_is_recorded_offline_with_one_warning(directory, told):
+    attempt(directory, told, 3, mode="online")
+    (segment,) = offline_runs(directory.path)
     assert segment.records == records(3)
-    (warning,) = told
-    assert "no API key configured" in warning
-    assert "wandb sync" in warning
+    assert "no API key configured" in one(told)
 
 
-def test_a_configured_key_brings_the_run_online(tmp_path, told, server):
-    lines = records(20)
-    mirror(mirrored(tmp_path / "cell", told), lines)
+def test_a_configured_key_brings_the_run_online(directory, told, server):
+    attempt(directory, told, 20)
     run = server.run()
-    assert run.records == lines
-    assert (run.id, run.name, run.group) == ("pong_seed0-1234", "pong_seed0", "norms")
+    assert run.records == records(20)
+    assert (run.id, run.name) == (tracked_run(directory, print).id, "pong_seed0")
     assert unwrapped(run.config)["choices"] == CONFIG["choices"]
     assert (run.exit_code, told) == (0, [])
 
 
-def test_a_key_in_netrc_counts(tmp_path, told, server, monkeypatch):
+def test_a_key_in_netrc_counts(directory, told, server, monkeypatch, tmp_path):
     monkeypatch.delenv("WANDB_API_KEY")
     host = server.url.removeprefix("http://")
     netrc = tmp_path / "home" / ".netrc"
     netrc.write_text(f"machine {host}\n  login user\n  password {'0123456789' * 4}\n")
     netrc.chmod(0o600)
-    mirror(mirrored(tmp_path / "cell", told), records(3))
+    attempt(directory, told, 3)
     assert server.run().records == records(3)
 
 
-@pytest.mark.parametrize("kept", [4, 6, 10], ids=["behind", "inside", "at the end"])
-def test_a_continued_online_run_has_each_record_once(tmp_path, told, server, kept):
-    """The checkpoint is older than the last record sent, or just as old."""
-    mirror(mirrored(tmp_path / "cell", told), records(10), exit_code=1)
-    continued = mirrored(tmp_path / "cell", told, attempt=2, kept=records(kept))
-    mirror(continued, records(16, begin=kept))
-    assert server.run().records == records(16)
-    assert server.run().exit_code == 0
+@pytest.mark.parametrize("before", [5, 10], ids=["lines to send", "lines written again"])
+def test_a_continued_online_run_has_each_record_once(directory, told, server, before):
+    attempt(directory, told, before, "failed")
+    attempt(directory, told, 8, "preempted")
+    attempt(directory, told, 16)
+    run = server.run()
+    assert (run.records, run.received) == (records(16), 16)
+    assert run.exit_code == 0
 
 
-def test_a_continued_online_run_sends_what_a_killed_client_never_did(tmp_path, told, server):
-    mirror(mirrored(tmp_path / "cell", told), records(5), exit_code=1)
-    continued = mirrored(tmp_path / "cell", told, attempt=2, kept=records(12))
-    mirror(continued, records(16, begin=12))
-    assert server.run().records == records(16)
-
-
-def test_a_continued_run_may_have_a_changed_config(tmp_path, told, server):
-    mirror(mirrored(tmp_path / "cell", told), records(2))
-    longer = {**CONFIG, "budget": {"steps": 9}}
-    mirror(mirrored(tmp_path / "cell", told, attempt=2, config=longer, kept=records(2)), [])
+def test_a_continued_run_may_have_a_changed_config(directory, told, server):
+    attempt(directory, told, 2, "preempted")
+    attempt(directory, told, 2, tags=["longer"])
     config = unwrapped(server.run().config)
-    assert config["budget"] == {"steps": 9}
+    assert config["tracker"]["tags"] == ["longer"]
     assert config["run"]["attempt"] == 2
     assert told == []
 
 
-def test_a_refused_key_is_one_warning_and_an_offline_record(tmp_path, told, server):
-    server.refuse_all_with = 401
-    mirror(mirrored(tmp_path / "cell", told), records(8))
-    (segment,) = offline_runs(tmp_path / "cell")
+@pytest.mark.parametrize("fault", ["refused key", "malformed key", "no server"])
+def test_without_a_server_a_run_is_one_warning_and_an_offline_record(
+    directory, told, server, monkeypatch, fault
+):
+    if fault == "refused key":
+        server.refuse_all_with = 401
+    if fault == "malformed key":
+        monkeypatch.setenv("WANDB_API_KEY", "short")
+    if fault == "no server":
+        server.die()
+    attempt(directory, told, 8, init_timeout_seconds=2.0)
+    (segment,) = offline_runs(directory.path)
     assert segment.records == records(8)
-    assert len(told.warnings) == len(told) == 1
+    one(told)
 
 
-def test_a_malformed_key_is_one_warning_and_an_offline_record(tmp_path, told, server, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "short")
-    mirror(mirrored(tmp_path / "cell", told), records(8))
-    (segment,) = offline_runs(tmp_path / "cell")
-    assert segment.records == records(8)
-    assert len(told.warnings) == len(told) == 1
-
-
-def test_no_server_from_the_start_is_one_warning_and_an_offline_record(tmp_path, told, server):
-    server.die()
-    begin = time.monotonic()
-    mirror(mirrored(tmp_path / "cell", told), records(8), init_timeout_seconds=2.0)
-    assert time.monotonic() - begin < 12
-    (segment,) = offline_runs(tmp_path / "cell")
-    assert segment.records == records(8)
-    assert len(told.warnings) == len(told) == 1
-
-
-def test_a_full_quota_is_one_warning(tmp_path, told, server):
+def test_a_full_quota_is_one_warning(directory, told, server):
     server.refuse_records_with = 403
-    mirror(mirrored(tmp_path / "cell", told), records(8), finish_timeout_seconds=3.0)
-    assert len(told.warnings) == len(told) == 1
-    assert "wandb sync" in told[0]
+    begin(directory, finish_timeout_seconds=3.0)
+    write_records(directory, 8)
+    follower = Follower(directory, WANDB, told.append)
+    directory.end_attempt("finished")
+    follower.finish()
+    one(told)
 
 
-DYING_SERVER = """
-import sys, time
-from pathlib import Path
-from tests.tracking.runs import Told, mirrored, records
-from tests.tracking.wandb_server import WandbServer
-from sdqn_lab.tracking.wandb import WandB
-import os
-
-server = WandbServer().__enter__()
-os.environ |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0123456789" * 4}
-told = Told()
-run = mirrored(Path(sys.argv[1]), told)
-tracker = WandB(run, init_timeout_seconds=10.0, finish_timeout_seconds=2.0)
-while not server.runs:
-    time.sleep(0.05)
-server.die()
-slowest = 0.0
-for line in records(2000):
-    begin = time.perf_counter()
-    tracker.log(line)
-    slowest = max(slowest, time.perf_counter() - begin)
-assert slowest < 0.5, slowest
-begin = time.monotonic()
-tracker.finish(0)
-assert time.monotonic() - begin < tracker._patience_seconds + 3  # and some for cleaning up
-assert len(told) == 1 and "wandb sync" in told[0], told
-print("finished")
-"""
+def online(directory, told, server, **settings):
+    """A run whose follower has found the server."""
+    begin(directory, **settings)
+    write_records(directory, 2)
+    follower = Follower(directory, WANDB, told.append)
+    wait_until(lambda: server.runs and directory.delivered())
+    return follower
 
 
-def test_a_server_that_dies_holds_up_neither_log_nor_finish_nor_the_process(tmp_path, pytestconfig):
-    command = [sys.executable, "-c", DYING_SERVER, str(tmp_path / "cell")]
-    done = subprocess.run(
-        command, cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "finished\n", "")
+def client(follower):
+    """What the follower's client started."""
+    return psutil.Process(follower._process.pid).children()
+
+
+def test_a_server_that_dies_is_one_warning_and_ends_the_follower(directory, told, server):
+    follower = online(directory, told, server, finish_timeout_seconds=2.0)
+    helpers = client(follower)
+    server.die()
+    write_records(directory, 2000)
+    directory.end_attempt("finished")
+    follower.finish()
+    one(told)
+    follower._process.wait()
+    wait_until(lambda: not any(helper.is_running() for helper in helpers))
 
 
 def test_a_preempted_job_says_so_though_the_scheduler_signals_the_client_too(
-    tmp_path, told, server
+    directory, told, server
 ):
-    tracker = WandB(mirrored(tmp_path / "cell", told))
-    while not server.runs:
-        time.sleep(0.02)
-    for child in psutil.Process().children():
-        child.send_signal(signal.SIGUSR2)
-    for line in records(4):
-        tracker.log(line)
-    tracker.finish(143)
+    follower = online(directory, told, server)
+    for process in (*client(follower), follower._process):
+        process.send_signal(signal.SIGUSR2)
+    write_records(directory, 4)
+    directory.end_attempt("preempted")
+    follower.finish()
+    wait_until(lambda: told_all(directory))
     assert server.run().records == records(4)
     assert (server.run().exit_code, server.run().preempting) == (143, True)
     assert told == []
 
 
-def test_a_client_that_is_killed_is_one_warning(tmp_path, told, server, capfd):
-    tracker = WandB(mirrored(tmp_path / "cell", told))
-    while not server.runs:
-        time.sleep(0.02)
-    for child in psutil.Process().children():
-        child.kill()
-    for line in records(4):
-        tracker.log(line)
-    tracker.finish(0)
-    assert len(told.warnings) == len(told) == 1
+@pytest.mark.parametrize("whole", [True, False], ids=["the follower", "its client"])
+def test_a_follower_that_is_killed_is_one_warning_and_its_client_ends(
+    directory, told, server, whole
+):
+    follower = online(directory, told, server)
+    helpers = client(follower)
+    for process in [follower._process] if whole else helpers:
+        process.kill()
+    write_records(directory, 4)
+    directory.end_attempt("finished")
+    follower.finish()
+    one(told)
+    follower._process.wait()
+    wait_until(lambda: not any(helper.is_running() for helper in helpers))
+    attempt(directory, told, 6)
+    assert (server.run().records, server.run().received) == (records(6), 6)
 
 
 def test_the_client_is_not_imported_before_a_run_uses_it(pytestconfig):
     code = "import sys, sdqn_lab.tracking.wandb; sys.exit('wandb' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=pytestconfig.rootpath, check=True)
+
+
+BARE = """
+import sys
+sys.modules |= dict.fromkeys(("torch", "hydra", "omegaconf", "gymnasium"))  # importing them fails
+from sdqn_lab.tracking.follow import main
+sys.exit(main())
+"""
+
+
+def test_a_follower_of_wandb_loads_neither_torch_nor_hydra(directory, pytestconfig):
+    begin(directory)
+    write_records(directory, 2)
+    command = [sys.executable, "-c", BARE, str(directory.path)]
+    subprocess.run(command, cwd=pytestconfig.rootpath, check=True, stdin=subprocess.DEVNULL)

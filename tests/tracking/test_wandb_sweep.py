@@ -14,9 +14,8 @@ from sdqn_lab import config
 from sdqn_lab.tracking.metrics import read_metrics
 from sdqn_lab.tracking.run_directory import RunDirectory
 from sdqn_lab.tracking.sync import sync_run
-from sdqn_lab.tracking.wandb import WandB
 from sdqn_lab.validation import ConfigError
-from tests.tracking.runs import CONFIG, Told, begin, mirrored, records, write_records
+from tests.tracking.runs import CONFIG, Told, attempt, records, told_all, wait_until
 from tests.tracking.wandb_file import offline_runs
 from tests.tracking.wandb_server import ServedRun
 
@@ -105,6 +104,7 @@ def test_a_run_that_an_agent_starts_is_the_run_that_the_agent_names(tmp_path, se
     server.runs["agent-run"] = ServedRun("agent-run", config=args)
     assert start(agent(sweep), sweep, args).wait(240) == 0
     (cell,) = (tmp_path / "outputs").iterdir()
+    wait_until(lambda: told_all(RunDirectory(cell)))
     run = server.run()
     assert run.records == read_metrics(cell / "metrics.jsonl")
     assert any(sweep["metric"]["name"] in record for record in run.records)
@@ -128,44 +128,42 @@ def without_agent(monkeypatch):
         monkeypatch.delenv(f"WANDB_{name}")
 
 
-def mirror(run, lines, exit_code=0, **keys):
-    tracker = WandB(run, **keys)
-    for line in lines:
-        tracker.log(line)
-    tracker.finish(exit_code)
+@pytest.fixture
+def told():
+    return Told()
 
 
-def test_offline_too_a_run_belongs_to_its_sweep(tmp_path, monkeypatch):
+@pytest.fixture
+def directory(tmp_path):
+    return RunDirectory(tmp_path / "cell")
+
+
+def test_offline_too_a_run_belongs_to_its_sweep(directory, told, tmp_path, monkeypatch):
     under_an_agent(monkeypatch, tmp_path)
-    told = Told()
-    mirror(mirrored(tmp_path / "cell", told), records(3), mode="offline", project="its own")
-    (segment,) = offline_runs(tmp_path / "cell")
+    attempt(directory, told, 3, mode="offline", project="its own")
+    (segment,) = offline_runs(directory.path)
     found = (segment.run.run_id, segment.run.sweep_id, segment.run.project)
     assert found == ("agent-run", "sweep1", "of the agent")
     assert (segment.records, told) == (records(3), [])
 
 
 def test_a_run_of_a_sweep_that_goes_on_without_the_agent_stays_that_run(
-    tmp_path, monkeypatch, server
+    directory, told, tmp_path, monkeypatch, server
 ):
-    told = Told()
     under_an_agent(monkeypatch, tmp_path)
-    mirror(mirrored(tmp_path / "cell", told), records(4), 143)
+    attempt(directory, told, 4, "preempted")
     without_agent(monkeypatch)
-    continued = mirrored(tmp_path / "cell", told, attempt=2, kept=records(3))
-    mirror(continued, records(6, begin=3))
+    attempt(directory, told, 6)
     run = server.run()
     assert (run.id, run.sweep, run.project) == ("agent-run", "sweep1", "of the agent")
     assert (run.records, run.config["norm"]["value"]) == (records(6), "popnorm")
 
 
-def test_a_synced_run_of_a_sweep_keeps_id_sweep_and_the_sweeps_words(tmp_path, monkeypatch, server):
-    told, directory = Told(), RunDirectory(tmp_path / "cell")
+def test_a_synced_run_of_a_sweep_keeps_id_sweep_and_the_sweeps_words(
+    directory, told, tmp_path, monkeypatch, server
+):
     under_an_agent(monkeypatch, tmp_path)
-    begin(directory, project="its own")
-    write_records(directory, 4)
-    mirror(mirrored(directory.path, told, kept=records(4)), [], mode="offline")
-    directory.end_attempt("finished")
+    attempt(directory, told, 4, mode="offline", project="its own")
     without_agent(monkeypatch)
     assert sync_run(directory, told.append) == (4, 0)
     run = server.run()
@@ -175,16 +173,13 @@ def test_a_synced_run_of_a_sweep_keeps_id_sweep_and_the_sweeps_words(tmp_path, m
 
 
 def test_a_sync_from_a_machine_that_sees_another_path_does_not_part_run_and_sweep(
-    tmp_path, monkeypatch, server
+    directory, told, tmp_path, monkeypatch, server
 ):
     """The second attempt's own id is the first one's; in between it was another."""
-    told, directory = Told(), RunDirectory(tmp_path / "cell")
     under_an_agent(monkeypatch, tmp_path)
-    begin(directory)
-    write_records(directory, 4)
-    mirror(mirrored(directory.path, told), records(4), 143, mode="offline")
-    directory.end_attempt("preempted")
+    attempt(directory, told, 4, "preempted", mode="offline")
     without_agent(monkeypatch)
-    sync_run(directory, told.append)
-    mirror(mirrored(directory.path, told, attempt=2, kept=records(4)), records(6, begin=4))
+    (tmp_path / "elsewhere").symlink_to(tmp_path)
+    sync_run(RunDirectory(tmp_path / "elsewhere" / "cell"), told.append)
+    attempt(directory, told, 6)
     assert (server.run().id, server.run().records) == ("agent-run", records(6))

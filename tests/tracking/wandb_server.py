@@ -69,6 +69,8 @@ class WandbServer:
         self.die_at_first_record = False
         self.mute_after_records: int | None = None
         self.mute = False
+        self.asked = 0
+        """Requests so far."""
         handler = partial(_Handler, self)
         self._http = _Http(("127.0.0.1", 0), handler)
         self.dead = False
@@ -270,6 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self._body()
+        self._wandb.asked += 1
         if self._wandb.die_at_first_record and self.path.startswith("/files/"):
             self._wandb.die()
         if self._wandb.dead or self._wandb.mute:

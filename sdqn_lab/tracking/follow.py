@@ -1,0 +1,180 @@
+"""``python -m sdqn_lab.tracking.follow RUN_DIR``: tells a run's tracker what its record says.
+
+A process of its own, started by the run and tied to it by its standard input alone: whose end is
+the end of the attempt, whether it closed the pipe or died. Nothing that happens here reaches the
+training: it may start slowly, hang, crash or be killed.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+from sdqn_lab.tracking.deliver import complete_lines, deliver
+from sdqn_lab.tracking.run_directory import TRACKER_LOCK, RunDirectory
+from sdqn_lab.tracking.tracker import TrackedRun, Tracker, later, one_line, tracked_run
+
+PACKAGE = "sdqn_lab.tracking."
+WARNING = "WARNING"
+GLANCE_SECONDS = 1.0
+PATIENCE_SECONDS = 15.0
+"""How long a run that has ended waits for its last lines to arrive."""
+END_SECONDS = 300
+"""What the follower gets after the attempt's end, whatever it hangs on."""
+SHIELDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+"""Meant for the run; a scheduler sends them to every process of a job."""
+
+
+class Follower:
+    """The run's hold on the process that follows it; no method raises or waits for the tracker.
+
+    Args:
+        directory: the run's, whose attempt has begun.
+        target: the class of its tracker, which the process may import.
+        say: shows a person one line.
+    """
+
+    def __init__(self, directory: RunDirectory, target: str, say: Callable[[str], None]) -> None:
+        self._directory, self._say = directory, say
+        self._warned = False
+        self._process: subprocess.Popen[bytes] | None = None
+        words = [str(directory.path.absolute()), "--tracker", target]
+        try:
+            with directory.tracker_log.open("ab") as log:
+                self._seen = log.tell()
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "sdqn_lab.tracking.follow", *words],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is meant for the run
+                )
+        except OSError as error:
+            self._warn(f"the tracker's process did not start: {error}")
+
+    def news(self) -> None:
+        """Pass on what a person should know by now."""
+        if self._process is None:
+            return
+        code = self._process.poll()
+        with suppress(OSError), self._directory.tracker_log.open("rb") as log:
+            log.seek(self._seen)
+            lines = complete_lines(log)
+            self._seen = log.tell()
+            for line in lines:
+                if line.startswith(WARNING.encode()):
+                    self._show(line.decode(errors="replace"))
+        if code:
+            self._warn(f"the tracker's process ended with code {code}; see tracker.log")
+
+    def finish(self) -> None:
+        """The attempt's last line is written and ``status.json`` says how it ended."""
+        if self._process is None or self._process.stdin is None:
+            return
+        self._process.stdin.close()
+        try:
+            self._process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._warn(f"the tracker is not done, and has {END_SECONDS // 60} minutes more")
+        self.news()
+
+    def _warn(self, reason: str) -> None:
+        path = self._directory.path
+        self._show(f"{WARNING} {path.name}: {reason}; {later(path)}")
+
+    def _show(self, line: str) -> None:
+        """What went wrong first; the rest follows from it and stands in ``tracker.log``."""
+        if not self._warned:
+            self._warned = True
+            self._say(line)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Follow the run until its attempt has ended; 0 if its tracker has everything."""
+    parser = argparse.ArgumentParser(prog="python -m sdqn_lab.tracking.follow", description=__doc__)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    what = "the class that config.yaml may name beside those of the package"
+    parser.add_argument("--tracker", metavar="CLASS", help=what)
+    args = parser.parse_args(argv)
+    for name in SHIELDED:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    over = threading.Event()
+    threading.Thread(target=_await_end, args=(over,), daemon=True).start()
+    told = tell(
+        RunDirectory(args.run_dir),
+        partial(print, flush=True),
+        trusted=args.tracker,
+        ended=lambda: over.wait(GLANCE_SECONDS),
+    )
+    if not told:
+        sys.stderr.flush()
+        os._exit(1)  # what the tracker left behind cannot keep the process
+    return 0
+
+
+def tell(
+    directory: RunDirectory,
+    say: Callable[[str], None],
+    *,
+    trusted: str | None = None,
+    ended: Callable[[], bool] = lambda: True,
+) -> bool:
+    """Deliver a run's record to its own tracker; whatever goes wrong is said in a line.
+
+    Args:
+        directory: the run's, whose attempt has begun.
+        say: shows a person a line.
+        trusted: a class that ``config.yaml`` may name beside those of the package.
+        ended: waits for a moment; whether the attempt has written its last line.
+
+    Returns:
+        Whether the tracker has everything.
+    """
+
+    def warn(reason: str) -> None:
+        say(f"{WARNING} {directory.path.name}: {reason}; {later(directory.path)}")
+
+    try:
+        # An earlier attempt's follower may be at its last lines, and so may an upload.
+        with directory.lock(TRACKER_LOCK, wait=True):
+            run = tracked_run(directory, warn)
+            deliver(directory, run, _tracker(run, trusted), ended)
+    except Exception as error:  # a tracker may break in any way
+        warn(f"{type(error).__name__}: {one_line(error)}")
+        traceback.print_exc()
+        return False
+    return True
+
+
+def _await_end(over: threading.Event) -> None:
+    """Notice the end even while the tracker hangs; the alarm then ends the process for good."""
+    sys.stdin.buffer.read()
+    signal.alarm(END_SECONDS)
+    over.set()
+
+
+def _tracker(run: TrackedRun, trusted: str | None) -> Tracker:
+    """What ``config.yaml`` names, without importing just anything that it may name.
+
+    Raises:
+        ValueError: the class is neither of this package nor the one that the caller trusts.
+    """
+    if run.tracker != trusted and not run.tracker.startswith(PACKAGE):
+        raise ValueError(f"config.yaml names {run.tracker}; write --tracker {run.tracker}")
+    module, _, name = run.tracker.rpartition(".")
+    found = getattr(import_module(module), name)
+    if not (isinstance(found, type) and issubclass(found, Tracker)):
+        raise ValueError(f"{run.tracker} is not derived from {Tracker.__module__}.Tracker")
+    return found(**run.settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
