@@ -279,7 +279,7 @@ def test_a_nested_class_on_the_command_line_is_one_line(capsys):
 def test_a_tracker_is_something_that_takes_records(capsys):
     words = [*TINY, "tracker._target_=logging.FileHandler", f"+tracker.filename={MARKER}"]
     code = run.main(words)
-    Answer(code, capsys.readouterr().err).refuses("FileHandler is no Mirror", "; write ")
+    Answer(code, capsys.readouterr().err).refuses("FileHandler is no Tracker", "; write ")
     assert not executed()
 
 

@@ -200,9 +200,16 @@ def test_bf16_rounds_weights_results_and_gradients() -> None:
     found = results(linear, x, lambda x: maps.mapped(linear, x, torch.bfloat16))
     for one in found:
         assert torch.equal(one, one.bfloat16().float())
-    rounded = made("convolution").bfloat16()
-    few = x.detach().bfloat16().requires_grad_()
-    expected = results(rounded, few, rounded)
+    # The same factors and gradient, rounded, with exact sums.
+    exact = made("convolution").bfloat16().double()
+    inputs = x.detach().double().requires_grad_()
+    y = exact(inputs)
+    draws = torch.Generator().manual_seed(3)
+    grad = torch.randn(y.shape, generator=draws, dtype=torch.float64).bfloat16().double()
+    expected = [y.detach(), *torch.autograd.grad(y, [inputs, *exact.parameters()], grad)]
+    # The gradient of the inputs is torch's own, whose sums are as exact as the processor allows.
+    rounded, few = made("convolution").bfloat16(), x.detach().bfloat16().requires_grad_()
+    expected[1] = results(rounded, few, rounded)[1]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other.float(), rtol=2**-7, atol=2**-7)
 
