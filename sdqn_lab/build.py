@@ -144,10 +144,12 @@ def agent_class(cfg: DictConfig) -> type[Agent]:
 
 
 def algo_arguments(cfg: DictConfig) -> dict[str, Any]:
-    """The arguments of a config's algorithm."""
+    """The arguments of a config's algorithm; what the config leaves out is its class's default."""
     plain = OmegaConf.to_container(cfg.algo, resolve=True)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key != "_target_"}
+    own = inspect.signature(agent_class(cfg)).parameters.values()
+    defaults = {each.name: each.default for each in own if each.default is not each.empty}
+    return defaults | {str(key): value for key, value in plain.items() if key != "_target_"}
 
 
 def initial_network(cfg: DictConfig, env: EnvSpec) -> SpikingNetwork:

@@ -217,7 +217,8 @@ def resolved(cfg: DictConfig) -> DictConfig:
         OmegaConf.resolve(plain)
     except OmegaConfBaseException as error:
         raise ConfigError(list(_dangling(plain)) or [_first_line(error)]) from error
-    plain.algo.pop(SIZES, None)  # its values are in the arguments now
+    if isinstance(plain.algo, DictConfig):
+        plain.algo.pop(SIZES, None)  # its values are in the arguments now
     OmegaConf.set_readonly(plain, True)
     return plain
 

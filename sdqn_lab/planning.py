@@ -79,13 +79,14 @@ def plan(words: list[str], args: argparse.Namespace) -> Plan:
     sweep_dir = _directory(common.hydra.sweep, "dir", "hydra.sweep.dir")
     here = not elsewhere(launcher)
     given = any(o.key_or_group == "hydra.sweep.dir" for o in config.parse(args.overrides))
-    every = _combinations(args.overrides, common)
+    every = combinations(args.overrides, common)
     cells = plan_cells(sweep_dir, every, here)
     fixed = words if given else [*words, f"hydra.sweep.dir={sweep_dir}"]
     return Plan(True, {cell.path: cell for cell in cells}, len(every), launcher, fixed)
 
 
-def _combinations(overrides: list[str], common: DictConfig) -> list[list[str]]:
+def combinations(overrides: list[str], common: DictConfig) -> list[list[str]]:
+    """The overrides of every cell: those of the command, and the grid of a sweep's file."""
     params = OmegaConf.to_container(common.hydra.sweeper.params or OmegaConf.create({}))
     assert isinstance(params, dict)
     return config.expand([*(f"{key!s}={value}" for key, value in params.items()), *overrides])

@@ -26,7 +26,7 @@ from sdqn_lab.launching.ledger import FILE as LEDGER
 from sdqn_lab.launching.local import LaunchError
 from sdqn_lab.launching.observe import Observation, observe
 from sdqn_lab.launching.table import notes
-from sdqn_lab.planning import Plan, plan
+from sdqn_lab.planning import Plan, combinations, plan
 from sdqn_lab.resume import resumed
 from sdqn_lab.stopping import BUSY_EXIT, INTERRUPTED, PREEMPTED_EXIT
 from sdqn_lab.tracking.run_directory import BusyError, RunDirectory
@@ -85,16 +85,23 @@ def _arguments(words: list[str]) -> argparse.Namespace:
 def _with_search_path(words: list[str]) -> list[str]:
     """Hydra's ``--config-dir`` as the override that means the same, and that cells can be given."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config-dir", "-cd", type=Path)
+    parser.add_argument("--config-dir", "-cd", nargs="?", const="", default=None)
     args, others = parser.parse_known_args(words)
-    if args.config_dir is None:
+    folder = args.config_dir
+    if folder is None:
         return words
-    if not args.config_dir.is_dir():
-        raise ConfigError([f"--config-dir {args.config_dir}: no such directory; write one"])
+    if not folder or not Path(folder).is_dir():
+        line = f"--config-dir {folder}".rstrip()
+        raise ConfigError([f"{line}: no such directory; write --config-dir DIR"])
     if any(word.startswith("hydra.searchpath=") for word in others):
         line = "--config-dir: is a hydra.searchpath of one; write both directories there"
         raise ConfigError([line])
-    return [*others, f"hydra.searchpath=[file://{args.config_dir.resolve()}]"]
+    path = str(Path(folder).resolve()).replace("'", r"\'")
+    own = f"hydra.searchpath=['file://{path}']"
+    # Where the overrides begin: Hydra takes none behind a flag that follows them.
+    first = next((i for i, word in enumerate(others) if "=" in word and word[0] != "-"), None)
+    at = len(others) if first is None else first
+    return [*others[:at], own, *others[at:]]
 
 
 def _of_one_cell(words: list[str], args: argparse.Namespace) -> list[str]:
@@ -102,7 +109,8 @@ def _of_one_cell(words: list[str], args: argparse.Namespace) -> list[str]:
     if not (args.cfg and args.multirun):
         return words
     flags = [word for word in words if word not in (*args.overrides, "-m", "--multirun")]
-    return [*flags, *config.expand(args.overrides)[0]]
+    common = config.compose_raw(args.overrides, RunMode.MULTIRUN)
+    return [*flags, *combinations(args.overrides, common)[0]]
 
 
 def _unknown_word(word: str) -> str:

@@ -54,6 +54,16 @@ TRIALS: Mapping[str, Mapping[str, Any]] = {
 """Parts that are made once on trial, with what the network would hand them."""
 OWN_CODE = "sdqn_lab."
 MAX_LETTERS = 80
+HANDED: Mapping[str, frozenset[str]] = {
+    "neuron": frozenset({"surrogate"}),
+    "norm": frozenset({"normalized_shape", "v_threshold", "v_reset"}),
+    "readout": frozenset({"in_features", "num_actions"}),
+    "network": frozenset({"observation_shape", "make_neuron", "make_norm"}),
+    "algo": frozenset({"network", "env", "seed"}),
+}
+"""Arguments that this program gives to a group's class, and no config."""
+EVERY_ALGORITHM = ("num_envs", "iteration_steps")
+"""Keys of `algo` that the trainer asks for."""
 MOST_ACTIONS = 256
 REFUSAL = re.compile(
     r"(?P<key>[\w.]+) (?P<rule>must .+?), got (?P<value>.+?)"
@@ -202,6 +212,11 @@ def _class_problems(cfg: DictConfig, group: str, base: type) -> Iterator[str]:
     found = _located(str(node._target_))
     if isinstance(found, str):
         yield f"{group}._target_={node._target_}: {found}; write {group}._target_=MODULE.CLASS"
+    elif inspect.isabstract(found):
+        yield (
+            f"{group}._target_={node._target_}: {found.__name__} is abstract; "
+            "write a class derived from it"
+        )
     elif not _is_kind(found, base):
         yield (
             f"{group}._target_={node._target_}: {found.__name__} is no {base.__name__}; "
@@ -243,8 +258,14 @@ def _arguments(node: DictConfig) -> dict[str, Any]:
 def _signature_problems(node: DictConfig, group: str) -> list[str]:
     cls = get_class(node._target_)
     hints, parameters = _signature(cls)
-    problems = []
-    for key, value in _arguments(node).items():
+    parameters = {k: p for k, p in parameters.items() if k not in HANDED.get(group, ())}
+    given, problems = _arguments(node), list[str]()
+    demanded = [k for k, parameter in parameters.items() if parameter.default is parameter.empty]
+    demanded += EVERY_ALGORITHM if group == "algo" else ()
+    for key in dict.fromkeys(demanded):
+        if key not in given:
+            problems.append(f"{group}.{key}: {cls.__name__} needs it; write {group}.{key}=VALUE")
+    for key, value in given.items():
         if key not in parameters:
             keys = alternatives(key, [name for name in parameters if name in node])
             fact = f"{cls.__name__} has no argument {key}"
@@ -404,7 +425,7 @@ def _shape_problems(cfg: DictConfig) -> list[str]:
         return [_refusal(cfg, "env", error)]
     if num_actions > MOST_ACTIONS:
         return [
-            f"env.id={cfg.env.id}: {num_actions} actions, and replay keeps one in a byte; "
+            f"env.id={cfg.env.id}: {num_actions} actions, and a run keeps one in a byte; "
             f"write env.id=ID of an environment with at most {MOST_ACTIONS}"
         ]
     encoder = get_class(cfg.encoder._target_)

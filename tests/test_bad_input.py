@@ -99,7 +99,7 @@ NOT_AN_OVERRIDE = [
     ("--foo", "--foo: no such flag; write --help"),
     ("seed=1 -m norm=none", "norm=none: stands behind a flag; write flags such as -m before"),
     ("--config-name=other", "--config-name: | one config of its own; write overrides"),
-    ("--config-dir=other", "--config-dir other: no such directory; write one"),
+    ("--config-dir=other", "--config-dir other: no such directory; write --config-dir DIR"),
 ]
 
 WRONG_TYPES = [
@@ -117,6 +117,13 @@ WRONG_TYPES = [
     ("keep_state=maybe", "keep_state=maybe: must be true or false; write keep_state=false"),
     ("env.sizes=1", "env.sizes=1: | write"),
     ("neuron.tau=abc", "neuron.tau=abc: must be a number; write neuron.tau=2.0"),
+    ("+algo.seed=1", "algo.seed=1: DQN has no argument seed; keys: num_envs"),
+    ("+norm.v_threshold=5", "norm.v_threshold=5: PopNorm has no argument v_threshold; keys:"),
+    (
+        "algo._target_=sdqn_lab.agents.base.Agent",
+        "algo._target_=sdqn_lab.agents.base.Agent: Agent is abstract; write a class derived",
+    ),
+    ("algo=null", "algo=null: no option; write algo=OPTION"),
     ("neuron.tau=true", "neuron.tau=true: must be a number"),
     ("neuron.tau=[2]", "neuron.tau=[2]: must be a number"),
     ("neuron.tau=null", "neuron.tau=null: must be a number"),

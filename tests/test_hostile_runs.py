@@ -314,11 +314,13 @@ def own_sweep(multirun) -> Path:
     return Path("sweep")
 
 
-def test_ones_own_class_needs_no_word_in_ones_own_commands_and_relaunches(own_sweep):
+def test_ones_own_class_needs_no_word_in_a_multirun_and_one_to_go_on_with_it(own_sweep):
     cells = sorted(path for path in own_sweep.iterdir() if path.is_dir())
     RunDirectory(cells[0]).update(state="preempted")
     shutil.rmtree(cells[1])
     code, said = shell("sweep", "relaunch", str(own_sweep))
+    assert (code, said.count("neuron._target_=mine.Own is code from outside")) == (2, 2), said
+    code, said = shell("sweep", "relaunch", str(own_sweep), "--trust")
     assert code == 0, said
     assert [RunDirectory(cell).state for cell in cells] == ["finished", "finished"]
     code, said = shell("run", "--resume", str(cells[0]), LONGER)
@@ -326,24 +328,37 @@ def test_ones_own_class_needs_no_word_in_ones_own_commands_and_relaunches(own_sw
     assert shell("run", "--resume", str(cells[0]), LONGER, "--trust")[0] == 0
 
 
-def test_a_relaunch_imports_nothing_that_the_sweeps_command_did_not_name(own_sweep):
-    Path("other.py").write_text(touching() + OWN)
-    cell = next(path for path in own_sweep.iterdir() if path.is_dir())
-    changed(cell, neuron={**yaml_group(cell, "neuron"), "_target_": "other.Own"})
-    RunDirectory(cell).update(state="preempted")
-    code, said = shell("sweep", "relaunch", str(own_sweep))
-    Answer(code, said).refuses("neuron._target_=other.Own is not of the sweep's command", "--trust")
-    assert not executed()
-
-
-def test_a_relaunch_imports_nothing_that_came_with_the_sweep():
+def test_a_relaunch_imports_nothing_that_came_with_the_sweep_or_lies_beside_it():
     ledger = made_up(Path("sweep"), {"cell": None})
-    ledger.cells["cell"].overrides = ["neuron._target_=sweep.payload.Own"]
-    ledger.write(Path("sweep"))
-    Path("sweep/payload.py").write_text(touching() + OWN)
-    code, said = shell("sweep", "relaunch", "sweep")
-    Answer(code, said).refuses("sweep.payload.Own lies in the sweep's own directory", "--trust")
-    assert not executed()
+    for at in ("sweep/payload.py", "beside.py"):
+        Path(at).write_text(touching() + OWN)
+    for name in ("sweep.payload.Own", "beside.Own"):
+        ledger.cells["cell"].overrides = [f"neuron._target_={name}"]
+        ledger.write(Path("sweep"))
+        code, said = shell("sweep", "relaunch", "sweep")
+        Answer(code, said).refuses(f"{name} is code from outside sdqn_lab", "write --trust")
+        assert not executed()
+
+
+@pytest.mark.parametrize("name", ["../victim", "/tmp/victim", ".."])
+@pytest.mark.parametrize("verb", ["status", "relaunch", "sync"])
+def test_a_ledger_names_no_cells_outside_its_folder(name, verb, capsys):
+    ledger = made_up(Path("sweep"), {"cell": "failed"})
+    text = ledger.model_dump_json().replace('"cell"', json.dumps(name))
+    Path("sweep/ledger.json").write_text(text)
+    assert sweep.main([verb, "sweep"]) == 2
+    said = capsys.readouterr().err
+    assert "ledger.json: cells." in said
+    assert "is a path, a cell has a name" in said
+
+
+def test_a_ledger_has_no_words_for_a_shell():
+    settings = {"setup": [f"touch {MARKER}"], "partition": None}
+    made_up(Path("sweep"), {"cell": "failed"}, settings=settings, launcher="slurm")
+    code, said = shell("sweep", "relaunch", "sweep", "hydra.launcher.dry_run=true")
+    Answer(code, said).refuses("hydra.launcher.setup=", "a shell would run", "write it again")
+    _, said = shell("sweep", "relaunch", "sweep", "hydra.launcher.dry_run=true", "--trust")
+    assert "a shell would run" not in said
 
 
 def test_a_ledger_brings_no_configs_along():

@@ -307,5 +307,38 @@ def test_own_options_are_found_beside_the_packages(way, own_options, command, mo
     assert [(cfg.algo.gamma, cfg.choices.norm) for cfg in stored] == [(0.5, "none")] * 3
 
 
+def test_a_config_dir_may_stand_anywhere_and_be_called_anything(own_options, capsys):
+    odd = own_options.with_name("a,b=c 'd'")
+    own_options.rename(odd)
+    words = ["algo=mine", "env=cartpole", "--cfg", "job"]
+    for at in range(3):
+        assert run.main([*words[:at], "--config-dir", str(odd), *words[at:]]) == 0
+        assert "gamma: 0.5" in capsys.readouterr().out
+
+
+def test_what_an_algorithms_file_leaves_out_is_the_classs_default_or_asked_for(
+    own_options, command
+):
+    (own_options / "algo" / "few.yaml").write_text(
+        "_target_: sdqn_lab.agents.dqn.DQN\nnum_envs: 4\niteration_steps: 100\n"
+        "replay_start_steps: 60\n"
+    )
+    (own_options / "algo" / "none.yaml").write_text("_target_: sdqn_lab.agents.dqn.DQN\n")
+    found = f"hydra.searchpath=[file://{own_options}]"
+    words = [found, "env=cartpole", "budget.steps=200"]
+    code, out, _ = command(*words, "algo=few", DRY)
+    assert code == 0
+    assert "200 agent steps, 35 updates" in out
+    needs = "algo.num_envs: DQN needs it; write", "algo.iteration_steps: DQN needs it; write"
+    refused(command(*words, "algo=none"), *needs)
+
+
+@pytest.mark.parametrize("steps", [101, 106, 400])
+def test_a_dry_run_ends_however_few_updates_there_are(steps, command):
+    words = ["env=cartpole", "algo.replay_start_steps=100", "algo.replay_capacity_steps=200"]
+    assert command(*words, f"budget.steps={steps}", DRY)[0] == 0
+
+
 def test_a_config_dir_that_is_none_is_named(command):
+    refused(command("--config-dir"), "--config-dir: no such directory; write --config-dir DIR")
     refused(command("--config-dir", "nowhere"), "--config-dir nowhere: no such directory")

@@ -199,7 +199,11 @@ class Agent(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """All that the future depends on but the rows of `memory`: tensors in plain containers."""
+        """All that the future depends on but the rows of `memory`.
+
+        Tensors, arrays, numbers of Python's own, strings and None in dictionaries, lists and
+        tuples; a named tuple comes back as a list.
+        """
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -40,11 +40,11 @@ def describe(planned: Plan) -> list[str]:
         f"  asked for: {planned.asked} combinations, {planned.asked - len(cells)} of them "
         "duplicates that collapse (what means nothing to a neuron does not make a cell)",
         f"  to run: {len(open_)}, finished already: {len(cells) - len(open_)}",
-        f"  {steps:,} agent steps, {sum(map(_updates, open_)):,} updates",
+        f"  {steps:,} agent steps, {sum(_updates(cell.cfg) for cell in open_):,} updates",
     ]
     if open_:
         memory = max(memory_bytes(cell.cfg) for cell in open_)
-        lines.append(f"  replay: up to {memory / 1e9:.2f} GB a cell")
+        lines.append(f"  memory: up to {memory / 1e9:.2f} GB a cell")
         lines += _times(open_) if all(_is_here(c.cfg.device) for c in open_) else [NOT_MEASURED]
     return [*lines, *_jobs(planned, len(open_)), "nothing was started"]
 
@@ -55,8 +55,7 @@ def _is_here(device: str) -> bool:
     return kind != "cuda" or int(index or 0) < cuda_devices()
 
 
-def _updates(cell: Cell) -> int:
-    cfg = cell.cfg
+def _updates(cfg: DictConfig) -> int:
     return build.agent_class(cfg).updates_made(build.algo_arguments(cfg), cfg.budget.steps)
 
 
@@ -104,7 +103,7 @@ def _arm(cfg: DictConfig) -> str:
 def seconds_per_step(cfg: DictConfig) -> float:
     """Time of an agent step with its share of an update, measured on this machine."""
     torch.set_num_threads(build.resolve_threads(cfg.threads))
-    steps, arguments = cfg.budget.steps, build.algo_arguments(cfg)
+    steps, updates = cfg.budget.steps, _updates(cfg)
     env = build.build_env(cfg, cfg.algo.num_envs)
     try:
         agent = build.build_agent(cfg, build.env_spec(env))
@@ -114,13 +113,22 @@ def seconds_per_step(cfg: DictConfig) -> float:
         stepping = _median(lambda: env.step(decision.actions))
     finally:
         env.close()
-    # What is remembered does not matter to the clock, only that an update can be made of it.
-    row = Row(observations, decision.actions, nothing, nothing > 0, nothing == 0)
-    while next(iter(agent.learn(steps)), None) is None:
-        agent.observe(row, decision.extras)
-    learning = _median(lambda: next(iter(agent.learn(steps))))
     deciding: float = (acting + stepping) / env.num_envs
-    updating: float = learning * agent.updates_made(arguments, steps) / steps
+    # What is remembered does not matter to the clock, only that updates can be made of it.
+    row = Row(observations, decision.actions, nothing, nothing > 0, nothing == 0)
+    times = []
+    for _ in range(min(updates, 1 + REPETITIONS)):
+        for _ in range(steps):  # a memory that gives nothing by then never will
+            begin = time.perf_counter()
+            made = next(iter(agent.learn(steps)), None)
+            if made is not None:
+                break
+            agent.observe(row, decision.extras)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    warm = sorted(times[1:] or times or [0.0])
+    updating: float = warm[len(warm) // 2] * updates / steps
     return deciding + updating
 
 

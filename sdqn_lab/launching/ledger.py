@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from sdqn_lab import provenance
 from sdqn_lab.tracking.atomic import write_atomic
@@ -38,6 +38,16 @@ class Entry(BaseModel):
     """Agent steps that the cell asks for."""
 
 
+def _plain_name(name: str) -> str:
+    """Cells lie side by side in their sweep's folder, and nowhere else."""
+    if Path(name).name != name or name in (".", ".."):
+        raise ValueError(f"{name!r} is a path, a cell has a name")
+    return name
+
+
+CellName = Annotated[str, AfterValidator(_plain_name)]
+
+
 class Submission(BaseModel):
     """One start of cells: who started them, with which code, and under which jobs."""
 
@@ -53,9 +63,9 @@ class Submission(BaseModel):
     code: dict[str, Any]
     job_name: str | None = None
     """SLURM: the name of its jobs, another one for every submission."""
-    jobs: dict[str, list[str]] = Field(default_factory=dict)
+    jobs: dict[str, list[CellName]] = Field(default_factory=dict)
     """SLURM's job id -> names of the cells that it works on."""
-    cells: list[str] = Field(default_factory=list)
+    cells: list[CellName] = Field(default_factory=list)
     ended: str | None = None
     """Local: when its launcher had started what it was going to start."""
     cancelled: str | None = None
@@ -78,7 +88,7 @@ class Ledger(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     version: Literal[1] = 1
-    cells: dict[str, Entry] = Field(default_factory=dict)
+    cells: dict[CellName, Entry] = Field(default_factory=dict)
     submissions: list[Submission] = Field(default_factory=list)
 
     @classmethod

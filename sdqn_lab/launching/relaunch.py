@@ -1,6 +1,5 @@
 """Start again those cells of a sweep that nobody works on and that are not finished."""
 
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,9 @@ from sdqn_lab.planning import plan_cells
 from sdqn_lab.tracking.run_directory import RunDirectory
 from sdqn_lab.validation import ConfigError, check_launcher, outside_code, short
 
+SHELL = ("setup", "additional_parameters")
+"""Settings of a launcher that go into a job's script as they are."""
+
 
 def relaunch(sweep_dir: Path, overrides: list[str], trust: bool = False) -> int:
     """Start what is missing, failed, stopped or lost.
@@ -35,14 +37,14 @@ def relaunch(sweep_dir: Path, overrides: list[str], trust: bool = False) -> int:
 
     Raises:
         ConfigError: an override is no launcher's, a cell's ``status.json`` is damaged, a cell
-            whose directory is gone cannot be composed again, or one names code of others that the
-            sweep's command did not name.
+            whose directory is gone cannot be composed again; or, without ``trust``, one names code
+            of others, or the ledger words for a shell.
         LedgerError: no ledger.
         SlurmError: SLURM does not answer, so nobody knows what is running.
         SystemExit: with code 143, if stopped by a signal.
     """
     ledger = Ledger.read(sweep_dir)
-    launcher, dry_run = _launcher(ledger, overrides)
+    launcher, dry_run = _launcher(ledger, overrides, trust)
     with locked(sweep_dir):
         seen = observe(sweep_dir)
         if seen.problem:
@@ -63,7 +65,7 @@ def relaunch(sweep_dir: Path, overrides: list[str], trust: bool = False) -> int:
     return 1 if after.count("failed", "lost", *(["stopped"] if settled else [])) else 0
 
 
-def _launcher(ledger: Ledger, overrides: list[str]) -> tuple[CellLauncher, bool]:
+def _launcher(ledger: Ledger, overrides: list[str], trust: bool) -> tuple[CellLauncher, bool]:
     """The launcher of the last start, with the changes asked for; whether only to say what."""
     given = {o.key_or_group: o for o in config.parse(overrides)}
     if swept := [o.input_line for o in given.values() if o.is_sweep_override()]:
@@ -86,6 +88,12 @@ def _launcher(ledger: Ledger, overrides: list[str]) -> tuple[CellLauncher, bool]
     if last and last.launcher == kind:
         named = {key.removeprefix("hydra.launcher.") for key in given}
         kept = {k: v for k, v in last.settings.items() if k in settings and k not in named}
+        for key in SHELL:
+            if not trust and kept.get(key) not in (None, settings.get(key)):
+                fault = "a shell would run what the ledger says"
+                remedy = "write it again, or --trust if you know the sweep"
+                value = short(kept[key])
+                raise ConfigError([f"hydra.launcher.{key}={value}: {fault}; {remedy}"])
         settings |= {k: v for k, v in kept.items() if k != "_target_"}
     check_launcher(OmegaConf.create(settings), kind)
     target = settings.pop("_target_")
@@ -96,32 +104,28 @@ def _launcher(ledger: Ledger, overrides: list[str]) -> tuple[CellLauncher, bool]
 
 
 def _check_code(sweep_dir: Path, ledger: Ledger, names: list[str]) -> None:
-    """Let cells name code from outside this package only if the sweep's own command named it.
+    """Let no cell name code from outside this package: a sweep may come from anywhere.
 
-    To relaunch a sweep is to give its command again, and the ledger keeps what that command said of
-    each cell. A config that names anything else was changed since; a module inside the sweep's
-    directory came with it, from wherever that may be. Nothing is imported to find out.
+    Nothing is imported to find out. Where a cell's config is gone, its overrides in the ledger say
+    what would be composed anew.
 
     Raises:
         ConfigError: a line for each such cell.
     """
     problems = []
     for name in names:
-        told, stored = ledger.cells[name].overrides, _stored_code(sweep_dir / name / "config.yaml")
+        told = ledger.cells[name].overrides
         if own := [line for line in told if line.lstrip("+").startswith("hydra")]:
             problems.append(f"{name}: {short(own[0])} in the ledger could bring configs along")
             continue
-        if not stored and not any("_target_" in line or "env.id" in line for line in told):
-            continue
-        asked = _asked_code(told)
-        for key, value in (asked if stored is None else stored).items():
-            if asked.get(key) != value:
-                problems.append(f"{name}: {key}={short(value)} is not of the sweep's command")
-            elif _lies_in(value, sweep_dir):
-                problems.append(f"{name}: {key}={short(value)} lies in the sweep's own directory")
+        stored = _stored_code(sweep_dir / name / "config.yaml")
+        named = _asked_code(told) if stored is None else stored
+        problems += [
+            f"{name}: {key}={short(value)} is code from outside sdqn_lab, and starting would run it"
+            for key, value in named.items()
+        ]
     if problems:
-        end = "and would be run; write --trust if you know it"
-        raise ConfigError([f"{problem}, {end}" for problem in problems])
+        raise ConfigError([f"{problem}; write --trust if you know it" for problem in problems])
 
 
 def _asked_code(told: list[str]) -> dict[str, str]:
@@ -138,21 +142,6 @@ def _stored_code(file: Path) -> dict[str, str] | None:
         return outside_code(config.stored_data(file))
     except (ConfigError, OmegaConfBaseException, KeyError, TypeError):
         return None
-
-
-def _lies_in(name: str, folder: Path) -> bool:
-    """Whether the module of ``module.Class`` or ``module:Id`` is a file below a folder."""
-    module = name.partition(":")[0] if ":" in name else name.rpartition(".")[0]
-    places: list[str] | None = None
-    for part in module.split("."):
-        spec = PathFinder.find_spec(part, places)
-        if spec is None:
-            return False
-        places = list(spec.submodule_search_locations or [])
-        found = [spec.origin, *places]
-        if any(p and Path(p).resolve().is_relative_to(folder.resolve()) for p in found):
-            return True
-    return False
 
 
 def _restore(sweep_dir: Path, ledger: Ledger, names: list[str]) -> None:

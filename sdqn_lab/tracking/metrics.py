@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one JSON object a line, the record that everything else reads or mirrors."""
+"""``metrics.jsonl``: one JSON object a line, the record that everything else reads."""
 
 import hashlib
 import json

@@ -305,7 +305,8 @@ class Upload(WandB):
 def _mark_synced(directory: Path) -> None:
     """``wandb sync`` would add the records of every offline segment that has no such mark."""
     for log in directory.glob("wandb/offline-run-*/run-*.wandb"):
-        log.with_name(f"{log.name}.synced").touch()
+        if not (log.is_symlink() or log.parent.is_symlink()):
+            log.with_name(f"{log.name}.synced").touch()
 
 
 class _Listener:
