@@ -120,7 +120,7 @@ class Sweep:
 
     def relaunch(self, *words: str) -> int:
         """Start again what is missing and wait for it; returns the exit code."""
-        return self.tend("relaunch", "--trust", "hydra.launcher.wait=true", *words).returncode
+        return self.tend("relaunch", "hydra.launcher.wait=true", *words, "--trust").returncode
 
     def _done(self, words: list[str]) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
