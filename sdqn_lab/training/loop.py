@@ -129,17 +129,13 @@ class Trainer:
 
     def _log_if_due(self) -> None:
         counters, period = self.counters, self.settings.log_every_steps
-        self._recorder.progress(counters, self.agent.metrics(counters.steps))
+        own = self.agent.metrics(counters.steps)
+        self._recorder.progress(counters, own)
         if counters.steps // period == counters.logged_steps // period:
             return
         counters.logged_steps = counters.steps
         counts = {"updates": counters.updates, "episodes": counters.episodes}
-        values = {
-            **self.agent.metrics(counters.steps),
-            **counts,
-            **self.window.flush(),
-            **self._spiking(),
-        }
+        values = {**own, **counts, **self.window.flush(), **self._spiking()}
         self._record(values)
         for line in self.monitor.observe(values, counters.updates):
             self._recorder.event(counters, self._frames, line)

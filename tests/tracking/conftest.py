@@ -5,6 +5,8 @@ from contextlib import suppress
 import pytest
 
 from sdqn_lab.tracking import follow
+from sdqn_lab.tracking.run_directory import RunDirectory
+from tests.tracking.runs import Told
 from tests.tracking.wandb_server import WandbServer
 
 KEY = "0123456789" * 4
@@ -35,6 +37,16 @@ def no_client_left() -> Iterator[None]:
     if "wandb" in sys.modules:
         with suppress(Exception, SystemExit):
             sys.modules["wandb"].teardown()
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def directory(tmp_path) -> RunDirectory:
+    return RunDirectory(tmp_path / "cell")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from sdqn_lab.tracking.deliver import deliver
 from sdqn_lab.tracking.follow import Follower, tell
 from sdqn_lab.tracking.run_directory import TRACKER_LOCK, BusyError, RunDirectory
 from sdqn_lab.tracking.tracker import Tracker, tracked_run
-from tests.tracking.runs import Told, attempt, begin, records, told_all, wait_until, write_records
+from tests.tracking.runs import attempt, begin, records, told_all, wait_until, write_records
 
 MINE = '''
 import json, time
@@ -50,20 +50,10 @@ class Mine(Tracker):
 TARGET = "own_journal.Mine"
 
 
-@pytest.fixture
-def told():
-    return Told()
-
-
 @pytest.fixture(autouse=True)
 def mine(tmp_path):
     """A module of the user's own, in the folder where commands are written."""
     (tmp_path / "own_journal.py").write_text(MINE)
-
-
-@pytest.fixture
-def directory(tmp_path):
-    return RunDirectory(tmp_path / "cell")
 
 
 def journal(directory, place=None):

@@ -19,7 +19,6 @@ from tests.tracking import runs
 from tests.tracking.runs import (
     CONFIG,
     WANDB,
-    Told,
     begin,
     records,
     wait_until,
@@ -29,11 +28,6 @@ from tests.tracking.wandb_file import OfflineRun
 
 sync_run = partial(sync.sync_run, init_timeout_seconds=5.0, finish_timeout_seconds=5.0)
 attempt = partial(runs.attempt, mode="offline")
-
-
-@pytest.fixture
-def told():
-    return Told()
 
 
 @pytest.fixture

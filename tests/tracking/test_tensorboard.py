@@ -3,20 +3,9 @@
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sdqn_lab.tracking.run_directory import RunDirectory
-from tests.tracking.runs import Told, attempt, records
+from tests.tracking.runs import attempt, records
 
 BOARD = "sdqn_lab.tracking.tensorboard.TensorBoard"
-
-
-@pytest.fixture
-def told():
-    return Told()
-
-
-@pytest.fixture
-def directory(tmp_path):
-    return RunDirectory(tmp_path / "cell")
 
 
 def read(directory):

@@ -13,7 +13,6 @@ from sdqn_lab.tracking.tracker import tracked_run
 from tests.tracking.runs import (
     CONFIG,
     WANDB,
-    Told,
     attempt,
     begin,
     records,
@@ -22,11 +21,6 @@ from tests.tracking.runs import (
     write_records,
 )
 from tests.tracking.wandb_file import offline_runs
-
-
-@pytest.fixture
-def told():
-    return Told()
 
 
 @pytest.fixture

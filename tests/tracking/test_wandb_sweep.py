@@ -15,7 +15,7 @@ from sdqn_lab.tracking.metrics import read_metrics
 from sdqn_lab.tracking.run_directory import RunDirectory
 from sdqn_lab.tracking.sync import sync_run
 from sdqn_lab.validation import ConfigError
-from tests.tracking.runs import CONFIG, Told, attempt, records, told_all, wait_until
+from tests.tracking.runs import CONFIG, attempt, records, told_all, wait_until
 from tests.tracking.wandb_file import offline_runs
 from tests.tracking.wandb_server import ServedRun
 
@@ -126,16 +126,6 @@ def under_an_agent(monkeypatch, tmp_path):
 def without_agent(monkeypatch):
     for name in ("RUN_ID", "SWEEP_ID", "SWEEP_PARAM_PATH", "PROJECT"):
         monkeypatch.delenv(f"WANDB_{name}")
-
-
-@pytest.fixture
-def told():
-    return Told()
-
-
-@pytest.fixture
-def directory(tmp_path):
-    return RunDirectory(tmp_path / "cell")
 
 
 def test_offline_too_a_run_belongs_to_its_sweep(directory, told, tmp_path, monkeypatch):
