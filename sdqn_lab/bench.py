@@ -15,8 +15,8 @@ from sdqn_lab.benchmarks.catalogue import Benchmark, benchmarks, selected
 from sdqn_lab.benchmarks.rows import Row, Setting
 from sdqn_lab.benchmarks.timing import FULL, QUICK, Spread
 from sdqn_lab.build import resolve_threads
-from sdqn_lab.provenance import code, machine
-from sdqn_lab.tracking.atomic import write_json
+from sdqn_lab.runs.files import write_json
+from sdqn_lab.runs.provenance import code, machine
 
 PLAIN_WIDTH = 160
 """Columns of a table that goes into a file or a pipe."""

@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sdqn_lab.launching.table import out
-from sdqn_lab.stopping import INTERRUPTED, PREEMPTED_EXIT
+from sdqn_lab.runs.stopping import INTERRUPTED, PREEMPTED_EXIT
 from sdqn_lab.watching.request import CommandError, Parser, Request
 
 if TYPE_CHECKING:  # torch takes seconds to load, and a mistyped option should not
     from sdqn_lab.envs.base import Watchable
-    from sdqn_lab.player import Player
     from sdqn_lab.training.evaluation import Start
     from sdqn_lab.watching.episodes import Episodes
     from sdqn_lab.watching.measured import Measured
+    from sdqn_lab.watching.player import Player
 
 T = TypeVar("T")
 USAGE_ERROR = 2
@@ -68,8 +68,8 @@ def _loaded(request: Request) -> "Player":
     import torch
 
     from sdqn_lab import build
-    from sdqn_lab.player import load
-    from sdqn_lab.validation import ConfigError
+    from sdqn_lab.config.validation import ConfigError
+    from sdqn_lab.watching.player import load
 
     try:
         which: Literal["last", "best"] = "best" if request.which == "best" else "last"

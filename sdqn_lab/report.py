@@ -23,7 +23,7 @@ from sdqn_lab.launching.ledger import FILE as LEDGER
 from sdqn_lab.launching.ledger import Ledger, LedgerError
 from sdqn_lab.launching.observe import observe
 from sdqn_lab.launching.table import out as tables_out
-from sdqn_lab.stopping import INTERRUPTED
+from sdqn_lab.runs.stopping import INTERRUPTED
 
 USAGE_ERROR = 2
 PRINTED = ("scores", "aggregates", "improvement")

@@ -20,17 +20,17 @@ from rich.console import Console
 from sdqn_lab import config
 from sdqn_lab.analysis.run import Run
 from sdqn_lab.analysis.table import print_table
-from sdqn_lab.cell import run_cell
-from sdqn_lab.directories import begun, check_writable
+from sdqn_lab.config.directories import begun, check_writable
+from sdqn_lab.config.planning import Plan, combinations, plan
+from sdqn_lab.config.validation import ConfigError
 from sdqn_lab.launching.ledger import FILE as LEDGER
 from sdqn_lab.launching.local import LaunchError
 from sdqn_lab.launching.observe import Observation, observe
 from sdqn_lab.launching.table import notes
-from sdqn_lab.planning import Plan, combinations, plan
-from sdqn_lab.resume import resumed
-from sdqn_lab.stopping import BUSY_EXIT, INTERRUPTED, PREEMPTED_EXIT
-from sdqn_lab.tracking.run_directory import BusyError, RunDirectory
-from sdqn_lab.validation import ConfigError
+from sdqn_lab.runs.directory import BusyError, RunDirectory
+from sdqn_lab.runs.stopping import BUSY_EXIT, INTERRUPTED, PREEMPTED_EXIT
+from sdqn_lab.training.cell import run_cell
+from sdqn_lab.training.resume import resumed
 
 
 def _console(terminal: bool | None = None) -> Console:

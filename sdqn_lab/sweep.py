@@ -15,8 +15,8 @@ from sdqn_lab.launching.ledger import Ledger, LedgerError, locked
 from sdqn_lab.launching.observe import WRONG, observe
 from sdqn_lab.launching.slurm import attend
 from sdqn_lab.launching.table import MOST_ROWS, out, table
-from sdqn_lab.stopping import INTERRUPTED
-from sdqn_lab.tracking.run_directory import BusyError, RunDirectory, timestamp
+from sdqn_lab.runs.directory import BusyError, RunDirectory, timestamp
+from sdqn_lab.runs.stopping import INTERRUPTED
 
 USAGE_ERROR = 2
 console = Console(stderr=True, emoji=False, markup=False, highlight=False)
@@ -88,8 +88,8 @@ def _status(args: argparse.Namespace) -> int:
 
 def _relaunch(args: argparse.Namespace) -> int:
     # Imported here: composing knows torch, and looking at a sweep should be quick.
+    from sdqn_lab.config.validation import ConfigError
     from sdqn_lab.launching.relaunch import relaunch
-    from sdqn_lab.validation import ConfigError
 
     try:
         return relaunch(args.sweep_dir, args.overrides, args.trust)

@@ -8,22 +8,28 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "sdqn_lab"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-MAY_IMPORT = {
-    "spiking": {"spiking"},
-    "envs": {"envs"},
-    "agents": {"agents", "networks"},
-    "networks": {"networks", "spiking"},
-    "training": {"training", "tracking", "agents", "envs", "networks", "spiking"},
-    "tracking": {"tracking"},
-    "analysis": {"analysis", "tracking", "envs"},
-    "launching": {"launching", "tracking", "agents", "provenance", "stopping"}
-    | {"planning", "config", "directories", "validation", "build"},
-    "planning": {"config", "validation"},
-    "stopping": set(),
-    "provenance": set(),
+LAYERS = {
+    "checks": set(),
+    "runs": set(),
+    "spiking": {"checks"},
+    "envs": {"checks"},
+    "networks": {"checks", "spiking"},
+    "agents": {"checks", "networks"},
+    "tracking": {"checks", "runs"},
+    "build": {"checks", "agents", "envs", "networks", "spiking"},
 }
-KNOWS_HYDRA = {"config", "validation", "build", "cell", "directories", "player", "resume", "run"}
-KNOWS_HYDRA |= {"launching", "planning", "benchmarks"}
+SCIENCE = {"checks", "runs", "spiking", "envs", "networks", "agents", "tracking", "build"}
+LAYERS |= {
+    "config": SCIENCE,
+    "training": SCIENCE | {"config"},
+    "analysis": {"checks", "runs", "envs", "tracking"},
+    "launching": {"checks", "runs", "agents", "tracking", "build", "config"},
+    "watching": SCIENCE | {"config", "training", "analysis"},
+    "benchmarks": SCIENCE | {"config", "training"},
+}
+"""What each room may import; entry points may import all of them, and no room an entry point."""
+ENTRY_POINTS = {"__init__", "run", "sweep", "report", "play", "bench"}
+KNOWS_HYDRA = {"build", "config", "training", "watching", "launching", "benchmarks", "run"}
 LOOKS_AT_CELLS_ONLY = ("ledger", "observe", "processes", "queue", "table", "task")
 
 
@@ -46,13 +52,16 @@ def names(modules):
     return [str(m.relative_to(PACKAGE)) for m in modules]
 
 
+def test_every_room_has_its_layer():
+    assert {room(module) for module in MODULES} == set(LAYERS) | ENTRY_POINTS
+
+
 @pytest.mark.parametrize("module", MODULES, ids=names(MODULES))
 def test_imports_flow_one_way(module):
-    allowed = MAY_IMPORT.get(room(module))
-    if allowed is None:
+    if room(module) in ENTRY_POINTS:
         return
     inner = {name.split(".")[1] for name in imports(module) if name.startswith("sdqn_lab.")}
-    assert inner <= allowed
+    assert inner <= LAYERS[room(module)] | {room(module)}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=names(MODULES))
@@ -67,7 +76,7 @@ def test_what_starts_and_watches_cells_reads_their_files_and_composes_nothing(na
     found = imports(PACKAGE / "launching" / f"{name}.py")
     assert not {one.split(".")[0] for one in found} & {"hydra", "omegaconf"}
     inner = {one.split(".")[1] for one in found if one.startswith("sdqn_lab.")}
-    assert inner <= {"launching", "tracking", "provenance", "stopping"}
+    assert inner <= {"launching", "tracking", "runs"}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=names(MODULES))

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from sdqn_lab import config, directories, run
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab import config, run
+from sdqn_lab.config import directories, schema
+from sdqn_lab.envs.atari import REFUSED
+from sdqn_lab.runs.directory import RunDirectory
 
 TINY = ["env=cartpole", "tracker=none", "network.hidden=8", "time_window=1", "budget.steps=200"]
 TINY += ["algo.num_envs=2", "algo.iteration_steps=100", "algo.replay_start_steps=40"]
@@ -223,7 +225,7 @@ CONTRADICTIONS = [
 ]
 
 GAMES = [
-    *[(f"env={game}", f"env={game}: a game for two | write env=pong") for game in config.REFUSED],
+    *[(f"env={game}", f"env={game}: a game for two | write env=pong") for game in REFUSED],
     ("env=_atari", "env=_atari: a base | no option itself; write env=OPTION | space_invaders"),
     ("env=gymnasium", "env.id: a value is required; write env.id=VALUE"),
     ("env=gymnasium env.id=NoSuch-v0", "env.id=NoSuch-v0 | must be | write env.id=CartPole-v1"),
@@ -318,7 +320,7 @@ def own_conf(tmp_path_factory, monkeypatch) -> Path:
     """A copy of the configs, to which a user has added files."""
     copy = tmp_path_factory.mktemp("own") / "conf"
     shutil.copytree(config.conf_dir(), copy)
-    monkeypatch.setattr(config, "conf_dir", lambda: copy)
+    monkeypatch.setattr(schema, "folder", lambda name: copy)
     return copy
 
 

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from sdqn_lab import build, config
 from sdqn_lab.agents.base import EnvSpec
-from sdqn_lab.validation import env_shape
+from sdqn_lab.config.schema import folder
+from sdqn_lab.config.validation import env_shape
 
 CONF = config.conf_dir()
 OPEN = ("neuron", "surrogate", "norm", "encoder", "readout", "network")
@@ -190,11 +191,9 @@ def test_compose_inside_a_hydra_job_leaves_hydras_state_alone():
         assert GlobalHydra.instance().hydra is outer
 
 
-@pytest.mark.parametrize(
-    "sweep", sorted(f.stem for f in Path(config._folder("sweeps")).glob("*.yaml"))
-)
+@pytest.mark.parametrize("sweep", sorted(f.stem for f in Path(folder("sweeps")).glob("*.yaml")))
 def test_every_sweep_file_says_its_question_and_cost_first(sweep):
-    lines = (config._folder("sweeps") / f"{sweep}.yaml").read_text().splitlines()
+    lines = (folder("sweeps") / f"{sweep}.yaml").read_text().splitlines()
     assert lines[0].startswith("# Question: ")
     assert any(line.startswith("# Cost: ") for line in lines[:4])
 

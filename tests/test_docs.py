@@ -15,11 +15,15 @@ import yaml
 from rich.console import Console
 
 import sdqn_lab
-from sdqn_lab import build, config, resume, run
+from sdqn_lab import build, config, run
 from sdqn_lab.agents.base import EnvSpec
-from sdqn_lab.cell import run_cell
+from sdqn_lab.config import schema
+from sdqn_lab.config.overrides import options
+from sdqn_lab.envs.atari import games
+from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.spiking import neuron
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.training import resume
+from sdqn_lab.training.cell import run_cell
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -90,7 +94,7 @@ def test_a_neuron_added_as_the_readme_says_is_an_option_like_any_other(tmp_path,
     monkeypatch.setattr(neuron, "HalvingIF", added["HalvingIF"], raising=False)
     shutil.copytree(config.conf_dir(), tmp_path / "conf")
     (tmp_path / file).write_text(option)
-    monkeypatch.setattr(config, "conf_dir", lambda: tmp_path / "conf")
+    monkeypatch.setattr(schema, "folder", lambda name: tmp_path / name)
 
     words = [f"neuron={Path(file).stem}", "env=minatar_breakout", "time_window=6"]
     network = build.build_network(config.compose(words), (4, 10, 10), 6)
@@ -118,11 +122,11 @@ def axis_table() -> dict[str, set[str]]:
 @pytest.mark.parametrize("group", [group for group in config.GROUPS if group != "sweep"])
 def test_the_table_of_axes_names_every_option(group):
     named = axis_table()[group]
-    options = set(config._options(group))
+    there = set(options(group))
     if group == "env":
-        options -= set(config.atari_games())
-    assert options <= named
-    assert all(word in options or "=" in word for word in named)
+        there -= set(games())
+    assert there <= named
+    assert all(word in there or "=" in word for word in named)
 
 
 def test_the_table_of_protocols_equals_the_files():

@@ -22,10 +22,10 @@ from safetensors.torch import save as save_tensors
 
 import sdqn_lab
 from sdqn_lab import config, play, run, sweep
-from sdqn_lab.cell import run_cell
+from sdqn_lab.config.validation import ConfigError
 from sdqn_lab.report import main as report
-from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.validation import ConfigError
+from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.training.cell import run_cell
 from tests.launching.sweeps import made_up
 
 TINY = ["env=cartpole", "tracker=none", "network.hidden=8", "time_window=1", "budget.steps=200"]
@@ -214,7 +214,7 @@ def test_a_stored_reference_is_refused_and_not_followed(text, finished, opened):
     opened("resume", finished).refuses("device=${" if text[0] == "$" else "device=x", "references")
 
 
-@pytest.mark.parametrize("target", ["sdqn_lab.player.Path", "sdqn_lab.Path"])
+@pytest.mark.parametrize("target", ["sdqn_lab.watching.player.Path", "sdqn_lab.Path"])
 def test_what_a_module_of_ours_imported_from_elsewhere_is_not_ours(target, finished, opened):
     changed(finished, tracker={"_target_": target})
     opened("resume", finished).refuses(f"tracker._target_={target}: Path is a class of pathlib")
@@ -251,7 +251,7 @@ def test_a_module_inside_a_run_is_imported_on_the_users_word_alone(way, download
 @pytest.mark.parametrize("way", WAYS)
 def test_with_the_users_word_it_is_used(way, downloaded, opened):
     # Validation remembers classes by their names, and this module is made anew for each test.
-    from sdqn_lab import validation
+    from sdqn_lab.config import validation
 
     validation._located.cache_clear()
     assert opened(way, downloaded, "--trust").code == 0

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from sdqn_lab import planning, run
-from sdqn_lab.config import Composer, compose_raw, expand
+from sdqn_lab import run
+from sdqn_lab.config import Composer, compose_raw, expand, planning
+from sdqn_lab.config.planning import plan_cells
+from sdqn_lab.config.validation import ConfigError
 from sdqn_lab.launching import local
-from sdqn_lab.planning import plan_cells
-from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.validation import ConfigError
+from sdqn_lab.runs.directory import RunDirectory
 from tests.launching.sweeps import TINY
 
 DRY = "hydra.launcher.dry_run=true"

@@ -19,10 +19,10 @@ from rich.console import Console
 import sdqn_lab
 from sdqn_lab import config, play
 from sdqn_lab.analysis import raster
-from sdqn_lab.cell import run_cell
 from sdqn_lab.networks.blocks import Block
-from sdqn_lab.tracking.metrics import read_metrics
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.metrics import read_metrics
+from sdqn_lab.training.cell import run_cell
 from sdqn_lab.watching import film, video
 from sdqn_lab.watching.activity import MOST_UNITS, ActivityTap, spread
 from sdqn_lab.watching.episodes import Sample, Start

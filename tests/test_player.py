@@ -5,8 +5,8 @@ from rich.console import Console
 import sdqn_lab
 from sdqn_lab import build, config
 from sdqn_lab.agents.base import EnvSpec
-from sdqn_lab.cell import run_cell
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.training.cell import run_cell
 
 WORDS = ["env=minatar_breakout", "budget=smoke", "time_window=2", "tracker=none", "threads=1"]
 WORDS += ["norm=batchnorm"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sdqn_lab import provenance
+from sdqn_lab.runs import provenance
 
 
 @pytest.fixture

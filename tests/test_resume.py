@@ -15,11 +15,12 @@ import pytest
 from rich.console import Console
 
 from sdqn_lab import config
-from sdqn_lab.cell import PREEMPTED_EXIT, run_cell
-from sdqn_lab.tracking.atomic import write_atomic
-from sdqn_lab.tracking.metrics import MetricsFile
-from sdqn_lab.tracking.run_directory import BusyError, RunDirectory
-from sdqn_lab.training import checkpoint, evaluation, loop
+from sdqn_lab.runs.directory import BusyError, RunDirectory
+from sdqn_lab.runs.files import write_atomic
+from sdqn_lab.runs.metrics import MetricsFile
+from sdqn_lab.training import checkpoint, evaluation
+from sdqn_lab.training import trainer as loop
+from sdqn_lab.training.cell import PREEMPTED_EXIT, run_cell
 
 fork = multiprocessing.get_context("fork")
 PHASES = ("acting", "learning", "evaluating", "checkpointing")

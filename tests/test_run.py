@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from sdqn_lab import run
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.runs.directory import RunDirectory
 
 SMALL = ["budget=smoke", "time_window=2", "tracker=none", "threads=1"]
 

@@ -10,7 +10,7 @@ import pytest
 from sdqn_lab import sweep
 from sdqn_lab.launching import queue
 from sdqn_lab.launching.ledger import Ledger, locked
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.runs.directory import RunDirectory
 from tests.launching.sweeps import (
     FINISHES,
     GONE,

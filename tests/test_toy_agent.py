@@ -12,11 +12,11 @@ from rich.console import Console
 
 import sdqn_lab
 from sdqn_lab import config, play, report
-from sdqn_lab.cell import run_cell
-from sdqn_lab.stopping import PREEMPTED_EXIT
-from sdqn_lab.tracking.metrics import read_metrics
-from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.training import loop
+from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.metrics import read_metrics
+from sdqn_lab.runs.stopping import PREEMPTED_EXIT
+from sdqn_lab.training import trainer as loop
+from sdqn_lab.training.cell import run_cell
 from tests.toy_agent import TOY
 from tests.training.toys import toy_trainer
 

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from sdqn_lab.agents.arguments import Count, Positive, check_arguments
 from sdqn_lab.agents.base import Agent, Decision, Row
 from sdqn_lab.agents.policy import Policy
 from sdqn_lab.agents.seeding import stream
+from sdqn_lab.checks.ranges import Count, Positive, check_arguments
 
 TOY = """
 _target_: tests.toy_agent.ToyActor

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sdqn_lab.agents.arguments import Count
 from sdqn_lab.agents.policy import Policy
 from sdqn_lab.agents.returns import BoolArray, IntArray
+from sdqn_lab.checks.ranges import Count
 from sdqn_lab.networks.network import SpikingNetwork
 
 Array = npt.NDArray[Any]

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from sdqn_lab.agents.arguments import (
+from sdqn_lab.agents.base import Agent, Arguments, Array, Decision, EnvSpec, Problem, Row, RunFacts
+from sdqn_lab.agents.losses import Loss, huber, mse, td_error
+from sdqn_lab.agents.policy import Greedy
+from sdqn_lab.agents.replay import Batch, Replay
+from sdqn_lab.agents.schedules import LinearSchedule
+from sdqn_lab.agents.seeding import stream, stream_seed
+from sdqn_lab.checks.ranges import (
     Count,
     Natural,
     NonNegative,
@@ -18,12 +24,6 @@ from sdqn_lab.agents.arguments import (
     Weight,
     check_arguments,
 )
-from sdqn_lab.agents.base import Agent, Arguments, Array, Decision, EnvSpec, Problem, Row, RunFacts
-from sdqn_lab.agents.losses import Loss, huber, mse, td_error
-from sdqn_lab.agents.policy import Greedy
-from sdqn_lab.agents.replay import Batch, Replay
-from sdqn_lab.agents.schedules import LinearSchedule
-from sdqn_lab.agents.seeding import stream, stream_seed
 from sdqn_lab.networks.network import SpikingNetwork
 
 OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {

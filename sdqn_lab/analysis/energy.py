@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdqn_lab.tracking.run_directory import PROBE_VERSION
+from sdqn_lab.runs.directory import PROBE_VERSION
 
 
 @dataclass(frozen=True)

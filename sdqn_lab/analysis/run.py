@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from sdqn_lab.analysis import schema
 from sdqn_lab.analysis.records import Record, Records, is_number, read_records
-from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.tracking.upgrade import upgraded
+from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.upgrade import upgraded
 
 FIRING = "snn/firing_rate/"
 SILENT = "snn/silent_fraction/"

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
 
-from sdqn_lab.tracking.run_directory import PROBE_VERSION
+from sdqn_lab.runs.directory import PROBE_VERSION
 
 BINS = 64
 """Of the histograms in ``probe.json``."""

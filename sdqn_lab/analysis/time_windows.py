@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 from sdqn_lab.analysis.statistics import Interval
-from sdqn_lab.tracking.atomic import write_atomic
+from sdqn_lab.runs.files import write_atomic
 
 LAYERS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 """After Okabe and Ito."""

@@ -10,7 +10,7 @@ from sdqn_lab.agents.schedules import LinearSchedule
 from sdqn_lab.benchmarks import arms
 from sdqn_lab.benchmarks.arms import Kind
 from sdqn_lab.tracking.recorder import Counters
-from sdqn_lab.training.loop import StopRequested, Trainer
+from sdqn_lab.training.trainer import Settings, StopRequested, Trainer
 
 NEVER = sys.maxsize
 LATE_EPSILON = 0.05
@@ -57,7 +57,7 @@ class Session:
         agent = arms.agent(cfg, plan.kind, plan.game, plan.time_window)
         _set_rhythm(agent, plan)
         self.trainer = Trainer(
-            replace(build.build_settings(cfg), steps=NEVER),
+            replace(Settings.of(cfg), steps=NEVER),
             agent,
             env := build.build_env(cfg, cfg.algo.num_envs),
             env,

@@ -11,12 +11,12 @@ from omegaconf import DictConfig
 from sdqn_lab import build
 from sdqn_lab.agents.base import Row
 from sdqn_lab.config import identity
-from sdqn_lab.directories import begun
+from sdqn_lab.config.directories import begun
+from sdqn_lab.config.planning import Cell, Plan
+from sdqn_lab.config.validation import cuda_devices, memory_bytes
 from sdqn_lab.launching.queue import SlurmError, most_tasks
-from sdqn_lab.planning import Cell, Plan
+from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.tracking.progress import clock
-from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.validation import cuda_devices, memory_bytes
 
 REPETITIONS = 3
 NOT_MEASURED = "  times not measured: this machine does not have the cells' device"

@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, Self
 import psutil
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from sdqn_lab import provenance
-from sdqn_lab.tracking.atomic import write_atomic
-from sdqn_lab.tracking.run_directory import BusyError, timestamp
+from sdqn_lab.runs import provenance
+from sdqn_lab.runs.directory import BusyError, timestamp
+from sdqn_lab.runs.files import write_atomic
 
 FILE = "ledger.json"
 

@@ -15,8 +15,8 @@ from sdqn_lab.launching.observe import forget_failure, observe, unfinished
 from sdqn_lab.launching.processes import Slot, run_cells, slots, visible_gpus
 from sdqn_lab.launching.queue import SlurmError
 from sdqn_lab.launching.table import watching
-from sdqn_lab.stopping import PREEMPTED_EXIT, StopFlag
-from sdqn_lab.tracking.run_directory import BusyError, RunDirectory, timestamp
+from sdqn_lab.runs.directory import BusyError, RunDirectory, timestamp
+from sdqn_lab.runs.stopping import PREEMPTED_EXIT, StopFlag
 
 
 class LaunchError(SystemExit):
@@ -45,9 +45,9 @@ class CellLauncher(Launcher):
         Whatever becomes of a cell is told by its own directory, so Hydra hears of no failure.
         """
         # Imported here: Hydra loads every plug-in in any program that it serves; these are slow.
+        from sdqn_lab.config.planning import elsewhere, plan_cells
+        from sdqn_lab.config.validation import ConfigError
         from sdqn_lab.launching.sweep import enroll
-        from sdqn_lab.planning import elsewhere, plan_cells
-        from sdqn_lab.validation import ConfigError
 
         del initial_job_idx
         sweep_dir = Path(self.config.hydra.sweep.dir)

@@ -10,7 +10,7 @@ from typing import Any
 from sdqn_lab.launching import queue
 from sdqn_lab.launching.ledger import Ledger, Submission, is_held, process_lives
 from sdqn_lab.launching.processes import LOG
-from sdqn_lab.tracking.run_directory import BusyError, RunDirectory
+from sdqn_lab.runs.directory import BusyError, RunDirectory
 
 STATES: Mapping[str, str] = {
     "finished": "reached its last step",

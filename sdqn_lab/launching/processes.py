@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from sdqn_lab.stopping import BUSY_EXIT, PREEMPTED_EXIT, StopFlag
-from sdqn_lab.tracking.run_directory import BusyError, RunDirectory
+from sdqn_lab.runs.directory import BusyError, RunDirectory
+from sdqn_lab.runs.stopping import BUSY_EXIT, PREEMPTED_EXIT, StopFlag
 
 LOG = "log.txt"
 POLL_SECONDS = 0.2

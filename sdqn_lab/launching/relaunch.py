@@ -8,16 +8,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdqn_lab import config
-from sdqn_lab.directories import state_of
+from sdqn_lab.config.directories import state_of
+from sdqn_lab.config.planning import plan_cells
+from sdqn_lab.config.validation import ConfigError, check_launcher, outside_code, short
 from sdqn_lab.launching import queue
 from sdqn_lab.launching.ledger import Ledger, locked
 from sdqn_lab.launching.local import CellLauncher
 from sdqn_lab.launching.observe import STARTABLE, observe
 from sdqn_lab.launching.sweep import enroll
 from sdqn_lab.launching.table import out, summary
-from sdqn_lab.planning import plan_cells
-from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.validation import ConfigError, check_launcher, outside_code, short
+from sdqn_lab.runs.directory import RunDirectory
 
 SHELL = ("setup", "additional_parameters")
 """Settings of a launcher that go into a job's script as they are."""

@@ -23,7 +23,7 @@ from sdqn_lab.launching.local import CellLauncher
 from sdqn_lab.launching.observe import Observation, observe, unfinished
 from sdqn_lab.launching.table import out, watching
 from sdqn_lab.launching.task import EARLY_SIGNALS, CellsTask
-from sdqn_lab.stopping import PREEMPTED_EXIT, STOP_SIGNALS, StopFlag
+from sdqn_lab.runs.stopping import PREEMPTED_EXIT, STOP_SIGNALS, StopFlag
 
 JOBS = ".slurm"
 """What submitit writes lies here, a fresh folder a submission, for job ids may recur."""

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from sdqn_lab.directories import begun
+from sdqn_lab.config.directories import begun
+from sdqn_lab.config.planning import Cell
 from sdqn_lab.launching.ledger import Entry, Ledger
-from sdqn_lab.planning import Cell
-from sdqn_lab.tracking.atomic import write_atomic
-from sdqn_lab.tracking.run_directory import BusyError, RunDirectory
+from sdqn_lab.runs.directory import BusyError, RunDirectory
+from sdqn_lab.runs.files import write_atomic
 
 
 def enroll(sweep_dir: Path, cells: Sequence[Cell]) -> Ledger:

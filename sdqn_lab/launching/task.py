@@ -16,10 +16,10 @@ from pathlib import Path
 from sdqn_lab.launching import queue
 from sdqn_lab.launching.observe import forget_failure
 from sdqn_lab.launching.processes import Slot, run_cells, slots, visible_gpus
-from sdqn_lab.provenance import scheduler
-from sdqn_lab.stopping import PREEMPTED_EXIT, StopFlag
-from sdqn_lab.tracking.atomic import write_json
-from sdqn_lab.tracking.run_directory import RunDirectory, timestamp
+from sdqn_lab.runs.directory import RunDirectory, timestamp
+from sdqn_lab.runs.files import write_json
+from sdqn_lab.runs.provenance import scheduler
+from sdqn_lab.runs.stopping import PREEMPTED_EXIT, StopFlag
 
 CONTROLLER_PATIENCE_SECONDS = 120.0
 """How long a job waits for a controller that is being restarted."""

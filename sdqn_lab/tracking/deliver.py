@@ -5,8 +5,8 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
-from sdqn_lab.tracking.atomic import write_json
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.files import write_json
 from sdqn_lab.tracking.tracker import TrackedRun, Tracker
 
 EXIT_CODES = {"finished": 0, "failed": 1}

@@ -18,8 +18,8 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from sdqn_lab.runs.directory import TRACKER_LOCK, RunDirectory
 from sdqn_lab.tracking.deliver import complete_lines, deliver
-from sdqn_lab.tracking.run_directory import TRACKER_LOCK, RunDirectory
 from sdqn_lab.tracking.tracker import TrackedRun, Tracker, later, one_line, tracked_run
 
 PACKAGE = "sdqn_lab.tracking."

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sdqn_lab.tracking.metrics import MetricsFile
+from sdqn_lab.runs.metrics import MetricsFile
 from sdqn_lab.tracking.progress import RunProgress
 
 

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from sdqn_lab.runs.directory import TRACKER_LOCK, BusyError, RunDirectory
 from sdqn_lab.tracking.deliver import Delivered, deliver
-from sdqn_lab.tracking.run_directory import TRACKER_LOCK, BusyError, RunDirectory
 from sdqn_lab.tracking.tracker import one_line, tracked_run
 from sdqn_lab.tracking.wandb import SyncError, Upload
 

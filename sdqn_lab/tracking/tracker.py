@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.runs.directory import RunDirectory
 
 SWEEP_FILES = ("ledger.json", "multirun.yaml")
 """What the launchers leave in a sweep's folder before a cell begins: ours, and Hydra's own."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sdqn_lab.tracking.atomic import write_json
+from sdqn_lab.runs.files import write_json
 from sdqn_lab.tracking.tracker import TrackedRun, Tracker, one_line
 
 if TYPE_CHECKING:

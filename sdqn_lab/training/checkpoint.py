@@ -25,8 +25,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from sdqn_lab.agents.base import Memory
-from sdqn_lab.tracking.atomic import write_json, write_new
-from sdqn_lab.tracking.run_directory import MANIFEST
+from sdqn_lab.runs.directory import MANIFEST
+from sdqn_lab.runs.files import write_json, write_new
 
 VERSION = 2
 FILE = re.compile(r"state-\d+\.safetensors|replay-\d+-\d+\.zst")

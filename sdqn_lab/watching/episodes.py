@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from sdqn_lab.agents.policy import Policy
 from sdqn_lab.envs.base import VectorEnv
-from sdqn_lab.player import Player
 from sdqn_lab.spiking.stats import SpikeRecorder
 from sdqn_lab.training.evaluation import Moment, Start, evaluate
 from sdqn_lab.watching.activity import ActivityTap, LayerActivity
+from sdqn_lab.watching.player import Player
 
 SAMPLE = 256
 """Most observations that are kept for measuring the network."""

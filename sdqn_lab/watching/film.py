@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from sdqn_lab.analysis.raster import Face, Moment, Raster, Scene, enlarged
 from sdqn_lab.envs.base import VectorEnv, Watchable
-from sdqn_lab.player import Player
 from sdqn_lab.training.evaluation import Start
 from sdqn_lab.watching.episodes import Decision, Episodes
+from sdqn_lab.watching.player import Player
 
 Picture = npt.NDArray[np.uint8]
 SIDE = 640

@@ -9,9 +9,9 @@ from sdqn_lab.agents.seeding import stream
 from sdqn_lab.analysis.energy import cost
 from sdqn_lab.analysis.statistics import Interval, interval, mean
 from sdqn_lab.networks.probe import probe
-from sdqn_lab.player import Player
-from sdqn_lab.tracking.run_directory import PROBE_VERSION
+from sdqn_lab.runs.directory import PROBE_VERSION
 from sdqn_lab.watching.episodes import Episodes
+from sdqn_lab.watching.player import Player
 
 PROBED = 32
 """Observations that are measured at once: their membranes are all in memory."""

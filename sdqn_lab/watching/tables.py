@@ -7,8 +7,8 @@ from rich.table import Table
 
 from sdqn_lab.analysis.energy import HOROWITZ
 from sdqn_lab.envs.base import Protocol
-from sdqn_lab.player import Player
 from sdqn_lab.watching.measured import Measured
+from sdqn_lab.watching.player import Player
 
 OF_ONE_NETWORK = (
     "The spread is over episodes of this one network; it says nothing of other seeds of training."

@@ -14,7 +14,7 @@ from sdqn_lab.analysis.comparison import Comparison
 from sdqn_lab.analysis.run import Run
 from sdqn_lab.analysis.tables import Table
 from sdqn_lab.analysis.wandb import ReportError, Target, build, logged, parse_target, publish
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.tracking.sync import sync_run
 from sdqn_lab.tracking.wandb import Address
 from tests.tracking import conftest

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from sdqn_lab.launching.ledger import Entry, Ledger, Submission
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.runs.directory import RunDirectory
 
 TINY = ["env=cartpole", "tracker=none", "network.hidden=8", "time_window=1", "threads=1"]
 TINY += ["device=cpu", "algo.num_envs=2", "algo.iteration_steps=1000", "algo.batch_size=4"]

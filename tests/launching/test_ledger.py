@@ -6,9 +6,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sdqn_lab import provenance
 from sdqn_lab.launching.ledger import Ledger, LedgerError, locked
-from sdqn_lab.tracking.run_directory import BusyError
+from sdqn_lab.runs import provenance
+from sdqn_lab.runs.directory import BusyError
 from tests.launching.sweeps import GONE, made_up, submission, wait_until
 
 SWEEP = Path("sweep")

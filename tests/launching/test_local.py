@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 
 from sdqn_lab import run, sweep
 from sdqn_lab.config import expand
+from sdqn_lab.config.planning import plan_cells
 from sdqn_lab.launching import queue
 from sdqn_lab.launching.ledger import Ledger
 from sdqn_lab.launching.local import LocalLauncher
-from sdqn_lab.planning import plan_cells
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.runs.directory import RunDirectory
 from tests.launching.sweeps import (
     FINISHES,
     LONG,

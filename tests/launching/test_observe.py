@@ -9,7 +9,7 @@ from sdqn_lab.launching import queue
 from sdqn_lab.launching.ledger import is_held, locked
 from sdqn_lab.launching.observe import WRONG, observe, unfinished
 from sdqn_lab.launching.table import notes, out, summary, table
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.runs.directory import RunDirectory
 from tests.launching.sweeps import GONE, attempt, cell, made_up
 
 SWEEP = Path("sweep")

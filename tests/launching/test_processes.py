@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sdqn_lab.launching.processes import Slot, run_cells
-from sdqn_lab.stopping import BUSY_EXIT, StopFlag
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.stopping import BUSY_EXIT, StopFlag
 from tests.launching.sweeps import FINISHES, cell, let_cells_do, wait_until
 
 

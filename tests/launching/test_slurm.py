@@ -16,7 +16,7 @@ from sdqn_lab.launching.ledger import Ledger, Submission
 from sdqn_lab.launching.observe import Observation, Report
 from sdqn_lab.launching.queue import SlurmError
 from sdqn_lab.launching.slurm import SlurmLauncher, stop_signals_later
-from sdqn_lab.stopping import STOP_SIGNALS, StopFlag
+from sdqn_lab.runs.stopping import STOP_SIGNALS, StopFlag
 from tests.launching.sweeps import made_up
 
 SWEEP = Path("sweep")

@@ -8,7 +8,7 @@ import pytest
 
 from sdqn_lab.launching import task
 from sdqn_lab.launching.task import CellsFailedError, CellsTask
-from sdqn_lab.stopping import BUSY_EXIT
+from sdqn_lab.runs.stopping import BUSY_EXIT
 from tests.launching.sweeps import FINISHES, cell, let_cells_do, states
 
 SWEEP, FOLDER = Path("sweep"), Path("folder")

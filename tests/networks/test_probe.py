@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sdqn_lab import build as house
 from sdqn_lab import config
 from sdqn_lab.benchmarks import counts
+from sdqn_lab.config.overrides import options
 from sdqn_lab.networks.blocks import Convolution, ConvolutionalTorso
 from sdqn_lab.networks.mlp import MLP
 from sdqn_lab.networks.nature import Nature
@@ -273,7 +274,7 @@ PLACES: dict[str, tuple[int, ...]] = {
     "pong": (4, 84, 84),
 }
 GROUPS = ("neuron", "norm", "surrogate", "encoder", "readout")
-OPTIONS = [f"{group}={option}" for group in GROUPS for option in config._options(group)]
+OPTIONS = [f"{group}={option}" for group in GROUPS for option in options(group)]
 OPTIONS += ["precision=bf16", "backend=reference", "network.normalize_hidden=true"]
 COMBINATIONS = [
     (option, env)

@@ -4,8 +4,8 @@ from contextlib import suppress
 
 import pytest
 
+from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.tracking import follow
-from sdqn_lab.tracking.run_directory import RunDirectory
 from tests.tracking.runs import Told
 from tests.tracking.wandb_server import WandbServer
 

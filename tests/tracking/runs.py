@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.tracking.follow import tell
-from sdqn_lab.tracking.run_directory import RunDirectory
 
 CONFIG = {"norm": {"eps": 1e-5}, "seed": 0, "choices": {"norm": "popnorm", "experiment": None}}
 WANDB = "sdqn_lab.tracking.wandb.WandB"

@@ -12,10 +12,10 @@ import pytest
 
 from sdqn_lab import sweep
 from sdqn_lab.run import main
+from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.metrics import read_metrics
 from sdqn_lab.tracking import follow
-from sdqn_lab.tracking.metrics import read_metrics
-from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.training.loop import Trainer
+from sdqn_lab.training.trainer import Trainer
 from tests.tracking.runs import told_all, wait_until
 from tests.tracking.wandb_file import offline_runs
 

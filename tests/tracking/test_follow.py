@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
+from sdqn_lab.runs.directory import TRACKER_LOCK, BusyError, RunDirectory
 from sdqn_lab.tracking import follow
 from sdqn_lab.tracking.deliver import deliver
 from sdqn_lab.tracking.follow import Follower, tell
-from sdqn_lab.tracking.run_directory import TRACKER_LOCK, BusyError, RunDirectory
 from sdqn_lab.tracking.tracker import Tracker, tracked_run
 from tests.tracking.runs import attempt, begin, records, told_all, wait_until, write_records
 
@@ -164,7 +164,7 @@ def test_a_killed_follower_is_one_line_and_the_next_one_goes_on_where_it_was(dir
 DYING = """
 import os, signal, sys
 from sdqn_lab.tracking.follow import Follower
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.runs.directory import RunDirectory
 Follower(RunDirectory(sys.argv[1]), "own_journal.Mine", print)
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -11,9 +11,9 @@ import pytest
 
 from sdqn_lab import sweep
 from sdqn_lab.launching.ledger import Entry, Ledger
+from sdqn_lab.runs.directory import TRACKER_LOCK, RunDirectory
 from sdqn_lab.tracking import sync
 from sdqn_lab.tracking.follow import Follower
-from sdqn_lab.tracking.run_directory import TRACKER_LOCK, RunDirectory
 from sdqn_lab.tracking.wandb import NoConnectionError, SyncError
 from tests.tracking import runs
 from tests.tracking.runs import (
@@ -339,7 +339,7 @@ def test_ctrl_c_does_not_wait_for_the_server(directory, told, server, pytestconf
 BARE = """
 import sys
 sys.modules |= dict.fromkeys(("torch", "hydra", "omegaconf", "gymnasium"))  # importing them fails
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.tracking.sync import sync_run
 print(*sync_run(RunDirectory(sys.argv[1]), print))
 """

@@ -7,8 +7,8 @@ import sys
 import psutil
 import pytest
 
+from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.tracking.follow import Follower
-from sdqn_lab.tracking.run_directory import RunDirectory
 from sdqn_lab.tracking.tracker import tracked_run
 from tests.tracking.runs import (
     CONFIG,

@@ -11,10 +11,10 @@ from wandb import wandb_agent
 from wandb.sdk.launch.sweeps.utils import load_sweep_config
 
 from sdqn_lab import config
-from sdqn_lab.tracking.metrics import read_metrics
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.config.validation import ConfigError
+from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.metrics import read_metrics
 from sdqn_lab.tracking.sync import sync_run
-from sdqn_lab.validation import ConfigError
 from tests.tracking.runs import CONFIG, attempt, records, told_all, wait_until
 from tests.tracking.wandb_file import offline_runs
 from tests.tracking.wandb_server import ServedRun

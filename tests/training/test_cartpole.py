@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from sdqn_lab import config
-from sdqn_lab.cell import run_cell
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.training.cell import run_cell
 
 SOLVED = 475.0
 """Gymnasium's own threshold for CartPole-v1."""

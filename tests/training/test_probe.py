@@ -11,10 +11,10 @@ from rich.console import Console
 
 from sdqn_lab import config
 from sdqn_lab.analysis.energy import cost
-from sdqn_lab.cell import run_cell
-from sdqn_lab.tracking.metrics import read_metrics
-from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.training import loop
+from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.metrics import read_metrics
+from sdqn_lab.training import trainer as loop
+from sdqn_lab.training.cell import run_cell
 from tests.training.toys import toy_config, toy_trainer
 
 WORDS = ["budget.steps=300", "algo.iteration_steps=100", "budget.log_every_steps=50"]

@@ -3,7 +3,7 @@
 from sdqn_lab import build, config
 from sdqn_lab.envs.base import Protocol
 from sdqn_lab.envs.toy import Chain, Identity
-from sdqn_lab.training.loop import Trainer
+from sdqn_lab.training.trainer import Settings, Trainer
 
 TINY = [
     "env=cartpole",
@@ -51,7 +51,7 @@ def toy_trainer(cfg, make_env=lambda n, protocol: Identity(4, n, protocol), **ho
     agent = build.build_agent(cfg, build.env_spec(train_env))
     tape = Tape()
     hooks.setdefault("save", lambda trainer: None)
-    return Trainer(build.build_settings(cfg), agent, train_env, eval_env, tape, **hooks), tape
+    return Trainer(Settings.of(cfg), agent, train_env, eval_env, tape, **hooks), tape
 
 
 def chain(num_envs, protocol):

@@ -8,7 +8,7 @@ import jinja2
 
 from sdqn_lab.analysis.figures import Figure
 from sdqn_lab.analysis.report.section import Section
-from sdqn_lab.tracking.atomic import write_atomic
+from sdqn_lab.runs.files import write_atomic
 
 
 def write_page(

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("sdqn_lab", "hydra_plugins/sdqn_lab", "conf", "sweeps")
 """Folders whose content can change what a run does."""
 PACKAGES = ("torch", "numpy", "numba", "gymnasium", "ale-py", "hydra-core")

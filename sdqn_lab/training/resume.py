@@ -8,11 +8,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdqn_lab import config
-from sdqn_lab.directories import exists, state_of
-from sdqn_lab.tracking.metrics import check_kept
-from sdqn_lab.tracking.run_directory import RunDirectory
+from sdqn_lab.config.directories import exists, state_of
+from sdqn_lab.config.validation import ConfigError, check_plugins, validate
+from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.metrics import check_kept
 from sdqn_lab.training.checkpoint import Checkpoint, CheckpointError
-from sdqn_lab.validation import ConfigError, check_plugins, validate
 
 
 def resumed(words: list[str]) -> tuple[RunDirectory, DictConfig | None]:

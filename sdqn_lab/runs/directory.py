@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from sdqn_lab.tracking.atomic import write_json
+from sdqn_lab.runs.files import write_json
 
 PROBE_VERSION = 1
 """Of ``probe.json``; whoever reads another one must not guess."""

@@ -21,7 +21,6 @@ from sdqn_lab.envs.base import Protocol, VectorEnv
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.neuron import Neuron
-from sdqn_lab.training.loop import Settings
 
 
 def build_network(
@@ -164,17 +163,3 @@ def build_agent(cfg: DictConfig, env: EnvSpec) -> Agent:
     """The agent that a run begins with."""
     arguments = algo_arguments(cfg)
     return agent_class(cfg)(initial_network(cfg, env), env, seed=cfg.seed, **arguments)
-
-
-def build_settings(cfg: DictConfig) -> Settings:
-    """The trainer's numbers, out of budget and protocol."""
-    protocol = cfg.protocol
-    return Settings(
-        seed=cfg.seed,
-        steps=cfg.budget.steps,
-        log_every_steps=cfg.budget.log_every_steps,
-        epsilon_eval=protocol.epsilon_eval,
-        time_window_eval=cfg.time_window_eval,
-        reward_clipping=protocol.reward_clipping,
-        life_loss_ends_bootstrap=protocol.life_loss_ends_bootstrap,
-    )

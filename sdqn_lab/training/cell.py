@@ -17,7 +17,7 @@ from rich.console import Console
 from safetensors.torch import save
 from torch import nn
 
-from sdqn_lab import build, provenance
+from sdqn_lab import build
 from sdqn_lab.agents.base import Agent
 from sdqn_lab.agents.seeding import stream_seed
 from sdqn_lab.config import resume_command
@@ -25,17 +25,18 @@ from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.networks.fingerprint import fingerprint
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.networks.probe import Probe
-from sdqn_lab.stopping import PREEMPTED_EXIT, StopFlag
-from sdqn_lab.tracking.atomic import write_atomic, write_json
+from sdqn_lab.runs import provenance
+from sdqn_lab.runs.directory import PROBE_VERSION, RunDirectory
+from sdqn_lab.runs.files import write_atomic, write_json
+from sdqn_lab.runs.metrics import MetricsFile
+from sdqn_lab.runs.stopping import PREEMPTED_EXIT, StopFlag
 from sdqn_lab.tracking.follow import Follower
-from sdqn_lab.tracking.metrics import MetricsFile
 from sdqn_lab.tracking.progress import RunProgress
 from sdqn_lab.tracking.recorder import RunRecorder
-from sdqn_lab.tracking.run_directory import PROBE_VERSION, RunDirectory
 from sdqn_lab.tracking.tracker import NoTracker
 from sdqn_lab.training.checkpoint import Checkpoint
 from sdqn_lab.training.health import cures, dead_line, first_observations, probe
-from sdqn_lab.training.loop import StopRequested, Trainer
+from sdqn_lab.training.trainer import Settings, StopRequested, Trainer
 
 
 def run_cell(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
@@ -134,7 +135,7 @@ def _train(
         ends = network_ends(train_env.observation_shape, train_env.num_actions)
         saver = _Saver(cfg, directory, checkpoint, metrics, recorder, ends)
         trainer = Trainer(
-            build.build_settings(cfg),
+            Settings.of(cfg),
             agent,
             train_env,
             eval_env,

@@ -14,11 +14,11 @@ from sdqn_lab import build
 from sdqn_lab.agents.policy import Greedy, Policy
 from sdqn_lab.agents.seeding import stream, stream_seed
 from sdqn_lab.config import conf_dir, stored_config
+from sdqn_lab.config.validation import ConfigError
 from sdqn_lab.envs.base import Protocol, VectorEnv
 from sdqn_lab.networks.fingerprint import fingerprint
 from sdqn_lab.networks.network import SpikingNetwork
-from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.validation import ConfigError
+from sdqn_lab.runs.directory import RunDirectory
 
 ENDS = {"observation_shape", "num_actions"}
 """What a network's file says besides weights and checksum."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 
 from sdqn_lab.agents.base import Agent
 from sdqn_lab.agents.seeding import stream, stream_seed
@@ -35,6 +36,20 @@ class Settings:
     time_window_eval: int | None
     reward_clipping: bool
     life_loss_ends_bootstrap: bool
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "Settings":
+        """Out of a config's budget and protocol."""
+        protocol = cfg.protocol
+        return cls(
+            seed=cfg.seed,
+            steps=cfg.budget.steps,
+            log_every_steps=cfg.budget.log_every_steps,
+            epsilon_eval=protocol.epsilon_eval,
+            time_window_eval=cfg.time_window_eval,
+            reward_clipping=protocol.reward_clipping,
+            life_loss_ends_bootstrap=protocol.life_loss_ends_bootstrap,
+        )
 
 
 class StopRequested(Exception):  # noqa: N818  (not an error)

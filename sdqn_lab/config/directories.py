@@ -8,8 +8,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from sdqn_lab.config import difference, stored_data
-from sdqn_lab.tracking.run_directory import RunDirectory
-from sdqn_lab.validation import ConfigError
+from sdqn_lab.config.validation import ConfigError
+from sdqn_lab.runs.directory import RunDirectory
 
 ROOM_BYTES = 1 << 20
 """A directory without room for this much is full."""

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdqn_lab import config
-from sdqn_lab.validation import ConfigError, check_launcher, validate
+from sdqn_lab.config.validation import ConfigError, check_launcher, validate
 
 QUIET_FAILURES = 20
 """After so many wrong cells in a row with nothing new to say, the rest need not be composed."""

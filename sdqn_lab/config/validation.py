@@ -20,8 +20,8 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from sdqn_lab import build
-from sdqn_lab.agents.arguments import fault
 from sdqn_lab.agents.base import Agent, EnvSpec, RunFacts
+from sdqn_lab.checks.ranges import fault
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.networks.blocks import Torso
 from sdqn_lab.spiking.encoder import Encoder

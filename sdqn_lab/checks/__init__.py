@@ -1,0 +1,1 @@
+"""Ranges of arguments, and how they are refused."""
