@@ -68,7 +68,7 @@ def _loaded(request: Request) -> "Player":
     import torch
 
     from sdqn_lab import build
-    from sdqn_lab.config.validation import ConfigError
+    from sdqn_lab.checks.refused import ConfigError
     from sdqn_lab.watching.player import load
 
     try:
@@ -79,7 +79,7 @@ def _loaded(request: Request) -> "Player":
     except FileNotFoundError as error:
         raise CommandError(str(error)) from error
     except ConfigError as error:
-        raise CommandError(*error.problems) from error
+        raise CommandError(*map(str, error.problems)) from error
     _check_time(player, request)
     torch.set_num_threads(build.resolve_threads(player.cfg.threads))  # sums depend on it
     _check_game(player)

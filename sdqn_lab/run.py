@@ -1,179 +1,172 @@
-"""``python -m sdqn_lab.run``: one cell, a multirun over cells, or the continuation of a run.
+"""`python -m sdqn_lab.run`: one cell, a multirun over cells, or the continuation of a run.
 
-Everything is composed and validated before Hydra is let in, so that a wrong command leaves nothing
-behind.
+Everything is composed and validated once, before anything is made, so that a wrong command leaves
+nothing behind. Hydra composes, and gives a job its directory, logging and callbacks.
 """
 
 import argparse
 import io
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import configure_log, run_job
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from sdqn_lab import config
 from sdqn_lab.analysis.run import Run
 from sdqn_lab.analysis.table import print_table
+from sdqn_lab.checks.refused import ConfigError, Refused
+from sdqn_lab.commands import arguments, help
+from sdqn_lab.commands.callbacks import Callbacks
+from sdqn_lab.commands.shell import answer, console, output
 from sdqn_lab.config.directories import begun, check_writable
 from sdqn_lab.config.planning import Plan, combinations, plan
-from sdqn_lab.config.validation import ConfigError
+from sdqn_lab.config.validation import validate
 from sdqn_lab.launching.ledger import FILE as LEDGER
-from sdqn_lab.launching.local import LaunchError
+from sdqn_lab.launching.local import CellLauncher, LaunchError
 from sdqn_lab.launching.observe import Observation, observe
 from sdqn_lab.launching.table import notes
 from sdqn_lab.runs.directory import BusyError, RunDirectory
-from sdqn_lab.runs.stopping import BUSY_EXIT, INTERRUPTED, PREEMPTED_EXIT
+from sdqn_lab.runs.objective import objective
+from sdqn_lab.runs.stopping import BUSY_EXIT, PREEMPTED_EXIT
 from sdqn_lab.training.cell import run_cell
 from sdqn_lab.training.resume import resumed
 
 
-def _console(terminal: bool | None = None) -> Console:
-    # Names and values are shown as they are: rich would turn device=cuda:x into an emoji.
-    return Console(stderr=True, emoji=False, markup=False, highlight=False, force_terminal=terminal)
-
-
-console = _console()
-USAGE_ERROR = 2
-PLAIN_WIDTH = 160
-"""Columns of a table that goes into a file or a pipe."""
+class CellFailedError(Exception):
+    """A cell has not come to its end; what happened is in its directory."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a table has signs that not every encoding knows
             stream.reconfigure(errors="replace")
-    try:
-        if any(word.partition("=")[0] == "--resume" for word in words):
-            return _resume(words)
-        words = _with_search_path(words)
-        args = _arguments(words)
-        if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
-            _hydra_main(_of_one_cell(words, args))
-            return 0
-        return _start(plan(words, args))
-    except ConfigError as error:
-        for problem in error.problems:
-            console.print(f"error: {problem}", soft_wrap=True)
-        return USAGE_ERROR
-    except KeyboardInterrupt:
-        console.print("interrupted")
-        return INTERRUPTED
+    return answer(partial(_main, given))
 
 
-def _arguments(words: list[str]) -> argparse.Namespace:
-    args, unknown = get_args_parser().parse_known_args(words)
-    problems = [_unknown_word(word) for word in unknown]
-    # What is validated here would not be what Hydra then runs.
-    problems += [
-        f"--{flag.replace('_', '-')}: this command has one config of its own; write overrides"
-        for flag in ("config_path", "config_name", "experimental_rerun")
-        if getattr(args, flag) is not None
-    ]
-    if problems:
-        raise ConfigError(problems)
-    return args
-
-
-def _with_search_path(words: list[str]) -> list[str]:
-    """Hydra's ``--config-dir`` as the override that means the same, and that cells can be given."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config-dir", "-cd", nargs="?", const="", default=None)
-    args, others = parser.parse_known_args(words)
-    folder = args.config_dir
-    if folder is None:
-        return words
-    if not folder or not Path(folder).is_dir():
-        line = f"--config-dir {folder}".rstrip()
-        raise ConfigError([f"{line}: no such directory; write --config-dir DIR"])
-    if any(word.startswith("hydra.searchpath=") for word in others):
-        line = "--config-dir: is a hydra.searchpath of one; write both directories there"
-        raise ConfigError([line])
-    path = str(Path(folder).resolve()).replace("'", r"\'")
-    own = f"hydra.searchpath=['file://{path}']"
-    # Where the overrides begin: Hydra takes none behind a flag that follows them.
-    first = next((i for i, word in enumerate(others) if "=" in word and word[0] != "-"), None)
-    at = len(others) if first is None else first
-    return [*others[:at], own, *others[at:]]
-
-
-def _of_one_cell(words: list[str], args: argparse.Namespace) -> list[str]:
-    """What Hydra shows of a config it shows of one: of a multirun the first cell's."""
-    if not (args.cfg and args.multirun):
-        return words
-    flags = [word for word in words if word not in (*args.overrides, "-m", "--multirun")]
-    common = config.compose_raw(args.overrides, RunMode.MULTIRUN)
-    return [*flags, *combinations(args.overrides, common)[0]]
-
-
-def _unknown_word(word: str) -> str:
-    if word.startswith("-"):
-        return f"{word}: no such flag; write --help for those that are there"
-    return f"{word}: stands behind a flag; write flags such as -m before all overrides"
-
-
-def _start(planned: Plan) -> int:
-    if planned.launcher.get("dry_run"):
-        return _dry_run(planned)
-    key = "hydra.sweep.dir" if planned.multirun else "hydra.run.dir"
-    states = [begun(key, RunDirectory(cell.path), cell.cfg) for cell in planned.cells.values()]
-    first = next(iter(planned.cells))
-    if not planned.multirun:
-        answer = _answer_found(RunDirectory(first), states[0], planned.cells[first].cfg)
-        if answer is not None:
-            return answer
-    check_writable(key, first.parent if planned.multirun else first)
-    return _run_planned(planned)
-
-
-def _run_planned(planned: Plan) -> int:
-    try:
-        _hydra_main(planned.words)
-    except LaunchError as error:
-        console.print(f"error: {error}", soft_wrap=True)
-        return 1
-    except SystemExit as stopped:
-        if stopped.code != PREEMPTED_EXIT:
-            return 1
-        return _finish(planned, stopped=True)
-    if planned.multirun and planned.launcher.get("wait") is False:
+def _main(argv: list[str]) -> int:
+    if any(each.partition("=")[0] == "--resume" for each in argv):
+        directory, cfg = resumed(argv)
+        if cfg is not None:
+            return _train(cfg, directory, console())
+        console().print(f"{directory.path}: finished already, nothing to do", soft_wrap=True)
         return 0
-    return _finish(planned)
+    args = arguments.parsed(argv)
+    if args.help:
+        print(help.text(args.overrides))
+        return 0
+    if flags := arguments.flags(args):
+        return _show(flags, args)
+    planned = plan(args.overrides, args.multirun)
+    if planned.launcher.get("dry_run"):
+        from sdqn_lab.launching.estimate import describe  # measures, which few commands want
+
+        print("\n".join(describe(planned)))
+        return 0
+    return _multirun(planned) if planned.multirun else _single(planned)
 
 
-def _dry_run(planned: Plan) -> int:
-    from sdqn_lab.launching.estimate import describe
-
-    for line in describe(planned):
-        print(line)
+def _show(flags: list[str], args: argparse.Namespace) -> int:
+    """Let Hydra show what it shows of a config; of a multirun the first cell's."""
+    overrides = args.overrides if args.cfg or args.info else []
+    if args.cfg and args.multirun:
+        overrides = combinations(overrides, config.compose_raw(overrides, RunMode.MULTIRUN))[0]
+    before, sys.argv[1:] = sys.argv[1:], [*flags, *overrides]
+    try:
+        hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(
+            task
+        )()
+    finally:
+        sys.argv[1:] = before
     return 0
 
 
-def _answer_found(directory: RunDirectory, state: str | None, cfg: DictConfig) -> int | None:
-    """A single run never touches a directory that holds a run already."""
-    if state is None:
-        return None
+def _single(planned: Plan) -> int:
+    """One cell, as a job of Hydra's; a directory that holds a run already is never touched."""
+    (cell,) = planned.cells.values()
+    directory = RunDirectory(cell.path)
+    state = begun("hydra.run.dir", directory, cell.cfg)
     if state == "finished":
-        console.print(f"{directory.path}: finished already, nothing to do", soft_wrap=True)
+        console().print(f"{directory.path}: finished already, nothing to do", soft_wrap=True)
         return 0
-    command = config.resume_command(directory.path, cfg)
-    raise ConfigError(
-        [f"{directory.path}: holds a run that is {state}; continue it with {command}"]
-    )
+    if state is not None:
+        rule = f"holds a run that is {state}; continue it with "
+        rule += config.resume_command(directory.path, cell.cfg)
+        raise ConfigError([Refused(str(directory.path), None, rule)])
+    check_writable("hydra.run.dir", cell.path)
+    codes: list[int] = []
+
+    def job(_: DictConfig) -> float | None:
+        codes.append(_train(cell.cfg, directory, console()))
+        return None if codes[0] else objective(directory.metrics, cell.cfg.objective)
+
+    callbacks = Callbacks(planned.common)
+    with config.config_loader() as loader:
+        configure_log(planned.common.hydra.hydra_logging, planned.common.hydra.verbose)
+        callbacks.on_run_start(config=planned.common, config_name="config")
+        context = HydraContext(loader, callbacks)  # type: ignore[arg-type]
+        returned = run_job(job, planned.common, "hydra.run.dir", None, context)
+        callbacks.on_run_end(config=planned.common, config_name="config", job_return=returned)
+    return codes[0]
 
 
-def _finish(planned: Plan, stopped: bool = False) -> int:
-    """The exit code that the run directories tell, after a table and curves over them."""
-    directories = list(planned.cells)
-    if planned.multirun:
-        _show(directories)
+def _multirun(planned: Plan) -> int:
+    """All cells, by the launcher and the sweeper that are asked for."""
+    sweep_dir, common, cells = planned.sweep_dir, planned.common, list(planned.cells.values())
+    for cell in cells:
+        begun("hydra.sweep.dir", RunDirectory(cell.path), cell.cfg)
+    check_writable("hydra.sweep.dir", sweep_dir)
+    callbacks, stopped = Callbacks(common), False
+    with config.config_loader() as loader:
+        configure_log(common.hydra.hydra_logging, common.hydra.verbose)
+        callbacks.on_multirun_start(config=common, config_name="config")
+        context: Any = HydraContext(loader, callbacks)  # type: ignore[arg-type]
+        try:
+            if not cells:
+                sweeper = Plugins.instance().instantiate_sweeper(
+                    hydra_context=context, task_function=task, config=common
+                )
+                sweeper.sweep(arguments=list(common.hydra.overrides.task))
+            else:
+                launcher = Plugins.instance().instantiate_launcher(
+                    hydra_context=context, task_function=task, config=common
+                )
+                sweep_dir.mkdir(parents=True, exist_ok=True)
+                OmegaConf.save(common, sweep_dir / "multirun.yaml")
+                if isinstance(launcher, CellLauncher):
+                    launcher.launch_cells(sweep_dir, cells)
+                else:
+                    jobs = [[o for o in c.overrides if o[:5] != "hydra"] for c in cells]
+                    size = common.hydra.sweeper.max_batch_size or len(jobs)
+                    for begin in range(0, len(jobs), size):
+                        launcher.launch(jobs[begin : begin + size], initial_job_idx=begin)
+        except LaunchError as error:
+            console().print(f"error: {error}", soft_wrap=True)
+            return 1
+        except SystemExit as stopping:
+            if stopping.code != PREEMPTED_EXIT:
+                raise
+            stopped = True
+        callbacks.on_multirun_end(config=common, config_name="config")
+    if planned.launcher.get("wait") is False:
+        return 0
+    return _finish(sweep_dir, list(planned.cells), stopped)
+
+
+def _finish(sweep_dir: Path, cells: list[Path], stopped: bool) -> int:
+    """The exit code that the cells' directories say, after a table and curves over them."""
+    directories = cells or [path.parent for path in sorted(sweep_dir.glob("*/status.json"))]
+    _show_cells(sweep_dir, directories)
     states = {RunDirectory(path).state for path in directories}
     if "failed" in states:
         return 1
@@ -182,59 +175,54 @@ def _finish(planned: Plan, stopped: bool = False) -> int:
     return PREEMPTED_EXIT if stopped or "preempted" in states else 1
 
 
-def _show(directories: list[Path]) -> None:
+def _show_cells(sweep_dir: Path, directories: list[Path]) -> None:
     # Imported here: plotting takes a second to load, and most commands draw nothing.
     from sdqn_lab.analysis.comparison import Comparison
     from sdqn_lab.analysis.report.learning import learning_curves
 
-    sweep_dir = directories[0].parent
-    # A launcher's ledger knows more than the cells: who was lost could not say so.
+    # A launcher's ledger knows more than the cells: a lost cell could not write that it is lost.
     seen = observe(sweep_dir) if (sweep_dir / LEDGER).exists() else Observation(sweep_dir, [])
     states = {report.name: report.state for report in seen.reports}
     runs = [Run(path, states.get(path.name)) for path in directories]
-    out = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
-    print_table(runs, out, f"{len(runs)} cells in {sweep_dir}")
+    print_table(runs, output(), f"{len(runs)} cells in {sweep_dir}")
     for line in notes(seen):
-        console.print(line, soft_wrap=True)
+        console().print(line, soft_wrap=True)
     if not any(run.evaluations for run in runs):
         return
     learning_curves(Comparison(runs)).write(sweep_dir)
-    out.print(f"learning curves: {sweep_dir / 'learning-curves.png'}", soft_wrap=True)
-    out.print(f"the whole comparison: python -m sdqn_lab.report {sweep_dir}", soft_wrap=True)
+    output().print(f"learning curves: {sweep_dir / 'learning-curves.png'}", soft_wrap=True)
+    line = f"the whole comparison: python -m sdqn_lab.report {sweep_dir}"
+    output().print(line, soft_wrap=True)
 
 
-def _hydra_main(words: list[str]) -> None:
-    sys.argv[1:] = words
-    hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(
-        _task
-    )()
+def task(cfg: DictConfig) -> float:
+    """A job of Hydra's own launchers, here or in a process of theirs; returns the objective.
 
-
-def _task(_: DictConfig) -> int:
-    """What Hydra calls for each cell; the verdict is in the run directory, not in an exception."""
-    hydra_cfg = HydraConfig.get()
-    directory = RunDirectory(hydra_cfg.runtime.output_dir)
-    state = directory.state
-    if state == "finished":
-        console.print(f"{directory.path.name}: finished already, not touched", soft_wrap=True)
-        return 0
-    try:
-        # Options may come from a search path of the user's own.
-        paths = [o for o in hydra_cfg.overrides.hydra if o.startswith("hydra.searchpath=")]
-        cfg = config.compose([*paths, *hydra_cfg.overrides.task])
-    except ConfigError as error:
-        for problem in error.problems:
-            console.print(f"{directory.path.name}: {problem}", soft_wrap=True)
-        return 1
+    Raises:
+        CellFailedError: the cell failed.
+        SystemExit: with code 143, if stopped by a signal: the cells after it do not begin.
+    """
+    own = HydraConfig.get()
+    directory = RunDirectory(own.runtime.output_dir)
+    name = directory.path.name
+    with open_dict(cfg):
+        cfg.hydra = own
+    cfg = config.resolved(cfg)
+    if begun("hydra.sweep.dir", directory, cfg) == "finished":
+        console().print(f"{name}: finished already, not touched", soft_wrap=True)
+        return objective(directory.metrics, cfg.objective)
+    validate(cfg)
     # Cells that run beside each other cannot share a terminal's live bar.
-    alone = hydra_cfg.mode == RunMode.RUN or hydra_cfg.launcher._target_.endswith("BasicLauncher")
-    code = _run_cell(cfg, directory, console if alone else _console(terminal=False))
+    alone = own.launcher._target_.endswith("BasicLauncher")
+    code = _train(cfg, directory, console() if alone else console(terminal=False))
     if code == PREEMPTED_EXIT:
-        sys.exit(code)  # who stops a cell stops the sweep: the cells after it do not begin
-    return code
+        sys.exit(code)
+    if code:
+        raise CellFailedError(f"{name}: see {directory.path}/log.txt and status.json")
+    return objective(directory.metrics, cfg.objective)
 
 
-def _run_cell(cfg: DictConfig, directory: RunDirectory, out: Console) -> int:
+def _train(cfg: DictConfig, directory: RunDirectory, out: Console) -> int:
     try:
         return run_cell(cfg, directory, out)
     except BusyError as error:
@@ -244,14 +232,6 @@ def _run_cell(cfg: DictConfig, directory: RunDirectory, out: Console) -> int:
         # Not even status.json could be written; the last checkpoint is whole all the same.
         out.print(f"{directory.path}: cannot be written: {error}", soft_wrap=True)
         return 1
-
-
-def _resume(words: list[str]) -> int:
-    directory, cfg = resumed(words)
-    if cfg is None:
-        console.print(f"{directory.path}: finished already, nothing to do", soft_wrap=True)
-        return 0
-    return _run_cell(cfg, directory, console)
 
 
 if __name__ == "__main__":

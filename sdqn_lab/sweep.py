@@ -88,7 +88,7 @@ def _status(args: argparse.Namespace) -> int:
 
 def _relaunch(args: argparse.Namespace) -> int:
     # Imported here: composing knows torch, and looking at a sweep should be quick.
-    from sdqn_lab.config.validation import ConfigError
+    from sdqn_lab.checks.refused import ConfigError
     from sdqn_lab.launching.relaunch import relaunch
 
     try:

@@ -1,7 +1,7 @@
 """Stricter than in use: one thread, deterministic algorithms, a folder of its own."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -11,6 +11,8 @@ import sdqn_lab  # noqa: F401  (before torch: it chooses how torch's threads wai
 
 # isort: split
 import torch
+
+from tests.commands import Answer
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +26,24 @@ def strict_torch() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def single(capsys, monkeypatch) -> Callable[..., Answer]:
+    """Run `sdqn_lab.run` in this process; no GPU is there."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    def command(*arguments: str) -> Answer:
+        from sdqn_lab import run
+
+        capsys.readouterr()
+        code = run.main(arguments)
+        return Answer(code, *capsys.readouterr())
+
+    return command
+
+
+@pytest.fixture
+def multirun(single) -> Callable[..., Answer]:
+    """The same as a multirun."""
+    return lambda *arguments: single("-m", *arguments)

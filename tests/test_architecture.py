@@ -26,10 +26,20 @@ LAYERS |= {
     "launching": {"checks", "runs", "agents", "tracking", "build", "config"},
     "watching": SCIENCE | {"config", "training", "analysis"},
     "benchmarks": SCIENCE | {"config", "training"},
+    "commands": SCIENCE | {"config"},
 }
 """What each room may import; entry points may import all of them, and no room an entry point."""
 ENTRY_POINTS = {"__init__", "run", "sweep", "report", "play", "bench"}
-KNOWS_HYDRA = {"build", "config", "training", "watching", "launching", "benchmarks", "run"}
+KNOWS_HYDRA = {
+    "build",
+    "config",
+    "training",
+    "watching",
+    "launching",
+    "benchmarks",
+    "commands",
+    "run",
+}
 LOOKS_AT_CELLS_ONLY = ("ledger", "observe", "processes", "queue", "table", "task")
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import save as save_tensors
 
 import sdqn_lab
 from sdqn_lab import config, play, run, sweep
-from sdqn_lab.config.validation import ConfigError
+from sdqn_lab.checks.refused import ConfigError
 from sdqn_lab.report import main as report
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.training.cell import run_cell

@@ -23,6 +23,15 @@ Weight = Annotated[float, Gt(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 
+
+class OneOf(tuple[str, ...]):
+    """The words that an argument may be, as an annotation: `Annotated[str, OneOf("a", "b")]`."""
+
+    def __new__(cls, *options: str) -> "OneOf":
+        """The options, the usual one first."""
+        return super().__new__(cls, options)
+
+
 TYPE_NAMES = {
     "int": "a whole number",
     "float": "a number",
@@ -50,7 +59,8 @@ def fault(value: object, hint: Any) -> str:
             return _range(hint)
         name = TYPE_NAMES.get(kind) or TYPE_NAMES.get(kind.partition("_")[0])
         return f"must be {name}" if name else message.lower().replace("input should", "must")
-    return ""
+    options = next((each for each in get_args(hint) if isinstance(each, OneOf)), None)
+    return f"must be one of {', '.join(options)}" if options and value not in options else ""
 
 
 def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Configs: schema, composition, identity, validation, planning."""
 
+from sdqn_lab.checks.refused import ConfigError
 from sdqn_lab.config.composition import Composer, compose, compose_raw, register, resolved
 from sdqn_lab.config.identity import (
     NEUTRAL,
@@ -10,10 +11,9 @@ from sdqn_lab.config.identity import (
     sweep_name,
 )
 from sdqn_lab.config.messages import explain_value
-from sdqn_lab.config.overrides import expand, parse
+from sdqn_lab.config.overrides import config_loader, expand, parse
 from sdqn_lab.config.schema import CHOOSING, GROUPS, Config, conf_dir
 from sdqn_lab.config.stored import resume_command, stored_config, stored_data
-from sdqn_lab.config.validation import ConfigError
 
 __all__ = [
     "CHOOSING",
@@ -26,6 +26,7 @@ __all__ = [
     "compose",
     "compose_raw",
     "conf_dir",
+    "config_loader",
     "difference",
     "expand",
     "explain_value",

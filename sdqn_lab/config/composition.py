@@ -1,7 +1,6 @@
-"""The way from a command line's words to one validated config: compose, resolve, validate.
+"""The way from a command line to one validated config: compose, resolve, validate.
 
-Everything wrong is collected and raised as one ``ConfigError`` with a line for each problem (key,
-value, rule, what to write), before any directory exists.
+Everything wrong is collected and raised as one `ConfigError`, before any directory exists.
 """
 
 import copy
@@ -9,24 +8,23 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-import yaml
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from sdqn_lab.checks.refused import ConfigError, Refused, alternatives, first_line
 from sdqn_lab.config.identity import cell_name, sweep_name
-from sdqn_lab.config.messages import explain, first_line
-from sdqn_lab.config.overrides import chooses, hydra_free, lines, options, parse
-from sdqn_lab.config.schema import GROUPS, SIZES, Config, folder
-from sdqn_lab.config.validation import (
-    ConfigError,
-    alternatives,
-    validate,
+from sdqn_lab.config.messages import (
+    FILE_ERRORS,
+    unknown_key,
+    wrong_file,
+    wrong_type,
+    wrong_value,
 )
+from sdqn_lab.config.overrides import chooses, config_loader, lines, options, parse
+from sdqn_lab.config.schema import GROUPS, SIZES, Config, folder
 from sdqn_lab.envs.atari import games as atari_games
 from sdqn_lab.envs.minatar import GAMES as MINATAR_GAMES
 
@@ -35,77 +33,195 @@ def register() -> None:
     """Put the schema, the generated games, the sweeps and the resolvers where Hydra finds them."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for game in atari_games():
-        _store_game(game, "_atari", game)
-    for game in MINATAR_GAMES:
-        _store_game(f"minatar_{game}", "_minatar", game)
+    families = {game: ("_atari", game) for game in atari_games()}
+    families |= {f"minatar_{game}": ("_minatar", game) for game in MINATAR_GAMES}
+    for name, (family, game) in families.items():
+        store.store(group="env", name=name, node={"defaults": [family, "_self_"], "id": game})
     for file in sorted(folder("sweeps").glob("*.yaml")):
         node = OmegaConf.load(file)
         store.store(group="sweep", name=file.stem, node=node, package="_global_")
-    OmegaConf.register_new_resolver("cell_name", _cell_name_resolver, replace=True)
-    OmegaConf.register_new_resolver("sweep_name", _sweep_name_resolver, replace=True)
 
+    def named_cell(*, _root_: DictConfig) -> str:
+        return cell_name(_root_, _root_.hydra.runtime.choices)
 
-def _store_game(name: str, family: str, game: str) -> None:
-    node = {"defaults": [family, "_self_"], "id": game}
-    ConfigStore.instance().store(group="env", name=name, node=node)
+    def named_sweep(*, _root_: DictConfig) -> str:
+        return sweep_name(list(_root_.hydra.overrides.task), _root_.hydra.runtime.choices)
+
+    OmegaConf.register_new_resolver("cell_name", named_cell, replace=True)
+    OmegaConf.register_new_resolver("sweep_name", named_sweep, replace=True)
 
 
 def compose(overrides: list[str]) -> DictConfig:
     """Compose, resolve and validate: the same config as the command line would make.
 
     Args:
-        overrides: Hydra overrides, one value a key, e.g. ``["norm=none", "env=pong", "seed=3"]``.
+        overrides: Hydra overrides, one value a key, e.g. `["norm=none", "env=pong", "seed=3"]`.
 
     Returns:
-        The read-only, resolved config; ``choices`` maps each group to its option.
+        The read-only, resolved config; `choices` maps each group to its option.
 
     Raises:
-        ConfigError: everything wrong with it, a line each.
+        ConfigError: everything that is wrong with it.
     """
+    # Imported here: validation makes networks, and reading a config must not load torch.
+    from sdqn_lab.config.validation import validate
+
     cfg = resolved(compose_raw(overrides))
     validate(cfg)
     return cfg
+
+
+def compose_raw(overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
+    """Compose with Hydra's own node, unresolved.
+
+    Args:
+        overrides: Hydra overrides.
+        mode: a single run, or what the cells of a multirun have in common; then overrides that
+            sweep are left out.
+
+    Raises:
+        ConfigError: everything that is wrong with the overrides.
+    """
+    return Composer().compose_raw(overrides, mode)
+
+
+class Composer:
+    """Composes many cells; Hydra reads the files of a set of options only once.
+
+    Hydra takes half a tenth of a second per config. So the options' config is kept, and the plain
+    values are set on a copy, as Hydra does it.
+    """
+
+    def __init__(self) -> None:
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+
+    def compose_raw(self, overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
+        """Like the function of that name, for one cell of many."""
+        parsed = parse(overrides)
+        swept = mode == RunMode.MULTIRUN
+        fixed = [o for o in parsed if not (swept and o.is_sweep_override())]
+        chosen = [o for o in fixed if chooses(o)]
+        cfg = copy.deepcopy(self._base(chosen, mode))
+        problems = [problem for o in fixed if o not in chosen and (problem := _set_value(cfg, o))]
+        if problems:
+            raise ConfigError([*problems, *_other_problems(cfg)])
+        _note_overrides(cfg, parsed)
+        return cfg
+
+    def _base(self, chosen: list[Override], mode: RunMode) -> DictConfig:
+        key = (mode.name, *lines(chosen))
+        if key not in self._bases:
+            with config_loader() as loader:
+                try:
+                    cfg = loader.load_configuration("config", lines(chosen), run_mode=mode)
+                except FILE_ERRORS as error:
+                    raise ConfigError([wrong_file(error, chosen)]) from error
+            self._bases[key] = cfg
+        return self._bases[key]
+
+
+def _set_value(cfg: DictConfig, override: Override) -> Refused | None:
+    """Apply an override that chooses no file, as Hydra would; what is wrong with it."""
+    key, value, line = override.key_or_group, override.value(), override.input_line or ""
+    if override.is_sweep_override():
+        return Refused(line, None, "several values need a multirun", "-m before the overrides")
+    adds = override.is_add() or override.is_force_add()
+    try:
+        there = OmegaConf.select(cfg, key, throw_on_missing=False) if override.is_add() else None
+        if there is not None and not isinstance(value, dict | list):
+            return Refused(line, None, f"{key} has a value already", line.lstrip("+"))
+        OmegaConf.update(cfg, key, value, merge=True, force_add=adds)
+    except (ConfigAttributeError, ConfigKeyError):
+        return unknown_key(cfg, override)
+    except OmegaConfBaseException as error:
+        return wrong_type(cfg, override, error)
+    return None
+
+
+def _note_overrides(cfg: DictConfig, parsed: list[Override]) -> None:
+    """Hydra's own record of what was written, which names of directories may refer to."""
+    task = lines(o for o in parsed if not o.is_hydra_override())
+    cfg.hydra.overrides.task = task
+    cfg.hydra.overrides.hydra = lines(o for o in parsed if o.is_hydra_override())
+    form = cfg.hydra.job.config.override_dirname
+    kept = [
+        line
+        for line, o in zip(lines(parsed), parsed, strict=True)
+        if line in task and o.key_or_group not in form.exclude_keys
+    ]
+    cfg.hydra.job.override_dirname = form.item_sep.join(sorted(kept)).replace("=", form.kv_sep)
+
+
+def _other_problems(cfg: DictConfig) -> list[Refused]:
+    """What is wrong besides the overrides that were left out to get this config."""
+    from sdqn_lab.config.validation import validate
+
+    try:
+        validate(resolved(cfg))
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 def resolved(cfg: DictConfig) -> DictConfig:
     """A read-only copy of a composed config: choices filled in, Hydra's node and references gone.
 
     Raises:
-        ConfigError: a reference leads nowhere, or a required value is missing.
+        ConfigError: a reference leads nowhere, or to a value of another type, or a required value
+            is missing.
     """
-    choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if key in GROUPS}
-    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    if unfit := [*_base_files(choices), *_foreign_keys(plain)]:
+    chosen = {key: value for key, value in cfg.hydra.runtime.choices.items() if key in GROUPS}
+    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "cells")])
+    if unfit := [*_base_files(chosen, cfg), *_foreign_keys(plain)]:
         raise ConfigError(unfit)
-    OmegaConf.update(plain, "choices", choices)
     if missing := list(_missing(OmegaConf.to_container(plain, resolve=False))):
-        raise ConfigError([f"{key}: a value is required; write {key}=VALUE" for key in missing])
+        raise ConfigError(
+            [Refused(key, None, "a value is required", f"{key}=VALUE") for key in missing]
+        )
     try:
-        OmegaConf.resolve(plain)
+        values = OmegaConf.to_container(plain, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(list(_dangling(plain)) or [first_line(error)]) from error
-    if isinstance(plain.algo, DictConfig):
-        plain.algo.pop(SIZES, None)  # its values are in the arguments now
-    OmegaConf.set_readonly(plain, True)
-    return plain
+        found = [*_dangling(plain)]
+        raise ConfigError(found or [Refused("config", None, first_line(error))]) from error
+    assert isinstance(values, dict)
+    if isinstance(values["algo"], dict):
+        values["algo"].pop(SIZES, None)  # its values are in the arguments now
+    return _typed(values | {"choices": chosen})
 
 
-def _base_files(choices: dict[str, str | None]) -> list[str]:
+def _typed(values: dict[Any, Any]) -> DictConfig:
+    """By the schema: a reference, as to a variable of the environment, may have led to a text."""
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(Config), values)
+    except OmegaConfBaseException as error:
+        key = str(getattr(error, "full_key", ""))
+        raise ConfigError([wrong_value(key, getattr(error, "value", None), error)]) from error
+    assert isinstance(cfg, DictConfig)
+    cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "cells"])
+    OmegaConf.set_readonly(cfg, True)
+    return cfg
+
+
+def _base_files(chosen: dict[str, str | None], cfg: DictConfig) -> list[Refused]:
     """A file whose name begins with an underscore is what options are made from."""
+    search = list(cfg.hydra.overrides.hydra)
     return [
-        f"{group}={option}: a base that options are made from, no option itself; "
-        f"write {group}=OPTION with one of: {', '.join(options(group))}"
-        for group, option in choices.items()
+        Refused(
+            f"{group}={option}",
+            None,
+            "a base that options are made from, no option itself",
+            f"{group}=OPTION with one of: {', '.join(options(group, search))}",
+        )
+        for group, option in chosen.items()
         if option and option.startswith("_")
     ]
 
 
-def _foreign_keys(cfg: DictConfig) -> list[str]:
+def _foreign_keys(cfg: DictConfig) -> list[Refused]:
     """Hydra lets a plus add any key to the root, where nothing would ever read it."""
-    known = [f.name for f in fields(Config) if f.name != "choices"]
+    known = [f.name for f in fields(Config) if f.name not in ("choices", "cells")]
     return [
-        f"{key}={cfg[key]}: no key {key}; {alternatives(key, known)}"
+        Refused(key, cfg[key], f"no key {key}; {alternatives(key, known)}")
         for key in map(str, cfg)
         if key not in (*known, "choices")
     ]
@@ -120,8 +236,8 @@ def _missing(node: Any, prefix: str = "") -> Iterator[str]:
             yield from _missing(value, f"{prefix}.{key}".lstrip("."))
 
 
-def _dangling(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """A line for each reference that leads nowhere."""
+def _dangling(node: DictConfig, prefix: str = "") -> Iterator[Refused]:
+    """Every reference that leads nowhere."""
     raw = OmegaConf.to_container(node, resolve=False)
     assert isinstance(raw, dict)
     for key in map(str, node):
@@ -129,90 +245,9 @@ def _dangling(node: DictConfig, prefix: str = "") -> Iterator[str]:
             try:
                 node[key]
             except OmegaConfBaseException as error:
-                full = prefix + key
-                yield f"{full}={raw[key]}: {first_line(error)}; write {full}=VALUE"
+                yield Refused(prefix + key, raw[key], first_line(error), f"{prefix}{key}=VALUE")
         elif isinstance(raw[key], dict):
             yield from _dangling(node[key], f"{prefix}{key}.")
-
-
-class Composer:
-    """Composes many cells: what a set of chosen options gives by itself is composed only once.
-
-    Hydra reads every file anew for each cell. Here the options' config is kept, and the plain
-    values are set on a copy by Hydra's own function, so that both ways give equal configs.
-    """
-
-    def __init__(self) -> None:
-        self._bases: dict[tuple[str, ...], DictConfig] = {}
-
-    def compose_raw(self, overrides: list[str]) -> DictConfig:
-        """Like the function of that name, for one cell."""
-        parsed = parse(overrides)
-        choosing = [o for o in parsed if chooses(o)]
-        options = tuple(lines(choosing))
-        try:
-            if options not in self._bases:
-                self._bases[options] = compose_raw(list(options))
-            cfg = copy.deepcopy(self._bases[options])
-            values = [o for o in parsed if o not in choosing]
-            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
-        except (ConfigError, HydraException, OmegaConfBaseException):
-            return compose_raw(overrides)  # which knows what to say
-        _note_overrides(cfg, parsed)
-        return cfg
-
-
-def _note_overrides(cfg: DictConfig, parsed: list[Override]) -> None:
-    """Hydra's own record of what was written, which names of directories may refer to."""
-    task = [o for o in parsed if not o.is_hydra_override()]
-    cfg.hydra.overrides.task = lines(task)
-    cfg.hydra.overrides.hydra = lines(o for o in parsed if o.is_hydra_override())
-    form = cfg.hydra.job.config.override_dirname
-    cfg.hydra.job.override_dirname = get_overrides_dirname(
-        task, kv_sep=form.kv_sep, item_sep=form.item_sep, exclude_keys=form.exclude_keys
-    )
-
-
-def compose_raw(overrides: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
-    """Compose with Hydra's own node, unresolved; Hydra's errors become a ``ConfigError``.
-
-    Args:
-        overrides: Hydra overrides; those that sweep are left out of a multirun's config.
-        mode: a single run, or what the cells of a multirun have in common.
-    """
-    kept, problems = parse(overrides), list[str]()
-    with hydra_free() as loader:
-        while True:
-            try:
-                cfg = loader.load_configuration("config", lines(kept), run_mode=mode)
-                break
-            except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-                problems.append(explain(error, kept))
-                # Without the override at fault the next problem comes to light.
-                wrong = [o for o in kept if problems[-1].startswith(f"{o.input_line}: ")]
-                if not wrong or wrong[0].key_or_group in GROUPS:
-                    raise ConfigError(problems) from error
-                kept = [o for o in kept if o not in wrong]
-    if problems:
-        raise ConfigError([*problems, *_other_problems(cfg)])
-    return cfg
-
-
-def _other_problems(cfg: DictConfig) -> list[str]:
-    """What is wrong besides the overrides that were left out to get this config."""
-    try:
-        validate(resolved(cfg))
-    except ConfigError as error:
-        return error.problems
-    return []
-
-
-def _cell_name_resolver(*, _root_: DictConfig) -> str:
-    return cell_name(_root_, _root_.hydra.runtime.choices)
-
-
-def _sweep_name_resolver(*, _root_: DictConfig) -> str:
-    return sweep_name(list(_root_.hydra.overrides.task), _root_.hydra.runtime.choices)
 
 
 register()

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from sdqn_lab.config import difference, stored_data
-from sdqn_lab.config.validation import ConfigError
+from sdqn_lab.checks.refused import ConfigError, Refused
+from sdqn_lab.config.identity import difference
+from sdqn_lab.config.stored import stored_data
 from sdqn_lab.runs.directory import RunDirectory
 
-ROOM_BYTES = 1 << 20
+MIN_FREE_BYTES = 1 << 20
 """A directory without room for this much is full."""
 
 
@@ -33,20 +34,11 @@ def begun(key: str, directory: RunDirectory, cfg: DictConfig) -> str | None:
     foreign = [path.name for path in written if state is None and exists(path)]
     if foreign == [directory.config.name] and not _other_run(directory, cfg):
         return None  # what version control keeps of a cell that is yet to run
-    if foreign:
-        raise ConfigError(
-            [
-                f"{key}: {directory.path} holds {', '.join(foreign)} of something else; "
-                f"write {key}=DIR with another directory"
-            ]
-        )
-    if state is not None and (other := _other_run(directory, cfg)):
-        raise ConfigError(
-            [
-                f"{key}: {directory.path} holds another run ({other}); "
-                f"write {key}=DIR with another directory"
-            ]
-        )
+    other = _other_run(directory, cfg) if state is not None else None
+    if foreign or other:
+        what = f"{', '.join(foreign)} of something else" if foreign else f"another run ({other})"
+        rule = f"{directory.path} holds {what}"
+        raise ConfigError([Refused(key, None, rule, f"{key}=DIR with another directory")])
     return state
 
 
@@ -66,17 +58,17 @@ def state_of(directory: RunDirectory) -> str | None:
     """The state of a run, None where none has begun.
 
     Raises:
-        ConfigError: ``status.json`` is damaged.
+        ConfigError: `status.json` is damaged.
     """
     try:
         return directory.state
     except (ValueError, OSError) as error:
-        line = f"{error}; mend the file, or delete {directory.path} to run anew"
-        raise ConfigError([line]) from error
+        rule = f"{error}; mend the file, or delete {directory.path} to run anew"
+        raise ConfigError([Refused("status.json", None, rule)]) from error
 
 
 def exists(path: Path) -> bool:
-    """Like ``Path.exists``, which raises where a name is too long to exist."""
+    """Like `Path.exists`, which raises where a name is too long to exist."""
     try:
         return path.exists()
     except OSError:
@@ -96,7 +88,8 @@ def check_writable(key: str, path: Path) -> None:
         if longest > os.pathconf(home, "PC_NAME_MAX"):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         with tempfile.TemporaryFile(dir=home) as probe:
-            probe.write(bytes(ROOM_BYTES))
+            probe.write(bytes(MIN_FREE_BYTES))
     except OSError as error:
-        line = f"{key}={path}: cannot be written, {home}: {error.strerror}"
-        raise ConfigError([f"{line}; write {key}=DIR with a directory that has room"]) from error
+        rule = f"cannot be written, {home}: {error.strerror}"
+        instead = f"{key}=DIR with a directory that has room"
+        raise ConfigError([Refused(key, str(path), rule, instead)]) from error

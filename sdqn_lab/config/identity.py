@@ -1,4 +1,4 @@
-"""What makes two cells the same, in one place: identity, and the names made from it."""
+"""What makes two cells the same, in one place: identity, and the names made of it."""
 
 import hashlib
 import json
@@ -6,36 +6,55 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from sdqn_lab.config.overrides import parse
 
 NEUTRAL = frozenset(
-    {"choices", "device", "threads", "health", "tracker", "hydra", "checkpoint_every_minutes"}
-    | {"keep_state"}
+    {
+        "cells",
+        "checkpoint_every_minutes",
+        "choices",
+        "device",
+        "health",
+        "hydra",
+        "keep_state",
+        "objective",
+        "threads",
+        "tracker",
+    }
 )
 """Root keys that cannot change a number: they take no part in a cell's name."""
+NEUTRAL_ENV = ("family", "sizes", "threads", "log_every_steps")
+"""The same of `env`: defaults that other keys refer to."""
+TEMPORAL = ("time_window", "time_window_eval", "surrogate", "backend")
+"""Root keys without meaning under a neuron without time, such as ReLU."""
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
     """Everything that can change a number, and nothing else.
 
-    Under a neuron without time the time window and the surrogate mean nothing and are left out, so
-    that cells which differ only there are one cell.
+    Cells that differ only in what their neuron ignores are one cell.
     """
     keys = [str(key) for key in cfg if key not in NEUTRAL]
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
     assert isinstance(plain, dict)
-    for key in ("family", "sizes", "threads", "log_every_steps"):
+    for key in NEUTRAL_ENV:
         plain["env"].pop(key)
     plain["budget"].pop("size")
     plain["algo"].pop("replay_device", None)
     if plain["time_window_eval"] == plain["time_window"]:
         plain["time_window_eval"] = None
     if not _temporal(plain["neuron"]["_target_"]):
-        for key in ("time_window", "time_window_eval", "surrogate", "backend"):
+        for key in TEMPORAL:
             plain.pop(key)
     return {str(key): _canonical(value) for key, value in plain.items()}
+
+
+@lru_cache
+def _temporal(target: str) -> bool:
+    return bool(get_class(target).temporal)  # type: ignore[attr-defined]
 
 
 def _canonical(value: Any) -> Any:
@@ -49,10 +68,23 @@ def _canonical(value: Any) -> Any:
     return value
 
 
+def flat_identity(cfg: DictConfig) -> dict[str, Any]:
+    """`identity` as one level: dotted key -> value."""
+
+    def flatten(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:
+        if not isinstance(node, dict):
+            yield prefix, node
+            return
+        for key, value in node.items():
+            yield from flatten(f"{prefix}.{key}" if prefix else str(key), value)
+
+    return dict(flatten("", identity(cfg)))
+
+
 def difference(stored: DictConfig, asked: DictConfig) -> str | None:
     """The first key in which two configs are not the same cell, with both values; None if they are.
 
-    A config that lacks keys, or has others, counts as different. Only classes that ``asked`` names
+    A config that lacks keys, or has others, counts as different. Only classes that `asked` names
     are looked up.
     """
     had, wanted = stored.neuron._target_, asked.neuron._target_
@@ -65,47 +97,28 @@ def difference(stored: DictConfig, asked: DictConfig) -> str | None:
     return None
 
 
-@lru_cache
-def _temporal(target: str) -> bool:
-    from hydra.utils import get_class
-
-    return bool(get_class(target).temporal)  # type: ignore[attr-defined]
-
-
-def flat_identity(cfg: DictConfig) -> dict[str, Any]:
-    """``identity`` as one level: dotted key -> value."""
-
-    def flatten(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:
-        if not isinstance(node, dict):
-            yield prefix, node
-            return
-        for key, value in node.items():
-            yield from flatten(f"{prefix}.{key}" if prefix else str(key), value)
-
-    return dict(flatten("", identity(cfg)))
-
-
 def cell_name(cfg: DictConfig, choices: dict[str, str]) -> str:
     """Readable axes, seed, and a short hash of everything that can change a number.
 
-    For example ``pong_lif_popnorm_atan_T16_seed0_1f2e3d4c``.
+    For example `pong_lif_popnorm_atan_T16_seed0_1f2e3d4c`.
     """
     what = identity(cfg)
     env = choices["env"] if choices["env"] != "gymnasium" else _slug(cfg.env.id)
-    words = [env, choices["neuron"], choices["norm"]]
+    parts = [env, choices["neuron"], choices["norm"]]
     if "surrogate" in what:
-        words += [choices["surrogate"], f"T{cfg.time_window}"]
-    return "_".join([*words, f"seed{cfg.seed}", _digest(what)])
+        parts += [choices["surrogate"], f"T{cfg.time_window}"]
+    return "_".join([*parts, f"seed{cfg.seed}", _digest(what)])
 
 
 def sweep_name(overrides: list[str], choices: dict[str, str | None]) -> str:
-    """The name of the file in ``sweeps/``, or the swept keys with a hash of the whole grid."""
+    """The name of the file in `sweeps/`, or the swept keys with a hash of the whole grid."""
     named = choices.get("sweep")
     if named:
         return named
-    counting = [o for o in parse(overrides) if o.key_or_group.split(".")[0] not in NEUTRAL]
-    swept = [o.key_or_group for o in counting if o.is_sweep_override()]
-    return "_".join([*map(_slug, swept), _digest(sorted(o.input_line or "" for o in counting))])
+    given = [o for o in parse(overrides) if o.key_or_group == "cells"]
+    given += [o for o in parse(overrides) if o.key_or_group.split(".")[0] not in NEUTRAL]
+    swept = [o.key_or_group for o in given if o.is_sweep_override() or o.key_or_group == "cells"]
+    return "_".join([*map(_slug, swept), _digest(sorted(o.input_line or "" for o in given))])
 
 
 def _digest(value: object) -> str:

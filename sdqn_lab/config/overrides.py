@@ -1,4 +1,4 @@
-"""A command line's overrides: parsed, refused where Hydra would misread them, and expanded."""
+"""A command line's overrides: parsed, refused where Hydra would misread them, expanded."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,46 +11,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 
+from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.config.schema import CHOOSING, GROUPS, conf_dir
-from sdqn_lab.config.validation import (
-    ConfigError,
-)
+
+SEARCH_PATH = "hydra.searchpath"
 
 
-@contextmanager
-def hydra_free() -> Iterator[ConfigLoader]:
-    """Compose also inside a running Hydra job, whose global state is put back afterwards."""
-    instance = GlobalHydra.instance()
-    outer, instance.hydra = instance.hydra, None
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            yield instance.config_loader()
-    finally:
-        # Leaving, Hydra puts a copy of the state back as it was found: empty.
-        GlobalHydra.instance().hydra = outer
-
-
-def options(group: str, bases: bool = False) -> list[str]:
-    """The options of a group, or the files that they are made from."""
-    with hydra_free() as loader:
-        options: list[str] = loader.get_group_options(group, ObjectType.CONFIG)
-    return [option for option in options if option.startswith("_") == bases]
-
-
-def lines(overrides: Iterable[Override]) -> list[str]:
-    """Overrides as they were written."""
-    return [override.input_line or "" for override in overrides]
-
-
-def chooses(override: Override) -> bool:
-    """Whether an override chooses files, and so what other overrides may refer to."""
-    key = override.key_or_group
-    return key in GROUPS or "/" in key or "@" in key or key == "hydra.searchpath"
-
-
-def parse(overrides: list[str]) -> list[Override]:
+def parse(overrides: Iterable[str]) -> list[Override]:
     """Parse overrides and refuse what Hydra would misread in silence.
 
     Raises:
@@ -60,12 +29,12 @@ def parse(overrides: list[str]) -> list[Override]:
     for line in overrides:
         try:
             override = _parsed(line)
-        except (OverrideParseException, HydraException):
-            problems.append(f"{line}: not an override; write key=value")
+        except HydraException:
+            problems.append(Refused(line, None, "not an override", "key=value"))
             continue
         parsed.append(override)
-        if problem := _override_problem(override):
-            problems.append(f"{line}: {problem}")
+        if problem := _misread(override, line):
+            problems.append(problem)
     if problems:
         raise ConfigError(problems)
     return parsed
@@ -77,39 +46,64 @@ def _parsed(line: str) -> Override:
     return override
 
 
-def _override_problem(override: Override) -> str | None:
+def _misread(override: Override, line: str) -> Refused | None:
     key = override.key_or_group
     if not key:
-        return "the key is missing; write key=value"
+        return Refused(line, None, "the key is missing", "key=value")
     if override.is_delete():
-        return f"nothing can be taken away; write {key}={'OPTION' if key in GROUPS else 'VALUE'}"
-    return _choice_problem(override) if key in GROUPS else None
+        instead = f"{key}={'OPTION' if key in GROUPS else 'VALUE'}"
+        return Refused(line, None, "nothing can be taken away", instead)
+    return _wrong_choice(override, line) if key in GROUPS else None
 
 
-def _choice_problem(override: Override) -> str | None:
+def _wrong_choice(override: Override, line: str) -> Refused | None:
     """A group takes the name of one option."""
     key, value = override.key_or_group, override.value()
     if isinstance(value, list | dict):
+        rule = "a group takes one option, of a list Hydra would keep the last"
         each = override.get_value_string().strip("[]") or "OPTION"
-        return (
-            "a group takes one option, of a list Hydra would keep the last; "
-            f"write -m {key}={each} to run each"
-        )
+        return Refused(line, None, rule, f"-m {key}={each} to run each")
     if override.is_add() or override.is_force_add():
-        return f"a group is chosen without a plus; write {key}={override.get_value_string()}"
+        instead = f"{key}={override.get_value_string()}"
+        return Refused(line, None, "a group is chosen without a plus", instead)
     may_be_null = value is None and key in CHOOSING
     if override.is_sweep_override() or isinstance(value, str) or may_be_null:
         return None
-    return f"no option; write {key}=OPTION with one of: {', '.join(options(key))}"
+    return Refused(line, None, "no option", f"{key}=OPTION with one of: {', '.join(options(key))}")
 
 
-def expand(overrides: list[str]) -> list[list[str]]:
-    """One list of overrides a cell, in Hydra's own order: the product of all swept values.
+def lines(overrides: Iterable[Override]) -> list[str]:
+    """Overrides as they were written."""
+    return [override.input_line or "" for override in overrides]
+
+
+def chooses(override: Override) -> bool:
+    """Whether an override chooses files, and with them what the other overrides may refer to."""
+    key = override.key_or_group
+    return key in GROUPS or "/" in key or "@" in key or key == SEARCH_PATH
+
+
+def options(group: str, overrides: Iterable[str] = (), bases: bool = False) -> list[str]:
+    """The options of a group.
+
+    Args:
+        group: one of Hydra's, e.g. `norm` or `hydra/launcher`.
+        overrides: a command's; `hydra.searchpath=[...]` among them brings options along.
+        bases: list the files that options are made from instead, whose names begin with `_`.
+    """
+    search = [line for line in overrides if line.startswith(f"{SEARCH_PATH}=")]
+    with config_loader() as loader:
+        found = loader.get_group_options(group, ObjectType.CONFIG, "config", search)
+    return [option for option in found if option.startswith("_") == bases]
+
+
+def expand(overrides: Iterable[str]) -> list[list[str]]:
+    """One list of overrides per cell, in Hydra's own order: the product of all swept values.
 
     Raises:
         ConfigError: an override is none, or sweeps over what cannot be counted.
     """
-    with hydra_free() as loader:
+    with config_loader() as loader:
         return [list(cell) for cell in product(*(_values(o, loader) for o in parse(overrides)))]
 
 
@@ -118,11 +112,25 @@ def _values(override: Override, loader: ConfigLoader) -> list[str]:
     key = override.get_key_element()
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
+    line = override.input_line or key
     if not override.is_discrete_sweep():
-        fault = "an interval has no values to run, only a sweeper that searches takes it"
-        raise ConfigError([f"{override.input_line}: {fault}; write {key}=VALUE,VALUE or range()"])
+        rule = "an interval has no values to run, only a sweeper that searches takes it"
+        raise ConfigError([Refused(line, None, rule, f"{key}=VALUE,VALUE or range()")])
     override.config_loader = loader  # glob() asks it for the options of a group
     values = list(override.sweep_string_iterator())
     if not values:
-        raise ConfigError([f"{override.input_line}: fits no option; write {key}=OPTION"])
+        raise ConfigError([Refused(line, None, "fits no option", f"{key}=OPTION")])
     return [f"{key}={value}" for value in values]
+
+
+@contextmanager
+def config_loader() -> Iterator[ConfigLoader]:
+    """Hydra's loader of this program's configs; also inside a running job of Hydra's."""
+    instance = GlobalHydra.instance()
+    outer, instance.hydra = instance.hydra, None
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield instance.config_loader()
+    finally:
+        # Leaving, Hydra puts a copy of the state back as it was found: empty.
+        GlobalHydra.instance().hydra = outer

@@ -1,8 +1,7 @@
 """What a command line asks for: every cell composed, validated and named before anything starts."""
 
-import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,11 +9,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdqn_lab import config
-from sdqn_lab.config.validation import ConfigError, check_launcher, validate
+from sdqn_lab.checks.refused import ConfigError, Refused, first_line
+from sdqn_lab.config.composition import Composer, compose_raw, resolved
+from sdqn_lab.config.identity import difference
+from sdqn_lab.config.overrides import SEARCH_PATH, expand, parse
+from sdqn_lab.config.plugins import check_launcher
+from sdqn_lab.config.validation import validate
 
-QUIET_FAILURES = 20
+MAX_REPEATED_FAILURES = 20
 """After so many wrong cells in a row with nothing new to say, the rest need not be composed."""
+OF_THE_CELL = (SEARCH_PATH, "hydra.sweep.subdir")
+"""Keys of Hydra without which a cell could not be composed anew, or would have another name."""
 
 
 class Cell(NamedTuple):
@@ -29,67 +34,112 @@ class Cell(NamedTuple):
 class Plan:
     """The cells that a command asks for, validated."""
 
-    multirun: bool
+    common: DictConfig
+    """Composed, with Hydra's own node: of the one cell, or what all have in common."""
     cells: dict[Path, Cell]
+    """None if a sweeper that searches is to find them."""
     asked: int
     """Combinations asked for; more than cells where some of them are the same cell."""
-    launcher: DictConfig
-    words: list[str] = field(default_factory=list)
-    """The command line for Hydra."""
+    multirun: bool
+
+    @property
+    def launcher(self) -> DictConfig:
+        """Who starts the cells."""
+        node: DictConfig = self.common.hydra.launcher
+        return node
 
     @property
     def sweep_dir(self) -> Path:
         """What the cells of a sweep lie in."""
-        return next(iter(self.cells)).parent
+        return Path(self.common.hydra.sweep.dir) if self.multirun else next(iter(self.cells)).parent
 
 
-_planned: dict[tuple[str, ...], Cell] = {}
-"""What this command has composed: Hydra asks for the same cells when it launches them."""
-
-
-def plan(words: list[str], args: argparse.Namespace) -> Plan:
-    """Compose and validate every cell that the command line asks for.
+def plan(overrides: list[str], multirun: bool) -> Plan:
+    """Compose and validate every cell that a command line asks for.
 
     Args:
-        words: the command line.
-        args: the same, as Hydra's own parser reads it.
+        overrides: the command's.
+        multirun: it says `-m`; a file in `sweeps/` may say so too.
 
     Raises:
         ConfigError: everything wrong with any of them.
     """
-    _planned.clear()  # files and machines change between two commands
-    sweeps = [o for o in config.parse(args.overrides) if o.is_sweep_override()]
-    if own := [o.input_line for o in sweeps if o.is_hydra_override()]:
-        raise ConfigError([f"{line}: one value for all cells; write one" for line in own])
-    common = config.compose_raw(args.overrides, RunMode.MULTIRUN if sweeps else RunMode.RUN)
+    sweeps = [o for o in parse(overrides) if o.is_sweep_override()]
+    if own := [o.input_line or "" for o in sweeps if o.is_hydra_override()]:
+        raise ConfigError([Refused(line, None, "one value for all cells", "one") for line in own])
+    common = compose_raw(overrides, RunMode.MULTIRUN if sweeps or multirun else RunMode.RUN)
     launcher = common.hydra.launcher
-    check_launcher(launcher, common.hydra.runtime.choices["hydra/launcher"])
-    if not (args.multirun or common.hydra.mode == RunMode.MULTIRUN):
-        if sweeps:
-            raise ConfigError([_needs_multirun(o.input_line or "") for o in sweeps])
-        if elsewhere(launcher) and not launcher.dry_run:
-            raise ConfigError(
-                ["hydra/launcher=slurm: starts sweeps; write -m before the overrides"]
-            )
-        cfg = config.resolved(common)
-        validate(cfg, here=not elsewhere(launcher))
-        path = _directory(common.hydra.run, "dir", "hydra.run.dir")
-        return Plan(False, {path: Cell(path, cfg, args.overrides)}, 1, launcher, words)
-    # Cells would each resolve the sweep's directory from their own overrides alone.
-    sweep_dir = _directory(common.hydra.sweep, "dir", "hydra.sweep.dir")
+    check_launcher(launcher)
     here = not elsewhere(launcher)
-    given = any(o.key_or_group == "hydra.sweep.dir" for o in config.parse(args.overrides))
-    every = combinations(args.overrides, common)
-    cells = plan_cells(sweep_dir, every, here)
-    fixed = words if given else [*words, f"hydra.sweep.dir={sweep_dir}"]
-    return Plan(True, {cell.path: cell for cell in cells}, len(every), launcher, fixed)
+    if not (multirun or common.hydra.mode == RunMode.MULTIRUN):
+        _check_single(common, [o.input_line or "" for o in sweeps])
+        cfg = resolved(common)
+        validate(cfg, here)
+        path = _directory(common.hydra.run, "dir", "hydra.run.dir")
+        return Plan(common, {path: Cell(path, cfg, overrides)}, 1, multirun=False)
+    # Each cell alone would resolve the sweep's directory from its own overrides.
+    sweep_dir = str(_directory(common.hydra.sweep, "dir", "hydra.sweep.dir"))
+    common.hydra.sweep.dir = sweep_dir
+    common.hydra.overrides.hydra.append(f"hydra.sweep.dir='{sweep_dir}'")
+    if common.hydra.runtime.choices["hydra/sweeper"] != "basic":
+        return Plan(common, {}, 0, multirun=True)
+    every = combinations(overrides, common)
+    cells = plan_cells(Path(sweep_dir), every, here)
+    return Plan(common, {cell.path: cell for cell in cells}, len(every), multirun=True)
+
+
+def _check_single(common: DictConfig, sweeps: list[str]) -> None:
+    instead = "-m before the overrides"
+    rule = "several values need a multirun"
+    problems = [Refused(line, None, rule, instead) for line in sweeps]
+    if common.get("cells"):
+        problems.append(Refused("cells", None, rule, instead))
+    if not problems and elsewhere(common.hydra.launcher) and not common.hydra.launcher.dry_run:
+        problems = [Refused("hydra/launcher", "slurm", "starts sweeps", "-m before the overrides")]
+    if problems:
+        raise ConfigError(problems)
 
 
 def combinations(overrides: list[str], common: DictConfig) -> list[list[str]]:
-    """The overrides of every cell: those of the command, and the grid of a sweep's file."""
+    """The overrides of every cell.
+
+    The product of what the command and a sweep's file vary, times the rows of `cells`.
+
+    Args:
+        overrides: the command's.
+        common: what all cells have in common.
+
+    Raises:
+        ConfigError: an override sweeps over what cannot be counted, or a key is in a row of
+            `cells` and varied, or in one row and not in another.
+    """
     params = OmegaConf.to_container(common.hydra.sweeper.params or OmegaConf.create({}))
+    rows = OmegaConf.to_container(common.get("cells") or OmegaConf.create([]))
     assert isinstance(params, dict)
-    return config.expand([*(f"{key!s}={value}" for key, value in params.items()), *overrides])
+    assert isinstance(rows, list)
+    given = [*(f"{key!s}={value}" for key, value in params.items()), *overrides]
+    given = [line for line in given if not line.startswith(("cells=", "+cells="))]
+    varied = {o.key_or_group for o in parse(given)}
+    for number, row in enumerate(rows):
+        if twice := sorted(varied & set(row)):
+            rule = f"stands in a row of cells and beside it; leave out {twice[0]} here or there"
+            raise ConfigError([Refused(f"cells[{number}].{twice[0]}", row[twice[0]], rule)])
+        if different := sorted(set(rows[0]) ^ set(row)):
+            rule = f"every row has the same keys; write {different[0]} in each"
+            raise ConfigError([Refused(f"cells[{number}]", None, rule)])
+    written_rows = [[f"{key}={_written(value)}" for key, value in row.items()] for row in rows]
+    return [[*cell, *row] for cell in expand(given) for row in written_rows or [[]]]
+
+
+def _written(value: object) -> str:
+    """As an override: a list or a mapping of YAML is one of Hydra's without blanks and quotes."""
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def elsewhere(launcher: DictConfig) -> bool:
@@ -98,7 +148,7 @@ def elsewhere(launcher: DictConfig) -> bool:
 
 
 def plan_cells(sweep_dir: Path, every: Iterable[Sequence[str]], here: bool = True) -> list[Cell]:
-    """Compose, validate and name cells; each is done once in a process.
+    """Compose, validate and name cells.
 
     Args:
         sweep_dir: where they are to lie.
@@ -111,52 +161,43 @@ def plan_cells(sweep_dir: Path, every: Iterable[Sequence[str]], here: bool = Tru
     Raises:
         ConfigError: everything wrong with any of them, or two different cells in one directory.
     """
-    composer, cells, problems = config.Composer(), list[Cell](), list[str]()
+    composer, cells, problems = Composer(), list[Cell](), dict[str, Refused]()
     by_path: dict[Path, Cell] = {}
-    quiet = 0
+    repeated = 0
     for overrides in every:
-        if quiet > QUIET_FAILURES:
+        if repeated > MAX_REPEATED_FAILURES:
             break
         try:
             cell = _plan_cell(sweep_dir, list(overrides), composer, here)
             found = by_path.setdefault(cell.path, cell)
-            if found is not cell and (other := config.difference(found.cfg, cell.cfg)):
-                line = f"hydra.sweep.subdir: two cells would share {cell.path} ({other})"
-                raise ConfigError([line])
+            if found is not cell and (other := difference(found.cfg, cell.cfg)):
+                rule = f"two cells would share {cell.path} ({other})"
+                raise ConfigError([Refused("hydra.sweep.subdir", None, rule)])
             cells.append(found)
         except ConfigError as error:
-            new = [problem for problem in error.problems if problem not in problems]
-            problems += new
-            quiet = 0 if new else quiet + 1
+            new = {str(problem): problem for problem in error.problems}
+            repeated = 0 if new.keys() - problems.keys() else repeated + 1
+            problems |= new
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(problems.values())
     return cells
 
 
-def _plan_cell(
-    sweep_dir: Path, overrides: list[str], composer: config.Composer, here: bool
-) -> Cell:
-    task = [line for line in overrides if not line.startswith(("hydra.", "hydra/"))]
-    key = (str(sweep_dir), *sorted(task))
-    if key not in _planned:
-        raw = composer.compose_raw(overrides)
-        cfg = config.resolved(raw)
-        validate(cfg, here)
-        subdir = _directory(raw.hydra.sweep, "subdir", "hydra.sweep.subdir")
-        if subdir.name != str(subdir):
-            line = f"hydra.sweep.subdir={subdir}: cells lie side by side; write a name without /"
-            raise ConfigError([line])
-        _planned[key] = Cell(sweep_dir / subdir, cfg, task)
-    return _planned[key]
+def _plan_cell(sweep_dir: Path, overrides: list[str], composer: Composer, here: bool) -> Cell:
+    raw = composer.compose_raw(overrides)
+    cfg = resolved(raw)
+    validate(cfg, here)
+    subdir = _directory(raw.hydra.sweep, "subdir", "hydra.sweep.subdir")
+    if subdir.name != str(subdir):
+        rule = "cells lie side by side; write a name without /"
+        raise ConfigError([Refused("hydra.sweep.subdir", str(subdir), rule)])
+    own = [o for o in parse(overrides) if not o.is_hydra_override()]
+    own += [o for o in parse(overrides) if o.key_or_group in OF_THE_CELL]
+    return Cell(sweep_dir / subdir, cfg, [o.input_line or "" for o in own])
 
 
 def _directory(node: DictConfig, key: str, name: str) -> Path:
     try:
         return Path(str(node[key]))
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError([f"{name}: {reason}; write {name}=DIR"]) from error
-
-
-def _needs_multirun(override: str) -> str:
-    return f"{override}: several values need a multirun; write -m before the overrides"
+        raise ConfigError([Refused(name, None, first_line(error), f"{name}=DIR")]) from error

@@ -1,18 +1,22 @@
-"""A run's ``config.yaml``, read as data."""
+"""A run's `config.yaml`, read as data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sdqn_lab.config.schema import Config
-from sdqn_lab.config.validation import ConfigError, check_plugins, outside_code, short, unfit_keys
+from sdqn_lab.checks.refused import ConfigError, Refused, first_line, short
+from sdqn_lab.config.schema import CHOOSING, GROUPS, Config
 from sdqn_lab.runs.upgrade import upgraded
+
+NAMES_CLASS = frozenset(GROUPS) - {"protocol", "budget", *CHOOSING}
+"""The only places of a config that name a class."""
+OWN_CODE = "sdqn_lab."
 
 
 def stored_data(file: Path) -> DictConfig:
-    """A run's ``config.yaml`` as plain values: nothing that it names is imported or looked up.
+    """A run's `config.yaml` as plain values: nothing that it names is imported or looked up.
 
     Raises:
         ConfigError: damaged, of something else, or more than data.
@@ -26,61 +30,90 @@ def stored_data(file: Path) -> DictConfig:
     except Exception as error:  # whatever a damaged or foreign file may cause
         raise _no_config(file, error) from error
     if unfit:
-        raise ConfigError([f"{file}: {problem}" for problem in unfit])
+        raise ConfigError([Refused(f"{file}: {p.key}", p.value, p.rule, p.instead) for p in unfit])
     return OmegaConf.create(plain)
 
 
 def stored_config(file: Path, trust: bool) -> DictConfig:
-    """A run's ``config.yaml``, typed again by the schema; the one door for those that are acted on.
+    """A run's `config.yaml`, typed again by the schema; the one door for those that are acted on.
 
     A run directory may come from anywhere, so its config is data: it may name classes of this
     package, if they are of the kind that their group stands for, and those of other packages,
-    whose import alone runs code, only if the user says so. The user's own words need no such
-    permission: neither a command's overrides, nor the cells of a multirun, which the launchers
-    start with ``--trust`` after writing what was composed, or comparing it with what is stored.
+    whose import alone runs code, only if the user says so. What the user writes himself needs no
+    such permission: neither a command's overrides, nor the cells of a multirun, which launchers
+    start with `--trust` after writing what was composed, or comparing it with what is stored.
 
     Args:
         file: the config.
-        trust: the user has written ``--trust`` or ``trust=True``.
+        trust: the user has written `--trust` or `trust=True`.
 
     Raises:
         ConfigError: damaged, of something else, more than data, a class of another kind, or code
             of others without trust.
     """
+    # Imported here: it knows every class, and reading a config as data must not load torch.
+    from sdqn_lab.config.plugins import check_plugins
+
     cfg = stored_data(file)
     try:
         typed = OmegaConf.merge(OmegaConf.structured(Config), cfg)
         assert isinstance(typed, DictConfig)
+        typed = OmegaConf.masked_copy(typed, [str(key) for key in typed if key != "cells"])
         if missing := sorted(OmegaConf.missing_keys(typed)):
             raise ValueError(f"no value for {', '.join(missing)}")
         outside = outside_code(typed)
     except Exception as error:
         raise _no_config(file, error) from error
     if outside and not trust:
+        rule = f"{file} names code from outside sdqn_lab, and opening the run would run it"
+        instead = "--trust (sdqn_lab.load: trust=True) if you know it"
         raise ConfigError(
-            [
-                f"{key}={short(value)}: {file} names code from outside sdqn_lab, and opening the "
-                "run would run it; write --trust (sdqn_lab.load: trust=True) if you know it"
-                for key, value in outside.items()
-            ]
+            [Refused(f"{k}={short(value)}", None, rule, instead) for k, value in outside.items()]
         )
     check_plugins(typed)
     return typed
 
 
 def _no_config(file: Path, error: Exception) -> ConfigError:
-    reason = short((str(error) or type(error).__name__).splitlines()[0])
-    return ConfigError([f"{file}: not the config of a run ({reason}); put the file back"])
+    rule = f"not the config of a run ({short(first_line(error))}); put the file back"
+    return ConfigError([Refused(str(file), None, rule)])
 
 
-def _references(node: dict[Any, Any] | list[Any], prefix: str = "") -> Iterator[str]:
+def unfit_keys(node: Mapping[Any, Any] | Sequence[Any], prefix: str = "") -> Iterator[Refused]:
+    """Keys that are for Hydra's `instantiate`, which this program does not use.
+
+    A class is named by `_target_` in the groups of `NAMES_CLASS`; whatever lies deeper is data.
+    """
+    items = node.items() if isinstance(node, Mapping) else enumerate(node)
+    for key, value in items:
+        name = f"{prefix}{key}"
+        if str(key).startswith("_") and not (key == "_target_" and prefix[:-1] in NAMES_CLASS):
+            rule = "a class is named by GROUP._target_ alone; leave it out"
+            yield Refused(f"{name}={short(value)}", None, rule)
+        elif isinstance(value, dict | list):
+            yield from unfit_keys(value, f"{name}.")
+
+
+def _references(node: dict[Any, Any] | list[Any], prefix: str = "") -> Iterator[Refused]:
     """A run stores what references led to; one that is there could read what is not the run's."""
     for key, value in node.items() if isinstance(node, dict) else enumerate(node):
         name = f"{prefix}{key}"
         if isinstance(value, dict | list):
             yield from _references(value, f"{name}.")
         elif isinstance(value, str) and "${" in value:
-            yield f"{name}={short(value)}: a stored config holds no references; write the value"
+            rule = "a stored config holds no references; write the value"
+            yield Refused(f"{name}={short(value)}", None, rule)
+
+
+def outside_code(cfg: Any) -> dict[str, str]:
+    """Keys of a config that name code from outside this package, with their values.
+
+    Gymnasium imports the module that stands before the colon of an id.
+    """
+    named = {f"{group}._target_": str(cfg[group]["_target_"]) for group in sorted(NAMES_CLASS)}
+    found = {key: value for key, value in named.items() if not value.startswith(OWN_CODE)}
+    game = str(cfg["env"]["id"])
+    return found | ({"env.id": game} if ":" in game else {})
 
 
 def resume_command(path: Path, cfg: DictConfig) -> str:

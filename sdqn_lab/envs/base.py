@@ -5,16 +5,18 @@ that episode's last observation, and the step after it ignores the action and re
 observation of the next episode, with reward 0 and ``started`` set.
 """
 
-from __future__ import annotations
-
 import typing
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Lt
 from numpy.typing import NDArray
 
+from sdqn_lab.checks.ranges import Count, Natural, Share
 
-@dataclass(frozen=True)
+
+@dataclass
 class Protocol:
     """The rules under which an environment is played; training and evaluation share one instance.
 
@@ -36,16 +38,16 @@ class Protocol:
         ValueError: A setting lies outside its range.
     """
 
-    sticky_actions: float
-    noop_max: int
+    sticky_actions: Annotated[float, Ge(0), Lt(1)]
+    noop_max: Natural
     fire_reset: bool
     life_loss_ends_bootstrap: bool
     reward_clipping: bool
-    episode_cap_frames: int
+    episode_cap_frames: Count
     full_action_space: bool
     difficulty_ramping: bool
-    epsilon_eval: float
-    eval_episodes: int
+    epsilon_eval: Share
+    eval_episodes: Count
 
     def __post_init__(self) -> None:
         for key, least in (("noop_max", 0), ("episode_cap_frames", 1), ("eval_episodes", 1)):

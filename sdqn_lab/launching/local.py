@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -10,17 +10,22 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.console import Console
 
+from sdqn_lab.checks.refused import ConfigError
 from sdqn_lab.launching.ledger import Ledger, LedgerError, locked
 from sdqn_lab.launching.observe import forget_failure, observe, unfinished
 from sdqn_lab.launching.processes import Slot, run_cells, slots, visible_gpus
 from sdqn_lab.launching.queue import SlurmError
 from sdqn_lab.launching.table import watching
 from sdqn_lab.runs.directory import BusyError, RunDirectory, timestamp
+from sdqn_lab.runs.objective import objective
 from sdqn_lab.runs.stopping import PREEMPTED_EXIT, StopFlag
 
+if TYPE_CHECKING:
+    from sdqn_lab.config.planning import Cell
 
-class LaunchError(SystemExit):
-    """Cells could not be started; of any exception but SystemExit Hydra prints a traceback."""
+
+class LaunchError(Exception):
+    """Cells could not be started."""
 
 
 class CellLauncher(Launcher):
@@ -40,33 +45,36 @@ class CellLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Enroll the cells and start those that are not finished.
-
-        Whatever becomes of a cell is told by its own directory, so Hydra hears of no failure.
-        """
+        """What a sweeper that searches calls: run its cells, and answer with their objectives."""
         # Imported here: Hydra loads every plug-in in any program that it serves; these are slow.
         from sdqn_lab.config.planning import elsewhere, plan_cells
-        from sdqn_lab.config.validation import ConfigError
-        from sdqn_lab.launching.sweep import enroll
 
         del initial_job_idx
         sweep_dir = Path(self.config.hydra.sweep.dir)
-        own = list(self.config.hydra.overrides.hydra)
+        own = [o for o in self.config.hydra.overrides.hydra if o.startswith("hydra.searchpath=")]
         every = [[*own, *overrides] for overrides in job_overrides]
         cells = plan_cells(sweep_dir, every, here=not elsewhere(self.config.hydra.launcher))
-        unique = list({cell.path: cell for cell in cells}.values())
+        self.launch_cells(sweep_dir, list({cell.path: cell for cell in cells}.values()))
+        return [_returned(cell) for cell in cells]
+
+    def launch_cells(self, sweep_dir: Path, cells: "Sequence[Cell]") -> None:
+        """Enroll cells and start those that are not finished.
+
+        Whatever becomes of a cell is in its own directory.
+
+        Raises:
+            LaunchError: they could not be started.
+        """
+        from sdqn_lab.launching.sweep import enroll
+
         sweep_dir.mkdir(parents=True, exist_ok=True)
         try:
             with locked(sweep_dir):
-                enroll(sweep_dir, unique)
-                self.start(sweep_dir, [cell.path.name for cell in unique])
+                enroll(sweep_dir, cells)
+                self.start(sweep_dir, [cell.path.name for cell in cells])
             self.attend(sweep_dir)
         except (BusyError, ConfigError, LedgerError, SlurmError, OSError) as error:
             raise LaunchError(str(error)) from error
-        return [
-            JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=None)
-            for overrides in job_overrides
-        ]
 
     def start(self, sweep_dir: Path, names: list[str]) -> None:
         """Start those of the cells that are not finished; the sweep is locked meanwhile.
@@ -153,6 +161,19 @@ class LocalLauncher(CellLauncher):
         gpus = visible_gpus() if any_gpu else []
         gpus = gpus[: self.settings["gpus"]]
         return slots(self.settings["processes"], gpus, cfg.threads)
+
+
+def _returned(cell: "Cell") -> JobReturn:
+    """The objective of a finished cell; an exception, which Hydra raises, for any other."""
+    directory = RunDirectory(cell.path)
+    job = JobReturn(overrides=cell.overrides, cfg=cell.cfg, status=JobStatus.COMPLETED)
+    try:
+        if directory.state != "finished":
+            raise LaunchError(f"{cell.path.name}: {directory.state}, so it has no objective")
+        job.return_value = objective(directory.metrics, cell.cfg.objective)
+    except (LaunchError, ValueError) as error:
+        job.status, job.return_value = JobStatus.FAILED, error
+    return job
 
 
 def _in_queue(sweep_dir: Path) -> set[str]:

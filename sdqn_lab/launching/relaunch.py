@@ -8,9 +8,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdqn_lab import config
+from sdqn_lab.checks.refused import ConfigError, short
 from sdqn_lab.config.directories import state_of
 from sdqn_lab.config.planning import plan_cells
-from sdqn_lab.config.validation import ConfigError, check_launcher, outside_code, short
+from sdqn_lab.config.plugins import check_launcher
+from sdqn_lab.config.stored import outside_code
 from sdqn_lab.launching import queue
 from sdqn_lab.launching.ledger import Ledger, locked
 from sdqn_lab.launching.local import CellLauncher
@@ -95,7 +97,7 @@ def _launcher(ledger: Ledger, overrides: list[str], trust: bool) -> tuple[CellLa
                 value = short(kept[key])
                 raise ConfigError([f"hydra.launcher.{key}={value}: {fault}; {remedy}"])
         settings |= {k: v for k, v in kept.items() if k != "_target_"}
-    check_launcher(OmegaConf.create(settings), kind)
+    check_launcher(OmegaConf.create(settings))
     target = settings.pop("_target_")
     cls = get_class(target)
     if not issubclass(cls, CellLauncher):

@@ -8,8 +8,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdqn_lab import config
+from sdqn_lab.checks.refused import ConfigError
 from sdqn_lab.config.directories import exists, state_of
-from sdqn_lab.config.validation import ConfigError, check_plugins, validate
+from sdqn_lab.config.plugins import check_plugins
+from sdqn_lab.config.validation import validate
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.metrics import check_kept
 from sdqn_lab.training.checkpoint import Checkpoint, CheckpointError

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from sdqn_lab import build
 from sdqn_lab.agents.policy import Greedy, Policy
 from sdqn_lab.agents.seeding import stream, stream_seed
+from sdqn_lab.checks.refused import ConfigError
 from sdqn_lab.config import conf_dir, stored_config
-from sdqn_lab.config.validation import ConfigError
 from sdqn_lab.envs.base import Protocol, VectorEnv
 from sdqn_lab.networks.fingerprint import fingerprint
 from sdqn_lab.networks.network import SpikingNetwork

@@ -11,7 +11,7 @@ from wandb import wandb_agent
 from wandb.sdk.launch.sweeps.utils import load_sweep_config
 
 from sdqn_lab import config
-from sdqn_lab.config.validation import ConfigError
+from sdqn_lab.checks.refused import ConfigError
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.metrics import read_metrics
 from sdqn_lab.tracking.sync import sync_run

@@ -1,0 +1,1 @@
+"""What the entry points share: consoles, arguments, exit codes, refusals on the terminal."""
