@@ -29,7 +29,7 @@ LAYERS |= {
     "commands": SCIENCE | {"config"},
 }
 """What each room may import; entry points may import all of them, and no room an entry point."""
-ENTRY_POINTS = {"__init__", "run", "sweep", "report", "play", "bench"}
+ENTRY_POINTS = {"__init__", "__main__", "run", "sweep", "report", "play", "bench"}
 KNOWS_HYDRA = {
     "build",
     "config",

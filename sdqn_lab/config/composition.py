@@ -130,7 +130,9 @@ def _set_value(cfg: DictConfig, override: Override) -> Refused | None:
         there = OmegaConf.select(cfg, key, throw_on_missing=False) if override.is_add() else None
         if there is not None and not isinstance(value, dict | list):
             return Refused(line, None, f"{key} has a value already", line.lstrip("+"))
-        OmegaConf.update(cfg, key, value, merge=True, force_add=adds)
+        # OmegaConf cannot merge a mapping into a null, such as hydra.sweeper.params.
+        merge = not isinstance(value, dict) or OmegaConf.select(cfg, key) is not None
+        OmegaConf.update(cfg, key, value, merge=merge, force_add=adds)
     except (ConfigAttributeError, ConfigKeyError):
         return unknown_key(cfg, override)
     except OmegaConfBaseException as error:
