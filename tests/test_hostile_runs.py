@@ -251,9 +251,9 @@ def test_a_module_inside_a_run_is_imported_on_the_users_word_alone(way, download
 @pytest.mark.parametrize("way", WAYS)
 def test_with_the_users_word_it_is_used(way, downloaded, opened):
     # Validation remembers classes by their names, and this module is made anew for each test.
-    from sdqn_lab.config import validation
+    from sdqn_lab.config import plugins
 
-    validation._located.cache_clear()
+    plugins._located.cache_clear()
     assert opened(way, downloaded, "--trust").code == 0
     assert MARKER.exists()
 

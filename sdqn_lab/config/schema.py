@@ -82,7 +82,7 @@ class Config:
     """auto, cpu, cuda or cuda:N."""
     threads: Count | None = MISSING
     health: Annotated[str, OneOf("warn", "refuse", "off")] = MISSING
-    objective: str = MISSING
+    objective: str = "eval/return_mean"
     """The metric that a run returns to a sweeper that searches."""
     checkpoint_every_minutes: Positive = MISSING
     """Minutes between checkpoints inside an iteration; its end makes one anyway."""
