@@ -12,7 +12,6 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
 
 from sdqn_lab.watching.episodes import Episodes
 from sdqn_lab.watching.player import Player
@@ -33,17 +32,12 @@ LAYERS = ("#56b4e9", "#e69f00", "#00b386", "#cc79a7", "#d55e00", "#8fa7ff")
 STYLE: dict[Any, Any] = {
     "figure.facecolor": GROUND,
     "axes.facecolor": GROUND,
-    "axes.axisbelow": True,
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
     "axes.labelcolor": DIM,
     **{f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")},
-    "grid.color": LINE,
     "text.color": BRIGHT,
     "text.parse_math": False,  # a game or an action may have a dollar in its name
-    "xtick.color": DIM,
-    "xtick.labelsize": 9,
-    "xtick.major.size": 0,
     "ytick.major.size": 0,
 }
 
@@ -164,8 +158,8 @@ class Bars:
         low, high = 1.05 * finite.min(initial=0.0), 1.05 * finite.max(initial=0.0)
         axes.set_xlim(low, high if high > low else 1.0)
         axes.set_ylim(max(len(rows), MIN_ROWS) - 0.5, -0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(3))
-        axes.grid(axis="x")
+        axes.set_xticks([])
+        axes.axvline(0.0, color=LINE, zorder=0)
 
     def show(self, values: Sequence[float], chosen: int | None = None) -> None:
         """Draw a value for each name; the chosen one is marked.
