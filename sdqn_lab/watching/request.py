@@ -1,10 +1,9 @@
-"""The arguments of `python -m sdqn_lab.play`, checked as far as they can be without the run."""
+"""What is asked of `python -m sdqn_lab.play`, checked as far as it can be without the run."""
 
 import argparse
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from sdqn_lab.checks.refused import Refused
 
@@ -20,26 +19,10 @@ WHOLE = {
 """Options that take a whole number, with the least and the largest."""
 
 
-class CommandError(Exception):
-    """A command that cannot be carried out: everything that is refused, `problems`."""
-
-    def __init__(self, problems: Iterable[object]) -> None:
-        self.problems = list(problems)
-        super().__init__(self.problems)
-
-
-class Parser(argparse.ArgumentParser):
-    """Refuses an argument in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise the line as a `Refused`."""
-        raise Refused(message, None, "write --help for what there is")
-
-
 class Request(argparse.Namespace):
     """What is asked for.
 
-    Each attribute is an option of `parse`, whose help says what it means; None: not given.
+    Each attribute is an option of the command, whose help says what it means; None: not given.
     """
 
     run_dir: Path
@@ -58,34 +41,6 @@ class Request(argparse.Namespace):
     def figure(self) -> Path:
         """Where the comparison is drawn."""
         return self.out or self.run_dir / "time_windows.png"
-
-
-def parse(argv: Sequence[str] | None) -> Request:
-    """Read a command line; None: the process's own.
-
-    Raises:
-        Refused: it is no command line.
-        CommandError: with all that is wrong in it.
-    """
-    description = "Watch a trained agent: score it, make a video of it, compare several T."
-    parser = Parser(prog="python -m sdqn_lab.play", description=description, allow_abbrev=False)
-    add = parser.add_argument
-    add("run_dir", type=Path, metavar="RUN_DIR", help="of a run that was evaluated at least once")
-    add("--episodes", type=whole, metavar="E", help="default: as many as the protocol says")
-    add("--which", default="last", help="last (default) or best: the network to play with")
-    add("--protocol", metavar="NAME", help="one of conf/protocol; default: the run's own")
-    add("--seed", type=whole, metavar="N", help="of games and exploration; default: the run's own")
-    add("--time-window", type=whole, metavar="T", help="steps per decision; default: the run's own")
-    add("--video", type=Path, metavar="FILE", help="the first episode as .mp4 or .gif")
-    add("--raster", action="store_true", help="with spikes, firing rates and Q-values beside it")
-    help_several = "score, firing and energy against T, a figure"
-    add("--time-windows", type=whole_list, metavar="T,T,...", help=help_several)
-    add("--out", type=Path, metavar="FILE.png", help="default: time_windows.png in RUN_DIR")
-    add("--trust", action="store_true", help="import what its config names outside sdqn_lab")
-    request = parser.parse_args(argv, Request())
-    if problems := list(mistakes(request)):
-        raise CommandError(problems)
-    return request
 
 
 def whole(text: str) -> int | str:

@@ -13,12 +13,11 @@ from sdqn_lab import build
 from sdqn_lab.analysis.records import read_records
 from sdqn_lab.analysis.time_windows import Point, write_time_windows
 from sdqn_lab.checks.refused import Refused
-from sdqn_lab.config.validation import ConfigError
 from sdqn_lab.training.evaluation import Start
 from sdqn_lab.watching import summary
 from sdqn_lab.watching.episodes import Episodes, play
 from sdqn_lab.watching.player import Player, load
-from sdqn_lab.watching.request import CommandError, Request, unwritable
+from sdqn_lab.watching.request import Request, unwritable
 from sdqn_lab.watching.video import game_frames, raster_frames, replay_env, write_video
 
 
@@ -39,10 +38,7 @@ class Session:
     def __init__(self, request: Request, output: Console, messages: Console) -> None:
         self._request, self._output, self._messages = request, output, messages
         which: Literal["last", "best"] = "best" if request.which == "best" else "last"
-        try:
-            player = load(request.run_dir, which, request.trust)
-        except ConfigError as error:
-            raise CommandError(error.problems) from error
+        player = load(request.run_dir, which, request.trust)
         self._player = player.under(request.protocol) if request.protocol else player
         asked = {"--time-window": request.time_window, "--time-windows": request.time_windows}
         for flag, value in asked.items():

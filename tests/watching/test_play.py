@@ -145,7 +145,7 @@ REFUSED = [
     ("RUN --time-window 99999999999", "--time-window=99999999999", "--time-window=1"),
     ("RUN --time-window two", "--time-window=two", "--time-window=1"),
     ("RELU --time-window 4", "--time-window=4", ""),
-    ("RELU --time-windows 1,2", "--time-windows=[1, 2]", ""),
+    ("RELU --time-windows 1,2", "--time-windows=[1,2]", ""),
     ("RUN --video out.avi", "--video=out.avi", "--video=out.mp4 or --video=out.gif"),
     ("RUN --video out", "--video=out", "--video=out.mp4 or --video=out.gif"),
     ("RUN --video no/out.mp4", "--video=no/out.mp4", "--video=FILE, a file where there is room"),
