@@ -124,7 +124,8 @@ def play(
 
     with SpikeRecorder(player.network) as recorder, activity as layers:
         played = evaluate(policy, env, start, time_window=window, on_decision=see)
-    assert played is not None  # nothing asks it to stop
+    # Nothing asks it to stop.
+    assert played is not None
     rates = {name: stats.firing_rate for name, stats in recorder.layers().items()}
     shown = (time_window or player.time_window) if player.network.temporal else 1
     return Episodes(shown, *played, rates, first, sample.taken())
@@ -176,8 +177,10 @@ class Sample:
         """Pass rows (N, ...) by; each that is due is kept."""
         for row in rows:
             if self._seen % self._stride == 0:
-                self._rows.append(row.copy())  # a view would hold the whole batch
+                # A copy: a view would hold the whole batch.
+                self._rows.append(row.copy())
             self._seen += 1
+            # Never more than twice as many are held, whatever the stream's length.
             if len(self._rows) == 2 * self._size:
                 self._rows = self._rows[::2]
                 self._stride *= 2

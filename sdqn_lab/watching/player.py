@@ -40,6 +40,7 @@ class Player:
         self.cfg = cfg
         self.network = network.eval()
         self.num_actions = num_actions
+        # Named streams of the seed, as everywhere; training's own are not touched.
         self._draws = torch.Generator().manual_seed(stream_seed(cfg.seed, "player"))
         self.policy = self._policy(epsilon=0.0)
         self._rng = stream(cfg.seed, "player/actions")
@@ -55,6 +56,7 @@ class Player:
     def game(self) -> str:
         """The option of `env`; the id where one option stands for many games."""
         option = self.cfg.choices.get("env")
+        # `gymnasium` stands for any environment, and a run without choices names no option.
         return str(self.cfg.env.id if option in (None, "gymnasium") else option)
 
     @property
@@ -160,12 +162,14 @@ def load(
             metadata = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         ends = json.loads(metadata["ends"])
-        checksum = ends.pop("sha256", None)  # earlier versions saved none
+        # Earlier versions saved no checksum.
+        checksum = ends.pop("sha256", None)
         if ends.keys() != ENDS or checksum not in (None, fingerprint(tensors, ends)):
             raise ValueError("its content differs from its checksum")
         network = build.build_network(cfg, tuple(ends["observation_shape"]), ends["num_actions"])
         network.load_state_dict(tensors)
-    except Exception as error:  # whatever a damaged or foreign file may cause
+    # A damaged or foreign file may cause anything.
+    except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         rule = f"not the network of this run's config ({reason}); put the file back"
         raise ConfigError([Refused(str(weights), None, rule)]) from error

@@ -37,7 +37,8 @@ STYLE: dict[Any, Any] = {
     "axes.labelcolor": DIM,
     **{f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")},
     "text.color": BRIGHT,
-    "text.parse_math": False,  # a game or an action may have a dollar in its name
+    # A game or an action may have a dollar in its name.
+    "text.parse_math": False,
     "ytick.major.size": 0,
 }
 
@@ -148,6 +149,7 @@ class Bars:
         self, axes: Axes, names: Sequence[str], colors: Sequence[str], values: npt.ArrayLike
     ) -> None:
         self._colors, rows = colors, range(len(names))
+        # Eighteen actions must fit as well as three.
         size = min(11.0, 2.8 + 92 / len(names))
         self._bars = axes.barh(rows, [0.0] * len(rows), 0.72)
         axes.set_yticks(rows, names, size=size)
@@ -184,6 +186,7 @@ def enlarged(picture: Frame, width: int, height: int) -> Frame:
         rows, columns = (np.arange(max(1, int(n * scale))) / scale for n in picture.shape[:2])
         thinned: Frame = picture[rows.astype(int)][:, columns.astype(int)]
         return thinned
+    # A whole factor, or some pixels would be larger than others.
     factor = int(scale)
     large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     if factor >= BOARD_CELL:

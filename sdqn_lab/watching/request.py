@@ -95,6 +95,7 @@ def file_mistakes(flag: str, path: Path, suffixes: Sequence[str]) -> Iterator[Re
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "a directory is there")
+        # Writing is the only sure test of rights and room.
         with tempfile.TemporaryFile(dir=path.parent, prefix=path.name) as probe:
             probe.write(bytes(1 << 16))
     except OSError as error:

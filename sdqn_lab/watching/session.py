@@ -45,7 +45,8 @@ class Session:
             if value is not None and not player.network.temporal:
                 rule = f"neuron={player.cfg.choices.get('neuron')} is not spiking and has no T"
                 raise Refused(flag, value, f"{rule}; leave it out")
-        torch.set_num_threads(build.resolve_threads(player.cfg.threads))  # sums depend on it
+        # Sums depend on the number of threads, and the run's own scores are to come out again.
+        torch.set_num_threads(build.resolve_threads(player.cfg.threads))
         check_game(self._player)
         # Where the run's last evaluation began, but for the seed that is asked for.
         evaluations = read_records(request.run_dir / "metrics.jsonl").evaluations
@@ -69,6 +70,7 @@ class Session:
         self._print(*summary.notes(point))
         if video is None:
             return
+        # A fresh one: the games that were played have gone on.
         with refused_as("--video", video), closing(replay_env(player, self._start)) as env:
             if self._request.raster:
                 frames = raster_frames(env, player, played)
@@ -135,7 +137,8 @@ def check_game(player: Player) -> None:
             actions = env.num_actions
             if actions == player.num_actions:
                 player.policy.outputs(env.reset(seed=0))
-    except Exception as error:  # a user's environment may fail in any way
+    # A user's environment may fail in any way.
+    except Exception as error:
         line = " ".join(str(error).split()) or type(error).__name__
         raise Refused("protocol", name, f"env.id={game}: {line}") from error
     if actions != player.num_actions:

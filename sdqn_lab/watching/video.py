@@ -54,6 +54,7 @@ def replayed(env: Watchable, played: Episodes) -> Iterator[Frame]:
     Raises:
         Refused: the game goes another way than it went before.
     """
+    # An emulator may differ from the one that was played; its rewards tell.
     score = 0.0
     for decision in played.first:
         if not np.isclose(score, decision.score):
@@ -93,6 +94,7 @@ def write_video(path: Path, frames: Iterable[Frame], frames_per_second: float) -
     """
     if path.suffix not in (".mp4", ".gif"):
         raise Refused("path", path, "must end in .mp4 or .gif")
+    # A float as it is has a denominator that FFmpeg cannot hold.
     rate = Fraction(frames_per_second).limit_denominator(1000)
     encoded, count, palette = io.BytesIO(), 0, None
     with av.open(encoded, "w", format=path.suffix[1:]) as container:
