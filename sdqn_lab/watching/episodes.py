@@ -6,22 +6,39 @@ played again.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor, nn
 
-from sdqn_lab.agents.policy import Policy
 from sdqn_lab.envs.base import VectorEnv
-from sdqn_lab.spiking.stats import SpikeRecorder
+from sdqn_lab.spiking.stats import SpikeRecorder, neurons
 from sdqn_lab.training.evaluation import Moment, Start, evaluate
-from sdqn_lab.watching.activity import ActivityTap, LayerActivity
 from sdqn_lab.watching.player import Player
 
-SAMPLE = 256
-"""Most observations that are kept for measuring the network."""
+MAX_UNITS = 64
+"""Units of a layer that are kept for showing: more than a person can tell apart."""
+MAX_OBSERVATIONS = 256
+"""Observations that are kept for measuring the network."""
+
+
+class LayerActivity(NamedTuple):
+    """One layer during one decision.
+
+    Attributes:
+        shown: (T, at most `MAX_UNITS`) outputs of units that lie evenly over the layer: spikes, or
+            a ReLU's answers with T = 1.
+        units: how many the layer has.
+        rate: share of all (step, unit) pairs with an output above 0.
+    """
+
+    shown: npt.NDArray[np.float32]
+    units: int
+    rate: float
 
 
 class Decision(NamedTuple):
@@ -48,11 +65,11 @@ class Episodes:
 
     Attributes:
         time_window: T; 1 without time.
-        returns: unclipped, one an episode.
+        returns: unclipped, one per episode.
         lengths_steps: agent steps of each episode.
         firing_rates: layer -> share of active (step, unit) pairs over all decisions.
         first: the decisions of the first episode, in order.
-        observations: (at most 256, ...) spread over all decisions.
+        observations: (at most `MAX_OBSERVATIONS`, ...) spread over all decisions.
     """
 
     time_window: int
@@ -69,8 +86,8 @@ def play(
     start: Start,
     *,
     time_window: int | None = None,
-    tapped: bool = False,
-    reported: Callable[[int], None] = lambda over: None,
+    with_layers: bool = False,
+    on_step: Callable[[int], None] = lambda finished: None,
 ) -> Episodes:
     """Play one episode in each of the environment's copies.
 
@@ -79,53 +96,80 @@ def play(
         env: as many copies as episodes are wanted.
         start: where the random streams begin.
         time_window: T; None: the player's own.
-        tapped: whether the first episode's decisions hold what the neurons did.
-        reported: called at every step with the number of finished episodes.
+        with_layers: whether the first episode's decisions hold what the neurons did.
+        on_step: called at every step with the number of finished episodes.
     """
     policy = player.evaluated()
     window = time_window or player.cfg.time_window_eval
     first: list[Decision] = []
-    sample = Sample(SAMPLE)
-    tap = ActivityTap(player.network)
+    sample = Sample(MAX_OBSERVATIONS)
+    nothing: dict[str, LayerActivity] = {}
+    activity = layer_activity(player.network) if with_layers else nullcontext(nothing)
 
     def see(moment: Moment) -> None:
-        reported(int((~moment.running).sum()))
+        on_step(int((~moment.running).sum()))
         sample.add(moment.observations)
         outputs = moment.choice.outputs
-        if outputs is None:  # a person wants to see them; an evaluation did not ask the network
-            with _generator_kept(policy):
-                outputs = policy.outputs(moment.observations, window)
+        if outputs is None:
+            # A person wants to see answers; an evaluation did not ask. A random encoder must draw
+            # afterwards as if nobody had asked.
+            assert policy.generator is not None
+            state = policy.generator.get_state()
+            outputs = policy.outputs(moment.observations, window)
+            policy.generator.set_state(state)
         if moment.running[0]:
             action, explored = int(moment.choice.actions[0]), bool(moment.choice.explored[0])
             values, score = outputs[0].numpy(), float(moment.returns[0])
-            first.append(Decision(values, action, explored, tap.layers(), score))
+            first.append(Decision(values, action, explored, dict(layers), score))
 
-    with SpikeRecorder(player.network) as recorder, tap if tapped else nullcontext():
+    with SpikeRecorder(player.network) as recorder, activity as layers:
         played = evaluate(policy, env, start, time_window=window, on_decision=see)
-    assert played is not None  # nothing asks it to stop
+    # Nothing asks it to stop.
+    assert played is not None
     rates = {name: stats.firing_rate for name, stats in recorder.layers().items()}
     shown = (time_window or player.time_window) if player.network.temporal else 1
     return Episodes(shown, *played, rates, first, sample.taken())
 
 
 @contextmanager
-def _generator_kept(policy: Policy) -> Iterator[None]:
-    """Let a random encoder's stream be as if the network had not been asked."""
-    assert policy.generator is not None
-    state = policy.generator.get_state()
-    yield
-    policy.generator.set_state(state)
+def layer_activity(network: nn.Module) -> Iterator[dict[str, LayerActivity]]:
+    """Keep the outputs of every layer for a batch's first observation while the context is open.
+
+        with layer_activity(network) as layers:
+            network(observations)
+        spikes = layers["conv1"].shown
+
+    The dictionary is that of the last forward. The network's results are not changed. Layers are
+    named as `SpikeRecorder` names them.
+    """
+    layers: dict[str, LayerActivity] = {}
+
+    def keep(layer: str, neuron: nn.Module, inputs: tuple[Tensor, ...], activity: Tensor) -> None:
+        first = activity[:, 0].flatten(1).detach()
+        units = first.shape[1]
+        shown = first[:, shown_units(units)].float().cpu().numpy()
+        layers[layer] = LayerActivity(shown, units, (first > 0).float().mean().item())
+
+    with ExitStack() as hooks:
+        for layer, neuron in neurons(network):
+            hooks.callback(neuron.register_forward_hook(partial(keep, layer)).remove)
+        yield layers
+
+
+def shown_units(units: int) -> npt.NDArray[np.int64]:
+    """The numbers of at most `MAX_UNITS` units, evenly from the first to the last."""
+    return np.linspace(0, units - 1, min(units, MAX_UNITS)).round().astype(np.int64)
 
 
 class Sample:
     """Rows spread evenly over a stream of unknown length.
 
     Args:
-        most: how many are kept at the end, >= 1.
+        size: how many are kept at the end, >= 1.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, size: int) -> None:
+        self._size = size
         self._rows: list[npt.NDArray[Any]] = []
         self._stride, self._seen = 1, 0
 
@@ -133,13 +177,15 @@ class Sample:
         """Pass rows (N, ...) by; each that is due is kept."""
         for row in rows:
             if self._seen % self._stride == 0:
-                self._rows.append(row.copy())  # a view would hold the whole batch
+                # A copy: a view would hold the whole batch.
+                self._rows.append(row.copy())
             self._seen += 1
-            if len(self._rows) == 2 * self._most:
+            # Never more than twice as many are held, whatever the stream's length.
+            if len(self._rows) == 2 * self._size:
                 self._rows = self._rows[::2]
                 self._stride *= 2
 
     def taken(self) -> npt.NDArray[Any]:
-        """What was kept, (at most `most`, ...)."""
-        due = -(-len(self._rows) // self._most) or 1
+        """What was kept, (at most `size`, ...)."""
+        due = -(-len(self._rows) // self._size) or 1
         return np.stack(self._rows[::due])

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from sdqn_lab import build
 from sdqn_lab.agents.policy import Greedy, Policy
 from sdqn_lab.agents.seeding import stream, stream_seed
-from sdqn_lab.checks.refused import ConfigError
+from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.config import conf_dir, stored_config
 from sdqn_lab.envs.base import Protocol, VectorEnv
 from sdqn_lab.networks.fingerprint import fingerprint
@@ -21,7 +21,7 @@ from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.runs.directory import RunDirectory
 
 ENDS = {"observation_shape", "num_actions"}
-"""What a network's file says besides weights and checksum."""
+"""What a network's file holds besides weights and checksum."""
 
 
 class Player:
@@ -40,6 +40,7 @@ class Player:
         self.cfg = cfg
         self.network = network.eval()
         self.num_actions = num_actions
+        # Named streams of the seed, as everywhere; training's own are not touched.
         self._draws = torch.Generator().manual_seed(stream_seed(cfg.seed, "player"))
         self.policy = self._policy(epsilon=0.0)
         self._rng = stream(cfg.seed, "player/actions")
@@ -53,8 +54,9 @@ class Player:
 
     @property
     def game(self) -> str:
-        """The option of ``env``; the id where one option stands for many games."""
+        """The option of `env`; the id where one option stands for many games."""
         option = self.cfg.choices.get("env")
+        # `gymnasium` stands for any environment, and a run without choices names no option.
         return str(self.cfg.env.id if option in (None, "gymnasium") else option)
 
     @property
@@ -101,7 +103,7 @@ class Player:
         return make(self.network, self.num_actions, epsilon=epsilon, generator=self._draws)
 
     def make_env(self, num_envs: int) -> VectorEnv:
-        """The run's game under the player's protocol, ``num_envs`` copies stepped together.
+        """The run's game under the player's protocol, `num_envs` copies stepped together.
 
         Raises:
             ValueError: the environment cannot be made, or cannot honour the protocol.
@@ -109,15 +111,14 @@ class Player:
         return build.build_env(self.cfg, num_envs)
 
     def under(self, protocol: str) -> "Player":
-        """The same network under a protocol of ``conf/protocol``, whose values replace the run's.
+        """The same network under a protocol of `conf/protocol`, whose values replace the run's.
 
         Raises:
-            ConfigError: there is no such protocol.
+            Refused: there is no such protocol.
         """
         files = {file.stem: file for file in (conf_dir() / "protocol").glob("[!_]*.yaml")}
         if protocol not in files:
-            names = ", ".join(sorted(files))
-            raise ConfigError([f"protocol={protocol}: no such protocol; write one of {names}"])
+            raise Refused("protocol", protocol, f"must be one of {', '.join(sorted(files))}")
         cfg = self.cfg.copy()
         OmegaConf.update(cfg, "protocol", OmegaConf.load(files[protocol]), merge=True)
         cfg.choices.protocol = protocol
@@ -138,7 +139,7 @@ def load(
     Raises:
         FileNotFoundError: no run is there, or no network was saved yet.
         ConfigError: the config names a class that is no part of a network or no environment, or
-            code of others without ``trust``; one of the two files is damaged, or a link.
+            code of others without `trust`; one of the two files is damaged, or a link.
     """
     path = Path(run_dir)
     config, weights = path / "config.yaml", path / f"network_{which}.safetensors"
@@ -154,23 +155,22 @@ def load(
     try:
         RunDirectory(path).check_links()
     except ValueError as error:
-        raise ConfigError([str(error)]) from error
-    return _stored_player(stored_config(config, trust), weights)
-
-
-def _stored_player(cfg: DictConfig, weights: Path) -> Player:
+        raise ConfigError([Refused(str(path), None, str(error))]) from error
+    cfg = stored_config(config, trust)
     try:
         with safe_open(weights, framework="pt") as file:
-            facts = file.metadata()
+            metadata = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        ends = json.loads(facts["ends"])
-        told = ends.pop("sha256", None)  # earlier versions saved none
-        if ends.keys() != ENDS or told not in (None, fingerprint(tensors, ends)):
+        ends = json.loads(metadata["ends"])
+        # Earlier versions saved no checksum.
+        checksum = ends.pop("sha256", None)
+        if ends.keys() != ENDS or checksum not in (None, fingerprint(tensors, ends)):
             raise ValueError("its content differs from its checksum")
         network = build.build_network(cfg, tuple(ends["observation_shape"]), ends["num_actions"])
         network.load_state_dict(tensors)
-    except Exception as error:  # whatever a damaged or foreign file may cause
+    # A damaged or foreign file may cause anything.
+    except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
-        line = f"{weights}: not the network of this run's config ({reason}); put the file back"
-        raise ConfigError([line]) from error
+        rule = f"not the network of this run's config ({reason}); put the file back"
+        raise ConfigError([Refused(str(weights), None, rule)]) from error
     return Player(cfg, network, ends["num_actions"])

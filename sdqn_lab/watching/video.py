@@ -1,116 +1,139 @@
-"""Pictures to a video file that is either wholly there or not at all."""
+"""The first episode as a video: played again from its seed and its actions, frame by frame."""
 
-import os
-from collections.abc import Iterable
+import io
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-import numpy.typing as npt
-from av.container import OutputContainer
 from av.filter import Graph
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
-Picture = npt.NDArray[np.uint8]
-SUFFIXES = (".mp4", ".gif")
+from sdqn_lab.checks.refused import Refused
+from sdqn_lab.envs.base import VectorEnv, Watchable
+from sdqn_lab.runs.files import write_atomic
+from sdqn_lab.training.evaluation import Start
+from sdqn_lab.watching.episodes import Episodes
+from sdqn_lab.watching.player import Player
+from sdqn_lab.watching.raster import Frame, Raster, enlarged
+
+MAX_SIDE = 640
+"""Pixels of a frame of the game alone, in both directions."""
+# Text stays sharp at a few MB per minute.
 H264 = {"crf": "18", "preset": "veryfast"}
-"""Sharp pixels at a few MB a minute."""
 
 
-def write_video(path: Path, pictures: Iterable[Picture], pictures_per_second: float) -> int:
-    """Encode pictures (H, W, 3), all of one size, and put the file in place when it is whole.
-
-    An mp4 holds H.264, which every browser plays; sides that are odd grow by a pixel. A gif has a
-    palette for each picture, so colours stay as they are up to 256 of them.
-
-    Args:
-        path: ends in one of `SUFFIXES`; a file that is there is replaced.
-        pictures: made one by one as they are needed.
-        pictures_per_second: the speed, > 0.
-
-    Returns:
-        How many pictures it holds.
+def replay_env(player: Player, start: Start) -> Watchable:
+    """The game with one copy, at the start of the first episode, and able to show itself.
 
     Raises:
-        ValueError: the suffix is another, or there is no picture.
+        ValueError: it has no pictures.
+    """
+    env: VectorEnv = player.make_env(1)
+    try:
+        if not isinstance(env, Watchable):
+            instead = "an environment with all that sdqn_lab.envs.base.Watchable names"
+            raise Refused(type(env).__name__, None, "has no pictures", instead)
+        env.reset(start.env_seed)
+        env.picture()
+    except BaseException:
+        env.close()
+        raise
+    return env
+
+
+def replayed(env: Watchable, played: Episodes) -> Iterator[Frame]:
+    """What was seen at each decision of the first episode, (H, W, 3), in the game's own size.
+
+    Args:
+        env: as `replay_env` gives it.
+        played: the episodes.
+
+    Raises:
+        Refused: the game goes another way than it went before.
+    """
+    # An emulator may differ from the one that was played; its rewards tell.
+    score = 0.0
+    for decision in played.first:
+        if not np.isclose(score, decision.score):
+            raise Refused("game", None, "does not repeat itself from its seed and its actions")
+        yield env.picture()
+        score += float(env.step(np.array([decision.action])).rewards[0])
+
+
+def game_frames(env: Watchable, played: Episodes) -> Iterator[Frame]:
+    """The game alone, enlarged."""
+    return (enlarged(picture, MAX_SIDE, MAX_SIDE) for picture in replayed(env, played))
+
+
+def raster_frames(env: Watchable, player: Player, played: Episodes) -> Iterator[Frame]:
+    """The game beside what the network did for each decision, (720, 1280, 3)."""
+    raster = Raster(player, played, env.action_names)
+    return (raster.draw(*numbered) for numbered in enumerate(replayed(env, played)))
+
+
+def write_video(path: Path, frames: Iterable[Frame], frames_per_second: float) -> int:
+    """Encode frames (H, W, 3), all of one size, and put the file in place when it is whole.
+
+    An mp4 holds H.264, which every browser plays; sides that are odd grow by a pixel. A gif has a
+    palette for each frame, so colours stay as they are up to 256 of them.
+
+    Args:
+        path: ends in .mp4 or .gif; a file that is there is replaced.
+        frames: made one by one as they are needed.
+        frames_per_second: the speed, > 0.
+
+    Returns:
+        How many frames it holds.
+
+    Raises:
+        Refused: the suffix is another, or there is no frame.
         OSError: the file cannot be written.
     """
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"path must end in {' or '.join(SUFFIXES)}, got {path}")
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        count = _encode(beside, path.suffix, pictures, Fraction(pictures_per_second))
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except av.FFmpegError as error:
-        raise OSError(error.errno, error.strerror) from error
-    finally:
-        beside.unlink(missing_ok=True)
-    return count
-
-
-def _encode(file: Path, suffix: str, pictures: Iterable[Picture], rate: Fraction) -> int:
-    """Number of pictures written; each is encoded as soon as it is made."""
-    with av.open(f"file:{file}", "w", format=suffix[1:]) as container:
-        stream: VideoStream | None = None
-        count = 0
-        for picture in map(_even, pictures):
-            if stream is None:
-                stream = _stream(container, suffix, picture, rate)
-                palette = _Palette(picture, rate) if suffix == ".gif" else None
-            frame = VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = count, 1 / rate
-            container.mux(stream.encode(palette(frame) if palette else frame))
-            count += 1
-        if stream is None:
-            raise ValueError("pictures must not be empty")
+    if path.suffix not in (".mp4", ".gif"):
+        raise Refused("path", path, "must end in .mp4 or .gif")
+    # A float as it is has a denominator that FFmpeg cannot hold.
+    rate = Fraction(frames_per_second).limit_denominator(1000)
+    encoded, count, palette = io.BytesIO(), 0, None
+    with av.open(encoded, "w", format=path.suffix[1:]) as container:
+        if path.suffix == ".gif":
+            stream = container.add_stream("gif", rate=rate)
+            stream.pix_fmt = "pal8"
+        else:
+            stream = container.add_stream("libx264", rate=rate, options=dict(H264))
+            stream.pix_fmt = "yuv420p"
+        for count, pixels in enumerate(frames, start=1):
+            height, width = pixels.shape[:2]
+            # H.264 wants even sides.
+            even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            frame = VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+            frame.pts, frame.time_base = count - 1, 1 / rate
+            if count == 1:
+                stream.height, stream.width = even.shape[:2]
+                palette = palette_of_each(frame) if path.suffix == ".gif" else None
+            if palette is not None:
+                palette.vpush(frame)
+                frame = palette.vpull()
+            container.mux(stream.encode(frame))
+        if not count:
+            raise Refused("frames", None, "must not be empty")
         container.mux(stream.encode(None))
+    write_atomic(path, encoded.getvalue())
     return count
 
 
-def _stream(
-    container: OutputContainer, suffix: str, picture: Picture, rate: Fraction
-) -> VideoStream:
-    if suffix == ".gif":
-        stream = container.add_stream("gif", rate=rate)
-        stream.pix_fmt = "pal8"
-    else:
-        stream = container.add_stream("libx264", rate=rate, options=dict(H264))
-        stream.pix_fmt = "yuv420p"
-    stream.height, stream.width = picture.shape[:2]
-    return stream
-
-
-def _even(picture: Picture) -> Picture:
-    """H.264 wants even sides; the last row or column is repeated where need be."""
-    height, width = picture.shape[:2]
-    padded = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    return np.ascontiguousarray(padded)
-
-
-class _Palette:
-    """Pictures in colours to pictures with a palette of their own."""
-
-    def __init__(self, picture: Picture, rate: Fraction) -> None:
-        height, width = picture.shape[:2]
-        self._graph = graph = Graph()
-        rgb = VideoFormat("rgb24", width, height)
-        source = graph.add_buffer(width=width, height=height, format=rgb, time_base=1 / rate)
-        split = graph.add("split")
-        make = graph.add("palettegen", "stats_mode=single")
-        use = graph.add("paletteuse", "new=1:dither=none")
-        sink = graph.add("buffersink")
-        source.link_to(split)
-        split.link_to(use, 0, 0)
-        split.link_to(make, 1, 0)
-        make.link_to(use, 0, 1)
-        use.link_to(sink)
-        graph.configure()
-
-    def __call__(self, frame: VideoFrame) -> VideoFrame:
-        self._graph.vpush(frame)
-        return self._graph.vpull()
+def palette_of_each(frame: VideoFrame) -> Graph:
+    """FFmpeg's filters that give every frame like this one 256 colours of its own."""
+    graph, (width, height) = Graph(), (frame.width, frame.height)
+    rgb = VideoFormat("rgb24", width, height)
+    source = graph.add_buffer(width=width, height=height, format=rgb, time_base=frame.time_base)
+    split, sink = graph.add("split"), graph.add("buffersink")
+    generate = graph.add("palettegen", "stats_mode=single")
+    use = graph.add("paletteuse", "new=1:dither=none")
+    graph.link_nodes(source, split, use, sink)
+    split.link_to(generate, 1, 0)
+    generate.link_to(use, 0, 1)
+    graph.configure()
+    return graph
