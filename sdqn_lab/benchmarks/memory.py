@@ -1,77 +1,105 @@
-"""Peak memory of an update above the idle process, each form in a process of its own.
+"""Memory: what an update needs at its peak, and the replay's speed and size."""
 
-``python -m sdqn_lab.benchmarks.memory KIND GAME T BATCH DEVICE THREADS`` prints the bytes.
-"""
-
-import subprocess
-import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from math import prod
+from multiprocessing import get_context
 from pathlib import Path
-from typing import cast, get_args
 
+import numpy as np
 import torch
 
-from sdqn_lab.benchmarks.arms import Kind
-from sdqn_lab.benchmarks.learning import update_form
-from sdqn_lab.benchmarks.rows import Row, Setting
-from sdqn_lab.benchmarks.timing import QUICK, Spread
+from sdqn_lab.agents.replay import Replay
+from sdqn_lab.benchmarks import variants
+from sdqn_lab.benchmarks.rows import Benchmark, Row, Setting, compare
+from sdqn_lab.benchmarks.timing import Spread, Workload
+from sdqn_lab.benchmarks.variants import ATARI, MINATAR, STEPS, Kind, Variant
 
+BATCH = 32
 STATUS = Path("/proc/self/status")
 UPDATES = 2
 
 
-def memory_rows(name: str, setting: Setting, game: str, time_window: int, batch: int) -> list[Row]:
-    """Ours against the step-by-step form and the plain steps."""
+def benchmarks(setting: Setting) -> Iterator[Benchmark]:
+    """All of this module; the replay's times are those of a transition added, a batch drawn."""
+    stem = f"memory/atari/T=16/batch={BATCH}"
+    yield Benchmark(stem, setting, peak_rows, Variant(ATARI, 16), BATCH)
+    for family, game in (("atari", ATARI), ("minatar", MINATAR)):
+        adding = partial(add, setting, Variant(game, 1))
+        drawing = partial(sample, setting, Variant(game, 1), BATCH)
+        yield Benchmark(f"replay/{family}/add", setting, compare, adding, {}, STEPS)
+        yield Benchmark(f"replay/{family}/sample/batch={BATCH}", setting, compare, drawing)
+        yield Benchmark(f"replay/{family}/bytes", setting, weight_rows, game)
+
+
+def peak_rows(name: str, setting: Setting, variant: Variant, batch: int) -> list[Row]:
+    """Ours against the step-by-step variant and the plain steps."""
     tries = 1 if setting.quick else 5
 
     def spread(kind: Kind) -> Spread:
-        peaks = [peak_in_process(setting, kind, game, time_window, batch) for _ in range(tries)]
-        return Spread.of([peak / 2**20 for peak in peaks])
+        like = variant._replace(kind=kind)
+        return Spread.of([peak_in_process(setting, like, batch) / 2**20 for _ in range(tries)])
 
-    ours = spread("fused")
-    rivals: tuple[Kind, ...] = ("step-by-step", "reference")
-    return [Row(name, ours, kind, spread(kind), unit="MiB") for kind in rivals]
+    ours, kinds = spread("fused"), variants.COMPETITORS[:2]
+    return [Row(name, ours, kind, spread(kind), unit="MiB") for kind in kinds]
 
 
-def peak_in_process(setting: Setting, kind: Kind, game: str, time_window: int, batch: int) -> int:
+def peak_in_process(setting: Setting, variant: Variant, batch: int) -> int:
     """`peak_bytes` of a fresh process."""
-    words = [kind, game, str(time_window), str(batch), str(setting.device), str(setting.threads)]
-    command = [sys.executable, "-m", __name__, *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the process that measures memory failed: {done.stderr.strip()}")
-    return int(done.stdout)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(peak_bytes, setting, variant, batch).result()
 
 
-def peak_bytes(setting: Setting, kind: Kind, game: str, time_window: int, batch: int) -> int:
+def peak_bytes(setting: Setting, variant: Variant, batch: int) -> int:
     """What updates add at their peak to a process that has built everything.
 
     On a CPU this is the process's resident memory as the kernel counts it, libraries' scratch
     included; on a GPU it is what torch allocates.
     """
-    update_form(setting, game, time_window, 1, kind)()  # loads the code that updates need
-    update = update_form(setting, game, time_window, batch, kind)
+
+    def resident(key: str) -> int:
+        # Linux's own count; getrusage's maximum would include the parent's size at the start.
+        lines = STATUS.read_text().splitlines()
+        value = next(line for line in lines if line.startswith(f"{key}:"))
+        return 1024 * int(value.split()[1])
+
+    torch.set_num_threads(setting.threads)
+    variants.update(setting, variant, 1)()  # loads the code that updates need
+    update = variants.update(setting, variant, batch)
     on_gpu = setting.device.type == "cuda"
-    idle = torch.cuda.memory_allocated() if on_gpu else _resident("VmRSS")
+    idle = torch.cuda.memory_allocated() if on_gpu else resident("VmRSS")
     for _ in range(UPDATES):
         update()
-    return (torch.cuda.max_memory_allocated() if on_gpu else _resident("VmHWM")) - idle
+    return (torch.cuda.max_memory_allocated() if on_gpu else resident("VmHWM")) - idle
 
 
-def _resident(key: str) -> int:
-    """Linux's own count; getrusage's maximum would include the parent's size at the start."""
-    lines = STATUS.read_text().splitlines()
-    value = next(line for line in lines if line.startswith(f"{key}:"))
-    return 1024 * int(value.split()[1])
+def add(setting: Setting, variant: Variant) -> Workload:
+    """Adding steps of all environments."""
+    agent, rng = variants.built_agent(setting, variant), np.random.default_rng(0)
+    replay = variants.filled_replay(agent, variant.game, rng)
+    frames = np.zeros((replay.num_envs, *replay.frame_shape), np.uint8)
+
+    def run() -> None:
+        for _ in range(STEPS // replay.num_envs):
+            variants.append_row(replay, frames, rng)
+
+    return run
 
 
-def main(words: list[str]) -> None:
-    """Print the peak of one form."""
-    kind, game, time_window, batch, device, threads = words
-    assert kind in get_args(Kind)
-    torch.set_num_threads(int(threads))
-    setting = Setting(torch.device(device), int(threads), QUICK, quick=True)
-    print(peak_bytes(setting, cast(Kind, kind), game, int(time_window), int(batch)))
+def sample(setting: Setting, variant: Variant, batch: int) -> Workload:
+    """Drawing a batch."""
+    algo, rng = variants.composed(setting, variant).algo, np.random.default_rng(0)
+    agent = variants.built_agent(setting, variant)
+    replay = variants.filled_replay(agent, variant.game, rng)
+    return lambda: replay.sample(batch, algo.n_step, algo.gamma, rng)
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def weight_rows(name: str, setting: Setting, game: str) -> list[Row]:
+    """Bytes of a transition, against one that stores both its stacked observations."""
+    frame = variants.env_spec(game).frame_shape
+    few, many = (Replay.bytes_needed(n, 1, frame, torch.uint8) for n in (1, 1_001))
+    ours = (many - few) / 1_000
+    naive = 2 * prod(variants.SHAPES[game]) + ours - prod(frame)
+    both = Spread(naive, naive, naive)
+    return [Row(name, Spread(ours, ours, ours), "both stacks stored", both, unit="bytes")]
