@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from sdqn_lab import config
-from sdqn_lab.benchmarks import layers, learning, memory, training
+from sdqn_lab.benchmarks import layers, learning, training
 from sdqn_lab.benchmarks.rows import Benchmark, Row, Setting, table
 from sdqn_lab.benchmarks.timing import FULL, QUICK
 from sdqn_lab.build import resolve_threads
@@ -33,15 +33,12 @@ class Parser(argparse.ArgumentParser):
 
 def benchmarks(setting: Setting) -> list[Benchmark]:
     """All benchmarks of one device, the quick ones leaving out some of a kind."""
-    return [
-        one for room in (learning, layers, training, memory) for one in room.benchmarks(setting)
-    ]
+    return [one for kind in (learning, layers, training) for one in kind.benchmarks(setting)]
 
 
-def selected(all_: Sequence[Benchmark], pattern: str | None) -> list[Benchmark]:
+def selected(all_: Sequence[Benchmark], pattern: str) -> list[Benchmark]:
     """Those whose name matches a pattern with * and ?, or holds a word without them."""
-    whole = pattern or "*"
-    whole = whole if any(sign in whole for sign in "*?") else f"*{whole}*"
+    whole = pattern if any(sign in pattern for sign in "*?") else f"*{pattern}*"
     return [one for one in all_ if fnmatchcase(one.name, whole)]
 
 
@@ -96,9 +93,7 @@ def measure(chosen: Sequence[Benchmark], file: Path | None) -> None:
     out = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, markup=False, emoji=False)
     torch_version = facts["versions"]["torch"]
     out.print(f"{facts['cpu']}, {chosen[0].setting.threads} threads, torch {torch_version}")
-    for gpu in facts["gpus"]:
-        out.print(f"GPU: {gpu}")
-    out.print(table(rows))
+    out.print(*(f"GPU: {gpu}" for gpu in facts["gpus"]), table(rows), sep="\n")
 
 
 if __name__ == "__main__":

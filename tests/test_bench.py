@@ -14,7 +14,7 @@ import torch
 
 from sdqn_lab import bench, build, config
 from sdqn_lab.bench import benchmarks, selected
-from sdqn_lab.benchmarks import counts, layers, memory, rows, training, variants
+from sdqn_lab.benchmarks import counts, layers, learning, rows, training, variants
 from sdqn_lab.benchmarks.counts import Rates, Work
 from sdqn_lab.benchmarks.rows import Setting, compare
 from sdqn_lab.benchmarks.stepwise import StepByStep
@@ -314,7 +314,7 @@ def test_the_shapes_of_the_bench_are_those_of_the_games():
 
 
 def test_a_transition_on_atari_weighs_one_frame_and_its_columns():
-    (row,) = memory.weight_rows("x", SETTING, ATARI)
+    (row,) = learning.weight_rows("x", SETTING, ATARI)
     columns = 1 + 4 + 1 + 1 + 1
     assert row.ours.median == 84 * 84 + columns
     assert row.theirs.median == 8 * 84 * 84 + columns
@@ -323,7 +323,7 @@ def test_a_transition_on_atari_weighs_one_frame_and_its_columns():
 
 def test_the_peak_of_an_update_is_measured_in_a_process_of_its_own():
     spikes = 8 * 32 * 16 * 8 * 8 * 4
-    assert memory.peak_in_process(SETTING, Variant(MINATAR, 8), 32) > spikes
+    assert learning.peak_in_process(SETTING, Variant(MINATAR, 8), 32) > spikes
 
 
 def test_cells_train_at_the_same_time_and_are_summed():

@@ -97,8 +97,7 @@ def stepping(
         setting: threads.
         variant: the game.
         steps: agent steps of one call.
-        bare: whether to step the emulators without our environment around them. They are reached
-            through it: so both have the same emulators with the same settings.
+        bare: whether to step the emulators without our environment, through which they are reached.
     """
     env = environment(setting, variant)
     shape = (steps // env.num_envs, env.num_envs)
@@ -135,13 +134,8 @@ def cells_rows(
 ) -> list[Row]:
     """Milliseconds per step of several cells together, each a process as in a sweep.
 
-    Args:
-        name: of the rows, which add the number of cells.
-        setting: device and threads; cells share the threads.
-        variant: what each cell trains.
-        learn_every_steps: agent steps per update.
-        counts: numbers of cells; the first is what the others are compared with.
-        seconds: how long they train; None: as careful as the setting.
+    They share the threads and train for `seconds`; the first of `counts` is what others are
+    compared with.
     """
     seconds, context = seconds or (5.0 if setting.quick else 30.0), get_context("spawn")
     rows: list[Row] = []

@@ -9,7 +9,7 @@ FAMILIES = {"Atari": "atari", "MinAtar": "minatar"}
 
 
 def upgraded(config: dict[str, Any]) -> dict[str, Any]:
-    """The content of a run's ``config.yaml`` as this version would have written it.
+    """The content of a run's `config.yaml` as this version would have written it.
 
     Until version 0.1 `algo` was no plug-in, and environments knew the sizes of one algorithm. What
     is no such config is given back as it is.

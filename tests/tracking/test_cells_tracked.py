@@ -16,7 +16,7 @@ from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.metrics import read_metrics
 from sdqn_lab.tracking import follow
 from sdqn_lab.training.trainer import Trainer
-from tests.tracking.runs import told_all, wait_until
+from tests.tracking.runs import delivered_all, wait_until
 from tests.tracking.wandb_file import offline_runs
 
 TINY = ["env=cartpole", "budget=smoke", "time_window=2", "threads=1", "health=off"]
@@ -29,7 +29,7 @@ def run(*words, code=0):
     """The command, and then its followers to their end: the run waits for them a moment only."""
     assert main([*words, *TINY]) == code
     for lock in Path.cwd().rglob(".tracker.lock"):
-        wait_until(partial(told_all, RunDirectory(lock.parent)))
+        wait_until(partial(delivered_all, RunDirectory(lock.parent)))
 
 
 def numbers(cell):
@@ -38,7 +38,7 @@ def numbers(cell):
     return [{key: value for key, value in line.items() if key not in CLOCK} for line in lines]
 
 
-def test_a_command_is_tracked_by_wandb_unless_told_otherwise(tmp_path):
+def test_a_command_is_tracked_by_wandb_unless_it_names_another(tmp_path):
     run("hydra.run.dir=cell")
     (segment,) = offline_runs(tmp_path / "cell")
     assert segment.records == read_metrics(tmp_path / "cell" / "metrics.jsonl")
@@ -117,7 +117,7 @@ def test_a_run_that_is_signalled_and_continued_is_one_run_with_each_line_once(
     wait_until(lambda: len(read_metrics(cell.metrics)) > written)
     again.terminate()
     assert again.wait() == 143
-    wait_until(lambda: told_all(cell))
+    wait_until(lambda: delivered_all(cell))
     found = server.run()
     assert found.received == len(found.lines) == len(read_metrics(cell.metrics))
     steps = [line["step"] for line in found.records]

@@ -1,4 +1,4 @@
-"""The files for ``wandb sweep``: what the client's agent makes of them, and what our runs do."""
+"""The files for `wandb sweep`: what the client's agent makes of them, and what our runs do."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from sdqn_lab.checks.refused import ConfigError
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.metrics import read_metrics
 from sdqn_lab.tracking.sync import sync_run
-from tests.tracking.runs import CONFIG, attempt, records, told_all, wait_until
+from tests.tracking.runs import CONFIG, attempt, delivered_all, records, wait_until
 from tests.tracking.wandb_file import offline_runs
 from tests.tracking.wandb_server import ServedRun
 
@@ -47,7 +47,7 @@ def choices(sweep):
 
 
 def agent(sweep):
-    """The client's own, which nobody has told what to run yet."""
+    """The client's own, which does not know yet what to run."""
     made = wandb_agent.Agent(None, None, sweep_id="sweep1")
     made._sweep_command = list(sweep["command"])
     return made
@@ -104,7 +104,7 @@ def test_a_run_that_an_agent_starts_is_the_run_that_the_agent_names(tmp_path, se
     server.runs["agent-run"] = ServedRun("agent-run", config=args)
     assert start(agent(sweep), sweep, args).wait(240) == 0
     (cell,) = (tmp_path / "outputs").iterdir()
-    wait_until(lambda: told_all(RunDirectory(cell)))
+    wait_until(lambda: delivered_all(RunDirectory(cell)))
     run = server.run()
     assert run.records == read_metrics(cell / "metrics.jsonl")
     assert any(sweep["metric"]["name"] in record for record in run.records)
@@ -128,34 +128,34 @@ def without_agent(monkeypatch):
         monkeypatch.delenv(f"WANDB_{name}")
 
 
-def test_offline_too_a_run_belongs_to_its_sweep(directory, told, tmp_path, monkeypatch):
+def test_offline_too_a_run_belongs_to_its_sweep(directory, shown, tmp_path, monkeypatch):
     under_an_agent(monkeypatch, tmp_path)
-    attempt(directory, told, 3, mode="offline", project="its own")
+    attempt(directory, shown, 3, mode="offline", project="its own")
     (segment,) = offline_runs(directory.path)
     found = (segment.run.run_id, segment.run.sweep_id, segment.run.project)
     assert found == ("agent-run", "sweep1", "of the agent")
-    assert (segment.records, told) == (records(3), [])
+    assert (segment.records, shown) == (records(3), [])
 
 
 def test_a_run_of_a_sweep_that_goes_on_without_the_agent_stays_that_run(
-    directory, told, tmp_path, monkeypatch, server
+    directory, shown, tmp_path, monkeypatch, server
 ):
     under_an_agent(monkeypatch, tmp_path)
-    attempt(directory, told, 4, "preempted")
+    attempt(directory, shown, 4, "preempted")
     without_agent(monkeypatch)
-    attempt(directory, told, 6)
+    attempt(directory, shown, 6)
     run = server.run()
     assert (run.id, run.sweep, run.project) == ("agent-run", "sweep1", "of the agent")
     assert (run.records, run.config["norm"]["value"]) == (records(6), "popnorm")
 
 
 def test_a_synced_run_of_a_sweep_keeps_id_sweep_and_the_sweeps_words(
-    directory, told, tmp_path, monkeypatch, server
+    directory, shown, tmp_path, monkeypatch, server
 ):
     under_an_agent(monkeypatch, tmp_path)
-    attempt(directory, told, 4, mode="offline", project="its own")
+    attempt(directory, shown, 4, mode="offline", project="its own")
     without_agent(monkeypatch)
-    assert sync_run(directory, told.append) == (4, 0)
+    assert sync_run(directory, shown.append) == (4, 0)
     run = server.run()
     assert (run.id, run.sweep, run.project) == ("agent-run", "sweep1", "of the agent")
     assert run.config["norm"]["value"] == "popnorm"
@@ -163,13 +163,15 @@ def test_a_synced_run_of_a_sweep_keeps_id_sweep_and_the_sweeps_words(
 
 
 def test_a_sync_from_a_machine_that_sees_another_path_does_not_part_run_and_sweep(
-    directory, told, tmp_path, monkeypatch, server
+    directory, shown, tmp_path, monkeypatch, server
 ):
     """The second attempt's own id is the first one's; in between it was another."""
     under_an_agent(monkeypatch, tmp_path)
-    attempt(directory, told, 4, "preempted", mode="offline")
+    attempt(directory, shown, 4, "preempted", mode="offline")
     without_agent(monkeypatch)
     (tmp_path / "elsewhere").symlink_to(tmp_path)
-    sync_run(RunDirectory(tmp_path / "elsewhere" / "cell"), told.append)
-    attempt(directory, told, 6)
+    sync_run(
+        RunDirectory(tmp_path / "elsewhere" / directory.path.relative_to(tmp_path)), shown.append
+    )
+    attempt(directory, shown, 6)
     assert (server.run().id, server.run().records) == ("agent-run", records(6))
