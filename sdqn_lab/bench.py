@@ -19,8 +19,8 @@ from sdqn_lab.build import resolve_threads
 from sdqn_lab.runs.files import write_json
 from sdqn_lab.runs.provenance import code, machine
 
+# Columns of a table that goes into a file or a pipe.
 PLAIN_WIDTH = 160
-"""Columns of a table that goes into a file or a pipe."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,14 +80,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(chosen: Sequence[Benchmark], file: Path | None) -> None:
     """Run one after the other and show all rows; the file is whole after each of them."""
     facts, sha = machine(), code()["git_sha"]
-    rows: list[Row] = []
-    records: list[dict[str, Any]] = []
+    rows, records = list[Row](), list[dict[str, Any]]()
     for number, benchmark in enumerate(chosen, start=1):
         print(f"[{number}/{len(chosen)}] {benchmark.name}", file=sys.stderr, flush=True)
         made, setting = benchmark.measure(), benchmark.setting
         where = {"device": setting.device.type, "threads": setting.threads, "machine": facts}
         rows += made
         records += [row.record() | {"git_sha": sha, **where} for row in made]
+        # After each, so that a bench that is stopped keeps what it has.
         if file is not None:
             write_json(file, records)
     out = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, markup=False, emoji=False)

@@ -19,16 +19,14 @@ from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.networks.probe import probe
 
 FLOAT = 4
+# Adam reads parameter, gradient and two moments, and writes all but the gradient.
 OPTIMIZER_TENSORS = 7
-"""Adam reads parameter, gradient and two moments, and writes all but the gradient."""
+# 128 MiB: more than caches hold.
 COPY_FLOATS = 2**25
-"""128 MiB: more than caches hold."""
+# The second convolution of the nature network at batch 32, T = 16. A plain product of the same size
+# comes out at a third of its speed on some CPUs: no floor.
 IMAGES, KERNEL, STRIDE = (512, 32, 20, 20), (64, 32, 4, 4), 2
 CONVOLUTION_MACS = 512 * (64 * 9 * 9) * (32 * 4 * 4)
-"""The second convolution of the nature network at batch 32, T = 16.
-
-A plain product of the same size comes out at a third of its speed on some CPUs: no floor.
-"""
 
 
 class Work(NamedTuple):
@@ -67,6 +65,7 @@ def _passes(
 ) -> tuple[list[Work], list[Work]]:
     """A forward pass, and the backward pass after it."""
     head = network.readout.linear
+    # Zeros do: nothing but sizes is read.
     seen = probe(network, torch.zeros(1, *shape, device=head.weight.device))
     inputs, spikes = prod(shape), 0
     forward = [Work("input", "scale", 0, batch * inputs * (1 + FLOAT))]

@@ -74,6 +74,7 @@ def neuron_rows(
     shape = (size.time_window, *size.shape)
 
     def workload(layer: Layer) -> Workload:
+        # Drawn on the CPU, so that all devices get the same numbers.
         generator = torch.Generator().manual_seed(0)
         steps = 1 if size.constant else size.time_window
         drawn = torch.randn(steps, *size.shape, generator=generator) + 1.0

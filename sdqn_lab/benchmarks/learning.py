@@ -63,6 +63,7 @@ def with_floor(
     if build is variants.update:
         double = variants.composed(setting, variant).algo.double
         work = counts.update(network, shape, batch, double=double)
+    # In turn with the rest, because a busy moment slows the machine's limits too.
     limits: dict[str, Competitor] = {
         limit: partial(workload, setting.device) for limit, workload in counts.LIMITS.items()
     }
@@ -90,6 +91,7 @@ def peak_rows(name: str, setting: Setting, variant: Variant, batch: int) -> list
 
 def peak_in_process(setting: Setting, variant: Variant, batch: int) -> int:
     """`peak_bytes` of a fresh process."""
+    # Pages that were touched once stay resident, so a second peak would not show here.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(peak_bytes, setting, variant, batch).result()
 

@@ -99,6 +99,7 @@ def snntorch_layer(like: LIF) -> Callable[[Tensor], Tensor]:
         leaky.to(x_seq.device)
         membrane, spikes = leaky.init_leaky(), []
         for x in x_seq.unbind(0):
+            # Its equation does not divide the current by tau, ours does.
             spike, membrane = leaky(x / like.tau, membrane)
             spikes.append(spike)
         return torch.stack(spikes)

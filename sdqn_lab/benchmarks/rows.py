@@ -100,6 +100,7 @@ def compare(
     Returns:
         A row for each other, those that are not installed with a note instead of a time.
     """
+    # All are built before one is measured: they take turns.
     workloads, missing = {"ours": ours()}, {}
     for against, build in others.items():
         try:

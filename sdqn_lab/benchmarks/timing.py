@@ -15,11 +15,11 @@ Workload = Callable[[], object]
 Timer = Callable[[], float]
 """Seconds since some moment, once all devices are idle."""
 
+# A sample repeats a quick workload until it lasts about so long: clocks are coarse.
 MIN_SAMPLE_MS = 20.0
-"""A sample repeats a quick workload until it lasts about so long."""
 MAX_REPEATS = 1_000
+# A workload whose first call takes longer is warm after it, and is not repeated in a sample.
 SLOW_MS = 200.0
-"""A workload whose first call takes longer is warm after it, and is not repeated in a sample."""
 
 
 class Spread(NamedTuple):

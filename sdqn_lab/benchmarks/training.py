@@ -137,6 +137,7 @@ def cells_rows(
     They share the threads and train for `seconds`; the first of `counts` is what others are
     compared with.
     """
+    # Spawned: CUDA does not survive a fork, and a sweep starts its cells anew too.
     seconds, context = seconds or (5.0 if setting.quick else 30.0), get_context("spawn")
     rows: list[Row] = []
     for count in counts:
@@ -145,6 +146,7 @@ def cells_rows(
             warm = manager.Barrier(count)
             arguments = share, variant, learn_every_steps, seconds, warm
             cells = [pool.submit(cell_speed, *arguments) for _ in range(count)]
+            # The first that completes may have failed; the others then meet a broken barrier.
             total = sum(cell.result() for cell in as_completed(cells))
         ours, more = Spread(*[1e3 / total] * 3), {"ours_steps_per_second": total}
         first = rows[0].ours if rows else ours

@@ -37,8 +37,8 @@ STEPS = 160
 REPLAY_STEPS = 20_000
 FILLED_ROWS = 256
 NEVER = sys.maxsize
+# Exploration of most of a long run: nearly every action asks the network.
 LATE_EPSILON = 0.05
-"""Exploration of most of a long run: nearly every action asks the network."""
 
 
 class Variant(NamedTuple):
@@ -169,6 +169,7 @@ class Session:
         cfg = composed(setting, variant)
         self._chunk, self._until = chunk_steps, cfg.algo.replay_start_steps
         agent = built_agent(setting, variant)
+        # An iteration's end would put an evaluation into the measurement.
         agent.iteration_steps, epsilon = NEVER, LATE_EPSILON
         if learn_every_steps is None:
             agent.replay_start_steps, epsilon = NEVER, 1.0

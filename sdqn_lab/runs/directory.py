@@ -26,15 +26,15 @@ MANIFEST = "manifest.json"
 """Of a checkpoint: what is in it."""
 TRACKER_LOCK = ".tracker.lock"
 """Held by the one process that feeds the run's tracker."""
+# Files that are written in place; all others are replaced as a whole.
 APPENDED = ("metrics.jsonl", "log.txt", "tracker.log")
-"""Files that are written in place; all others are replaced as a whole."""
+# What a run writes, or a process that works on it.
 OWN = (
     *("config.yaml", "status.json", "probe.json", "health.json", "code.diff", *APPENDED),
     *("network_last.safetensors", "network_best.safetensors", ".lock", TRACKER_LOCK),
     *("tracker.json", "checkpoint", f"checkpoint/{MANIFEST}"),
     *("wandb", "wandb/run.json", "tensorboard"),
 )
-"""What a run writes, or a process that works on it."""
 STATES = ("pending", "running", "preempted", "finished", "failed")
 
 

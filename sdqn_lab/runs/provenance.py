@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
+# Folders whose content can change what a run does.
 PARTS = ("sdqn_lab", "hydra_plugins/sdqn_lab", "conf", "sweeps")
-"""Folders whose content can change what a run does."""
 PACKAGES = ("torch", "numpy", "numba", "gymnasium", "ale-py", "hydra-core")
 
 
@@ -48,7 +48,7 @@ def diff() -> str:
 
 def machine() -> dict[str, Any]:
     """Libraries and hardware of this process."""
-    import torch
+    import torch  # half a second, and a login node may have none
 
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

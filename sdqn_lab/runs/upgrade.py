@@ -2,8 +2,8 @@
 
 from typing import Any
 
+# The only algorithm there was when a config named none.
 ALGO_BEFORE = "sdqn_lab.agents.dqn.DQN"
-"""The only algorithm there was when a config named none."""
 TRACKERS_BEFORE = {"sdqn_lab.tracking.recorder.NoMirror": "sdqn_lab.tracking.tracker.NoTracker"}
 FAMILIES = {"Atari": "atari", "MinAtar": "minatar"}
 

@@ -10,8 +10,8 @@ from sdqn_lab.runs.files import write_json
 from sdqn_lab.tracking.tracker import TrackedRun, Tracker
 
 EXIT_CODES = {"finished": 0, "failed": 1}
+# Stopped, killed or still running: the run may go on later.
 UNFINISHED = 143
-"""Stopped, killed or still running: the run may go on later."""
 
 
 class Delivered(NamedTuple):

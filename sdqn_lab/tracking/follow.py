@@ -18,6 +18,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.runs.directory import TRACKER_LOCK, RunDirectory
 from sdqn_lab.tracking.deliver import complete_lines, deliver
 from sdqn_lab.tracking.tracker import TrackedRun, Tracker, later, one_line
@@ -25,12 +26,12 @@ from sdqn_lab.tracking.tracker import TrackedRun, Tracker, later, one_line
 PACKAGE = "sdqn_lab.tracking."
 WARNING = "WARNING"
 GLANCE_SECONDS = 1.0
+# How long a run that has ended waits for its last lines to arrive.
 PATIENCE_SECONDS = 15.0
-"""How long a run that has ended waits for its last lines to arrive."""
+# What the follower gets after the attempt's end, whatever it hangs on.
 END_SECONDS = 300
-"""What the follower gets after the attempt's end, whatever it hangs on."""
+# Meant for the run; a scheduler sends them to every process of a job.
 SHIELDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-"""Meant for the run; a scheduler sends them to every process of a job."""
 
 
 class Follower:
@@ -165,14 +166,15 @@ def made(run: TrackedRun, trusted: str | None) -> Tracker:
     """What `config.yaml` names, without importing just anything that it may name.
 
     Raises:
-        ValueError: the class is neither of this package nor the one that the caller trusts.
+        Refused: the class is neither of this package nor the one that the caller trusts.
     """
-    if run.tracker != trusted and not run.tracker.startswith(PACKAGE):
-        raise ValueError(f"config.yaml names {run.tracker}; write --tracker {run.tracker}")
-    module, _, name = run.tracker.rpartition(".")
+    key, target = "tracker._target_", run.tracker
+    if target != trusted and not target.startswith(PACKAGE):
+        raise Refused(key, target, "must be a class of sdqn_lab.tracking", f"--tracker {target}")
+    module, _, name = target.rpartition(".")
     found = getattr(import_module(module), name)
     if not (isinstance(found, type) and issubclass(found, Tracker)):
-        raise ValueError(f"{run.tracker} is not derived from {Tracker.__module__}.Tracker")
+        raise Refused(key, target, f"must be derived from {Tracker.__module__}.Tracker")
     return found(**run.settings)
 
 

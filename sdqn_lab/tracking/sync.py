@@ -14,8 +14,8 @@ from sdqn_lab.tracking.tracker import TrackedRun, one_line
 from sdqn_lab.tracking.wandb import SyncError, Upload
 
 WANDB = "sdqn_lab.tracking.wandb.WandB"
+# Keys of the run's own tracker that say where it belongs and what it is.
 KEPT = ("project", "entity", "tags", "notes", "job_type")
-"""Keys of the run's own tracker that say where it belongs and what it is."""
 
 
 def sync_run(

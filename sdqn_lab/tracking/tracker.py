@@ -12,8 +12,8 @@ from typing import Any
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.files import read_yaml
 
+# What the launchers leave in a sweep's folder before a cell begins: ours, and Hydra's own.
 SWEEP_FILES = ("ledger.json", "multirun.yaml")
-"""What the launchers leave in a sweep's folder before a cell begins: ours, and Hydra's own."""
 
 
 @dataclass(frozen=True)

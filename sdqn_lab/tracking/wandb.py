@@ -21,8 +21,9 @@ Mode = Literal["online", "offline", "disabled"]
 ADDRESS = "wandb/run.json"
 DEFAULT_PROJECT = "sdqn_lab"
 NO_KEY = "no API key configured"
+# Above, a signal stopped the run, which W&B calls preempted.
 MAX_EXIT_CODE = 128
-"""Above, a signal stopped the run, which W&B calls preempted."""
+# The machine that uploads is not the one that trained, so nothing of it is recorded.
 UPLOAD_SETTINGS: Mapping[str, Any] = {
     "x_disable_stats": True,
     "x_disable_meta": True,
@@ -32,7 +33,6 @@ UPLOAD_SETTINGS: Mapping[str, Any] = {
     "disable_code": True,
     "program": "-m sdqn_lab.run",
 }
-"""The machine that uploads is not the one that trained, so nothing of it is recorded."""
 
 
 class SyncError(Exception):

@@ -11,6 +11,10 @@ from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.tracking.follow import follow
 
 CONFIG = {"norm": {"eps": 1e-5}, "seed": 0, "choices": {"norm": "popnorm", "experiment": None}}
+TINY = ["env=cartpole", "budget=smoke", "time_window=2", "threads=1", "health=off"]
+TINY += ["budget.steps=500", "algo.iteration_steps=500", "budget.log_every_steps=100"]
+TINY += ["algo.replay_start_steps=450", "network.hidden=8"]
+"""Overrides of a run of a second."""
 WANDB = "sdqn_lab.tracking.wandb.WandB"
 
 

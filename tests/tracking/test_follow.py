@@ -278,7 +278,8 @@ def test_a_stored_config_cannot_name_just_any_class(directory, shown, tmp_path, 
     attempt(directory, shown, 2, target=TARGET)
     assert "own_journal" not in sys.modules
     (line,) = shown
-    assert f"config.yaml names {TARGET}" in line
+    assert f"tracker._target_={TARGET}" in line
+    assert f"--tracker {TARGET}" in line
     assert follow.follow(directory, shown.append, trusted=TARGET)
 
 

@@ -47,10 +47,10 @@ def lines_delivered(directory):
     return found.get("attempt") == len(directory.status()["attempts"]) and found["lines"]
 
 
-def wandb_sync(directory, *words):
+def wandb_sync(directory):
     """The client's own upload, of all segments there are."""
     segments = sorted(str(path) for path in directory.path.glob("wandb/offline-run-*"))
-    command = [sys.executable, "-m", "wandb", "sync", *segments, *words]
+    command = [sys.executable, "-m", "wandb", "sync", *segments]
     subprocess.run(command, check=True, timeout=60, capture_output=True)
 
 
