@@ -53,15 +53,6 @@ def read(path: Path) -> bytes:
         return file.read()
 
 
-class _NoAliases(yaml.SafeLoader):
-    """A run writes no aliases, and some lines of them can stand for more than memory holds."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias, and a run writes none")
-        return super().compose_node(parent, index)
-
-
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file as plain values.
 
@@ -69,8 +60,12 @@ def read_yaml(path: Path) -> Any:
         OSError: as `open`.
         ValueError: not a regular file, not YAML, nested too deeply, or with aliases (`*name`).
     """
+    text = read(path)
     try:
-        return yaml.load(read(path), _NoAliases)
+        # A run writes no aliases, and some lines of them can stand for more than memory holds.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.CSafeLoader)):
+            raise yaml.YAMLError("an alias, and a run writes none")
+        return yaml.load(text, yaml.CSafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        reason = str(error) or type(error).__name__
-        raise ValueError(f"{path}: not valid YAML ({' '.join(reason.split())[:200]})") from error
+        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        raise ValueError(f"{path}: not valid YAML ({reason})") from error
