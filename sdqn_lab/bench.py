@@ -1,34 +1,23 @@
 """`python -m sdqn_lab.bench`: ours beside others on this machine; see docs/SPEED.md."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from rich.console import Console
 
 from sdqn_lab import config
 from sdqn_lab.benchmarks import layers, learning, training
 from sdqn_lab.benchmarks.rows import Benchmark, Row, Setting, table
 from sdqn_lab.benchmarks.timing import FULL, QUICK
 from sdqn_lab.build import resolve_threads
+from sdqn_lab.checks.refused import Refused
+from sdqn_lab.commands import shell
 from sdqn_lab.runs.files import write_json
 from sdqn_lab.runs.provenance import code, machine
-
-# Columns of a table that goes into a file or a pipe.
-PLAIN_WIDTH = 160
-
-
-class Parser(argparse.ArgumentParser):
-    """Answers a mistake with one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with code 2."""
-        self.exit(2, f"error: {message}; write --help for the options\n")
 
 
 def benchmarks(setting: Setting) -> list[Benchmark]:
@@ -44,7 +33,16 @@ def selected(all_: Sequence[Benchmark], pattern: str) -> list[Benchmark]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = Parser(prog="python -m sdqn_lab.bench", description=__doc__)
+    return shell.answer(lambda: command(argv))
+
+
+def command(argv: Sequence[str] | None) -> int:
+    """What `main` does.
+
+    Raises:
+        Refused: an argument is wrong.
+    """
+    parser = shell.Parser(prog="python -m sdqn_lab.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds: minutes")
     parser.add_argument("--only", metavar="PATTERN", help="names that match, or hold this word")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows to this file")
@@ -54,21 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     threads, gpu = resolve_threads(args.threads), torch.cuda.is_available()
     if threads < 1:
-        parser.error(f"--threads must be >= 1, got {threads}")
+        raise Refused("--threads", threads, "must be >= 1")
     if args.json and args.json.is_dir():
-        parser.error(f"--json must be a file, got the folder {args.json}")
+        raise Refused("--json", args.json, "must be a file, not a folder")
     if args.json and not os.access(args.json.absolute().parent, os.W_OK):
-        parser.error(f"--json must lie in a folder that can be written, got {args.json}")
+        raise Refused("--json", args.json, "must lie in a folder that can be written")
     if args.device == "cuda" and not gpu:
-        parser.error("--device must be cpu on this machine, got cuda: torch sees no GPU")
+        raise Refused("--device", "cuda", "torch sees no GPU on this machine", "--device=cpu")
     devices = [args.device] if args.device else ["cpu", *(["cuda"] if gpu else [])]
     effort = QUICK if args.quick else FULL
-    settings = [
-        Setting(torch.device(name), threads, effort, args.quick, config.compose) for name in devices
-    ]
-    chosen = selected([one for setting in settings for one in benchmarks(setting)], args.only)
+    found: list[Benchmark] = []
+    for device in map(torch.device, devices):
+        found += benchmarks(Setting(device, threads, effort, args.quick, config.compose))
+    chosen = selected(found, args.only or "")
     if not chosen:
-        parser.error(f"--only must match a name of --list, got {args.only}")
+        raise Refused("--only", args.only, "must match a name of --list")
     if args.list:
         print("\n".join(benchmark.name for benchmark in chosen))
         return 0
@@ -90,8 +88,7 @@ def measure(chosen: Sequence[Benchmark], file: Path | None) -> None:
         # After each, so that a bench that is stopped keeps what it has.
         if file is not None:
             write_json(file, records)
-    out = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, markup=False, emoji=False)
-    torch_version = facts["versions"]["torch"]
+    out, torch_version = shell.output(), facts["versions"]["torch"]
     out.print(f"{facts['cpu']}, {chosen[0].setting.threads} threads, torch {torch_version}")
     out.print(*(f"GPU: {gpu}" for gpu in facts["gpus"]), table(rows), sep="\n")
 
