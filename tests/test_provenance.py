@@ -22,14 +22,14 @@ def checkout(tmp_path, monkeypatch) -> Path:
     return root
 
 
-def git(root: Path, *words: str) -> None:
-    subprocess.run(["git", "-C", str(root), *words], check=True, capture_output=True)
+def git(root: Path, *arguments: str) -> None:
+    subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True)
 
 
 def test_an_unchanged_checkout_is_its_commit_and_no_diff(checkout):
-    told = provenance.code()
-    assert len(told["git_sha"]) == 40
-    assert told["git_dirty"] is False
+    code = provenance.code()
+    assert len(code["git_sha"]) == 40
+    assert code["git_dirty"] is False
     assert provenance.diff() == ""
 
 

@@ -1,1 +1,1 @@
-"""What ``python -m sdqn_lab.bench`` measures: ours beside others, alternating, on one machine."""
+"""What `python -m sdqn_lab.bench` measures: ours beside others, alternating, on one machine."""

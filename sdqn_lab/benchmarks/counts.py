@@ -1,4 +1,4 @@
-"""Multiply-adds and bytes that a decision or an update cannot do without, counted by layer.
+"""Multiply-adds and bytes that a decision or an update cannot do without, and the floor they set.
 
 The count is that of the best program we know how to write, in float32 and without any saving by
 sparseness: a constant input passes the first map and norm once, the head runs once, norm and neuron
@@ -6,18 +6,27 @@ are one operation that reads currents and writes spikes and keeps its membranes 
 backward pass works them out anew. Every tensor is read and written once by each operation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from torch import nn
+import torch
+import torch.nn.functional as F
 
+from sdqn_lab.benchmarks.timing import Spread, Workload
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.network import SpikingNetwork
+from sdqn_lab.networks.probe import probe
 
 FLOAT = 4
+# Adam reads parameter, gradient and two moments, and writes all but the gradient.
 OPTIMIZER_TENSORS = 7
-"""Adam reads parameter, gradient and two moments, and writes all but the gradient."""
+# 128 MiB: more than caches hold.
+COPY_FLOATS = 2**25
+# The second convolution of the nature network at batch 32, T = 16. A plain product of the same size
+# comes out at a third of its speed on some CPUs: no floor.
+IMAGES, KERNEL, STRIDE = (512, 32, 20, 20), (64, 32, 4, 4), 2
+CONVOLUTION_MACS = 512 * (64 * 9 * 9) * (32 * 4 * 4)
 
 
 class Work(NamedTuple):
@@ -36,33 +45,59 @@ class Rates(NamedTuple):
     bytes: float
 
 
-class _Layer(NamedTuple):
-    """Sizes of one block: elements are those of one sample at one step."""
-
-    name: str
-    inputs: int
-    outputs: int
-    weights: int
-    norm_weights: int
-    macs: int
-    steps_in: int
-    steps_out: int
-
-
 def decision(network: SpikingNetwork, observation_shape: tuple[int, ...], batch: int) -> list[Work]:
     """One forward pass of a batch."""
-    return list(_forward(network, observation_shape, batch))
+    return _passes(network, observation_shape, batch)[0]
 
 
 def update(
     network: SpikingNetwork, observation_shape: tuple[int, ...], batch: int, *, double: bool
 ) -> list[Work]:
     """One update: the target's forward, the online network's (two if double), backward, Adam."""
-    forward = decision(network, observation_shape, batch) * (3 if double else 2)
-    backward = list(_backward(network, observation_shape, batch))
+    forward, backward = _passes(network, observation_shape, batch)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     optimizer = Work("all", "optimizer", 0, FLOAT * OPTIMIZER_TENSORS * parameters)
-    return [*forward, *backward, optimizer]
+    return [*forward * (3 if double else 2), *backward, optimizer]
+
+
+def _passes(
+    network: SpikingNetwork, shape: tuple[int, ...], batch: int
+) -> tuple[list[Work], list[Work]]:
+    """A forward pass, and the backward pass after it."""
+    head = network.readout.linear
+    # Zeros do: nothing but sizes is read.
+    seen = probe(network, torch.zeros(1, *shape, device=head.weight.device))
+    inputs, spikes = prod(shape), 0
+    forward = [Work("input", "scale", 0, batch * inputs * (1 + FLOAT))]
+    backward: list[Work] = []
+    for layer in seen.layers[:-1]:
+        block = cast(Block, network.torso.get_submodule(layer.name))
+        weights, norm = (
+            sum(parameter.numel() for parameter in module.parameters())
+            for module in (block.linear, block.norm)
+        )
+        outputs, passes = (
+            prod(cast(tuple[int, ...], block.norm.normalized_shape)),
+            batch * layer.passes,
+        )
+        made, spikes = passes * outputs, batch * seen.time_window * outputs
+        macs, bytes_ = passes * layer.synapses, FLOAT * (passes * inputs + weights + made)
+        forward += [
+            Work(layer.name, "map", macs, bytes_),
+            Work(layer.name, "norm, neuron", 0, FLOAT * (made + norm + spikes)),
+        ]
+        if backward:  # nobody asks for the observation's gradient
+            backward.insert(0, Work(layer.name, "map, input", macs, bytes_))
+        backward[:0] = [
+            Work(layer.name, "norm, neuron", 0, FLOAT * (spikes + 2 * made + 2 * norm)),
+            Work(layer.name, "map, weights", macs, bytes_),
+        ]
+        inputs = outputs
+    macs = head.in_features * head.out_features
+    bytes_ = FLOAT * (batch * (head.in_features + head.out_features) + macs)
+    forward.append(Work("head", "mean", 0, FLOAT * (spikes + batch * head.in_features)))
+    forward.append(Work("head", "map", batch * macs, bytes_))
+    return forward, [Work("head", "map", 2 * batch * macs, 2 * bytes_), *backward]
 
 
 def floor_ms(work: list[Work], rates: Rates) -> float:
@@ -70,67 +105,24 @@ def floor_ms(work: list[Work], rates: Rates) -> float:
     return 1e3 * sum(max(one.macs / rates.macs, one.bytes / rates.bytes) for one in work)
 
 
-def _forward(network: SpikingNetwork, shape: tuple[int, ...], batch: int) -> Iterator[Work]:
-    pixels = batch * prod(shape)
-    yield Work("input", "scale", 0, pixels + FLOAT * pixels)
-    for at in _layers(network, shape):
-        read, made = batch * at.steps_in * at.inputs, batch * at.steps_in * at.outputs
-        spikes = batch * at.steps_out * at.outputs
-        macs = batch * at.steps_in * at.macs
-        yield Work(at.name, "map", macs, FLOAT * (read + at.weights + made))
-        yield Work(at.name, "norm, neuron", 0, FLOAT * (made + at.norm_weights + spikes))
-    features, actions = _head(network)
-    steps = _steps(network)
-    yield Work("head", "mean", 0, FLOAT * batch * features * (steps + 1))
-    values = batch * (features + actions)
-    yield Work("head", "map", batch * features * actions, FLOAT * (values + features * actions))
+def copying(device: torch.device) -> Workload:
+    """A copy of what no cache holds."""
+    source = torch.ones(COPY_FLOATS, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
 
 
-def _backward(network: SpikingNetwork, shape: tuple[int, ...], batch: int) -> Iterator[Work]:
-    features, actions = _head(network)
-    tensors = batch * (features + actions) + features * actions
-    yield Work("head", "map", 2 * batch * features * actions, 2 * FLOAT * tensors)
-    for number, at in reversed(list(enumerate(_layers(network, shape)))):
-        read, made = batch * at.steps_in * at.inputs, batch * at.steps_in * at.outputs
-        spikes = batch * at.steps_out * at.outputs
-        macs = batch * at.steps_in * at.macs
-        tensors = spikes + 2 * made + 2 * at.norm_weights
-        yield Work(at.name, "norm, neuron", 0, FLOAT * tensors)
-        tensors = read + at.weights + made
-        yield Work(at.name, "map, weights", macs, FLOAT * tensors)
-        if number:  # nobody asks for the observation's gradient
-            yield Work(at.name, "map, input", macs, FLOAT * tensors)
+def convolution(device: torch.device) -> Workload:
+    """Many multiply-adds on few bytes."""
+    images, kernel = torch.ones(IMAGES, device=device), torch.ones(KERNEL, device=device)
+    return lambda: F.conv2d(images, kernel, stride=STRIDE)
 
 
-def _layers(network: SpikingNetwork, observation_shape: tuple[int, ...]) -> Iterator[_Layer]:
-    steps = _steps(network)
-    steps_in = 1 if network.encoder.constant else steps
-    inputs = prod(observation_shape)
-    for name, block in network.torso.named_children():
-        assert isinstance(block, Block)
-        outputs = prod(block.norm.normalized_shape)  # type: ignore[arg-type]
-        yield _Layer(
-            name,
-            inputs,
-            outputs,
-            sum(parameter.numel() for parameter in block.linear.parameters()),
-            sum(parameter.numel() for parameter in block.norm.parameters()),
-            outputs * _fan_in(block.linear),
-            steps_in,
-            steps,
-        )
-        inputs, steps_in = outputs, steps
+LIMITS = {"copy": copying, "convolution": convolution}
+"""What takes turns with all that it judges."""
 
 
-def _fan_in(linear: nn.Module) -> int:
-    assert isinstance(linear, nn.Conv2d | nn.Linear)
-    return linear.weight[0].numel()
-
-
-def _head(network: SpikingNetwork) -> tuple[int, int]:
-    linear = network.readout.linear
-    return linear.in_features, linear.out_features
-
-
-def _steps(network: SpikingNetwork) -> int:
-    return network.time_window if network.temporal else 1
+def machine_rates(times: Mapping[str, Spread]) -> Rates:
+    """What the times of `LIMITS` say; bytes read and bytes written both count."""
+    copy, conv = (times[limit].median for limit in LIMITS)
+    return Rates(1e3 * CONVOLUTION_MACS / conv, 1e3 * 2 * FLOAT * COPY_FLOATS / copy)

@@ -10,14 +10,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Encoder
 from sdqn_lab.spiking.neuron import LIF, Neuron, SpikingNeuron
-from sdqn_lab.spiking.surrogate import Atan, Sigmoid, Surrogate
+from sdqn_lab.spiking.surrogate import Atan, Sigmoid
 
 SPIKINGJELLY = "spikingjelly"
 SNNTORCH = "snntorch"
+SURROGATES = {Atan: ("ATan", "atan"), Sigmoid: ("Sigmoid", "sigmoid")}
+"""Those that both libraries have, with their names there."""
 
 
 class Repeated(Encoder):
@@ -36,11 +39,11 @@ class SpikingJellyNeuron(Neuron):
     """SpikingJelly's multi-step LIF with the settings of one of ours.
 
     On a GPU it takes the implementation that the library chooses, or the one that
-    ``SJ_LIF_CUDA_IMPLEMENTATION`` names.
+    `SJ_LIF_CUDA_IMPLEMENTATION` names.
 
     Raises:
         ImportError: the library, or one that it needs, is missing.
-        ValueError: the library has no such surrogate or neuron.
+        Refused: the library has no such neuron.
     """
 
     temporal = True
@@ -48,10 +51,10 @@ class SpikingJellyNeuron(Neuron):
     def __init__(self, like: SpikingNeuron) -> None:
         super().__init__()
         if not isinstance(like, LIF) or like.reset == "soft":
-            raise ValueError("only LIF neurons with a hard reset are compared")
+            raise Refused("neuron", like, "must be a LIF with a hard reset")
         neuron = import_module(f"{SPIKINGJELLY}.activation_based.neuron")
-        surrogate = import_module(f"{SPIKINGJELLY}.activation_based.surrogate")
-        kind = getattr(surrogate, _named(like.surrogate, {Atan: "ATan", Sigmoid: "Sigmoid"}))
+        surrogates = import_module(f"{SPIKINGJELLY}.activation_based.surrogate")
+        kind = getattr(surrogates, SURROGATES[type(like.surrogate)][0])
         self.v_threshold, self.v_reset = like.v_threshold, like.v_reset
         self.node = neuron.LIFNode(
             tau=like.tau,
@@ -82,15 +85,12 @@ def snntorch_layer(like: LIF) -> Callable[[Tensor], Tensor]:
 
     Raises:
         ImportError: the library is missing.
-        ValueError: the library has no such surrogate.
     """
-    library = import_module(SNNTORCH)
-    gradients = import_module(f"{SNNTORCH}.surrogate")
-    make = getattr(gradients, _named(like.surrogate, {Atan: "atan", Sigmoid: "sigmoid"}))
-    leaky: Any = library.Leaky(
+    surrogates = import_module(f"{SNNTORCH}.surrogate")
+    leaky: Any = import_module(SNNTORCH).Leaky(
         beta=1 - 1 / like.tau,
         threshold=like.v_threshold,
-        spike_grad=make(like.surrogate.alpha),
+        spike_grad=getattr(surrogates, SURROGATES[type(like.surrogate)][1])(like.surrogate.alpha),
         reset_mechanism="zero",
         reset_delay=False,
     )
@@ -99,14 +99,9 @@ def snntorch_layer(like: LIF) -> Callable[[Tensor], Tensor]:
         leaky.to(x_seq.device)
         membrane, spikes = leaky.init_leaky(), []
         for x in x_seq.unbind(0):
+            # Its equation does not divide the current by tau, ours does.
             spike, membrane = leaky(x / like.tau, membrane)
             spikes.append(spike)
         return torch.stack(spikes)
 
     return forward
-
-
-def _named(surrogate: Surrogate, names: dict[type[Surrogate], str]) -> str:
-    if type(surrogate) not in names:
-        raise ValueError(f"only {', '.join(k.__name__ for k in names)} are compared")
-    return names[type(surrogate)]

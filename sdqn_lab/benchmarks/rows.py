@@ -1,16 +1,19 @@
-"""A row of the result, and the contest that makes rows out of forms."""
+"""A row of the result, what makes rows out of workloads, and the table of all rows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
+from rich.table import Table
 
-from sdqn_lab.benchmarks.timing import Effort, Form, Spread, Watch, alternate, events, wall
+from sdqn_lab.benchmarks.timing import Effort, Spread, Workload, alternate
 
-Rival = Callable[[], Form]
-"""Builds a form to compare with; an ImportError says that it is not installed here."""
+Competitor = Callable[[], Workload]
+"""Builds a workload to compare with; an ImportError says that it is not installed here."""
 
 
 @dataclass(frozen=True)
@@ -21,31 +24,20 @@ class Setting:
     threads: int
     effort: Effort
     quick: bool
-
-    @property
-    def watch(self) -> Watch:
-        """The clock for work of this device."""
-        return events if self.device.type == "cuda" else wall
+    """Whether to leave out some benchmarks of a kind."""
+    compose: Callable[[list[str]], DictConfig]
+    """Makes a config from overrides: `sdqn_lab.config.compose`."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison.
-
-    Attributes:
-        name: what was measured.
-        ours: our measurement; None where it could not be made.
-        against: what it is compared with.
-        theirs: the other's measurement; None where there is nothing to compare with.
-        unit: of both; "ms" but for memory.
-        note: anything a reader has to know.
-        more: further keys of the JSON row.
-    """
+    """One comparison; `more` are further keys of its JSON form."""
 
     name: str
-    ours: Spread | None
+    ours: Spread
     against: str
     theirs: Spread | None
+    """None where there is nothing to compare with."""
     unit: str = "ms"
     note: str = ""
     more: Mapping[str, Any] = field(default_factory=dict)
@@ -53,71 +45,93 @@ class Row:
     @property
     def ratio(self) -> float | None:
         """Theirs by ours: above 1 ours is faster, or smaller."""
-        if self.ours is None or self.theirs is None:
-            return None
-        return self.theirs.median / self.ours.median
+        return self.theirs.median / self.ours.median if self.theirs else None
 
     def record(self) -> dict[str, Any]:
-        """Plain values for JSON; times have ``ours_ms`` and ``against_ms``, other units null."""
-        timed = self.unit == "ms"
-        ours, theirs = _values(self.ours), _values(self.theirs)
+        """Plain values for JSON; times have `ours_ms` and `against_ms`, other units null."""
+        timed, theirs = self.unit == "ms", self.theirs
         return {
             "name": self.name,
-            "ours_ms": ours["median"] if timed else None,
+            "ours_ms": self.ours.median if timed else None,
             "against": self.against,
-            "against_ms": theirs["median"] if timed else None,
+            "against_ms": theirs.median if timed and theirs else None,
             "ratio": self.ratio,
             "unit": self.unit,
-            "ours": ours,
-            "theirs": theirs,
+            "ours": self.ours._asdict(),
+            "theirs": theirs._asdict() if theirs else dict.fromkeys(Spread._fields),
             "note": self.note,
             **self.more,
         }
 
 
-def contest(
+class Benchmark:
+    """Something that can be measured; nothing is built before it is.
+
+    Args:
+        stem: the name without the device.
+        setting: where and how carefully.
+        rows: makes the rows from name, setting and `arguments`, e.g. `compare`.
+        arguments: what is measured.
+    """
+
+    def __init__(
+        self, stem: str, setting: Setting, rows: Callable[..., list[Row]], *arguments: object
+    ) -> None:
+        self.name, self.setting = f"{stem}/{setting.device.type}", setting
+        self.measure = partial(rows, self.name, setting, *arguments)
+
+
+def compare(
     name: str,
-    ours: Form,
-    rivals: Mapping[str, Rival],
     setting: Setting,
-    *,
+    ours: Competitor,
+    others: Mapping[str, Competitor] = MappingProxyType({}),
     per: int = 1,
-    watch: Watch | None = None,
-    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Row]:
-    """Measure ours and all rivals in turn.
+    """Measure ours and all others in turn.
 
     Args:
         name: of the rows.
-        ours: our form.
-        rivals: what to compare with; none: a single row that stands alone.
-        setting: device and effort.
+        setting: the effort.
+        ours: builds our workload.
+        others: what to compare with; none: a single row that stands alone.
         per: units of work in one call (agent steps, transitions); times are those of one unit.
-        watch: the clock; None: that of the device.
-        more: further keys of all rows.
 
     Returns:
-        A row for each rival, those that are not installed with a note instead of a time.
+        A row for each other, those that are not installed with a note instead of a time.
     """
-    forms, missing = _built(rivals)
-    times = alternate({"ours": ours, **forms}, setting.effort, watch or setting.watch)
-    each = {form: Spread(*(value / per for value in spread)) for form, spread in times.items()}
-    measured = [Row(name, each["ours"], rival, each[rival], more=more) for rival in forms]
-    absent = [Row(name, each["ours"], rival, None, note=why, more=more) for rival, why in missing]
-    return measured + absent or [Row(name, each["ours"], "-", None, more=more)]
-
-
-def _built(rivals: Mapping[str, Rival]) -> tuple[dict[str, Form], list[tuple[str, str]]]:
-    forms, missing = {}, []
-    for name, build in rivals.items():
+    # All are built before one is measured: they take turns.
+    workloads, missing = {"ours": ours()}, {}
+    for against, build in others.items():
         try:
-            forms[name] = build()
+            workloads[against] = build()
         except ImportError as error:
-            missing.append((name, f"not installed ({error})"))
-    return forms, missing
+            missing[against] = f"not installed ({error})"
+    times = {
+        against: Spread(*(value / per for value in spread))
+        for against, spread in alternate(workloads, setting.effort).items()
+    }
+    own = times.pop("ours")
+    rows = [Row(name, own, against, theirs) for against, theirs in times.items()]
+    rows += [Row(name, own, against, None, note=why) for against, why in missing.items()]
+    return rows or [Row(name, own, "-", None)]
 
 
-def _values(spread: Spread | None) -> dict[str, float | None]:
-    if spread is None:
-        return dict.fromkeys(Spread._fields)
-    return spread._asdict()
+def table(rows: Sequence[Row]) -> Table:
+    """All rows; a spread is median and quartiles, the quartiles only where they differ."""
+
+    def shown(spread: Spread | None, unit: str) -> str:
+        if spread is None:
+            return ""
+        quartiles = f" [{spread.low:.4g}, {spread.high:.4g}]" if spread.low < spread.high else ""
+        return f"{spread.median:.4g}{quartiles} {unit}"
+
+    made = Table("benchmark", "against", box=None, header_style="bold")
+    for heading in ("ours", "theirs", "ratio"):
+        made.add_column(heading, justify="right")
+    made.add_column("note")
+    for row in rows:
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}x"
+        times = shown(row.ours, row.unit), shown(row.theirs, row.unit)
+        made.add_row(row.name, row.against, *times, ratio, row.note)
+    return made

@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Direct
@@ -28,10 +29,17 @@ class StepByStep(SpikingNetwork):
         """The same network, step by step.
 
         Raises:
-            ValueError: the network is not of the published kind: constant input, LIF neurons with
-                a hard, detached reset to 0, and the mean of the outputs.
+            Refused: the network is not of the published kind.
         """
-        _check(network)
+        for block in network.torso.children():
+            neuron = block.neuron if isinstance(block, Block) else None
+            hard = (getattr(neuron, key, None) for key in ("reset", "detach_reset", "v_reset"))
+            if type(neuron) is not LIF or tuple(hard) != ("hard", True, 0):
+                raise Refused("neuron", neuron, "must be a LIF with a hard, detached reset to 0")
+        if not isinstance(network.encoder, Direct):
+            raise Refused("encoder", network.encoder, "must give a constant input", "direct")
+        if not isinstance(network.readout, MeanSpikes):
+            raise Refused("readout", network.readout, "must be the mean of spikes", "mean_spikes")
         return cls(
             network.torso,
             network.encoder,
@@ -49,7 +57,7 @@ class StepByStep(SpikingNetwork):
     ) -> Tensor:
         """Observations to values (B, num_actions); see `SpikingNetwork`."""
         x = observations.to(self.readout.linear.weight.dtype) / self.observation_scale
-        blocks = _blocks(self)
+        blocks = [block for block in self.torso.children() if isinstance(block, Block)]
         membranes: list[Tensor | float] = [0.0] * len(blocks)
         outputs: list[Tensor] = []
         for _ in range(self._steps(time_window)):
@@ -68,20 +76,3 @@ def lif_step(neuron: LIF, x: Tensor, v: Tensor | float) -> tuple[Tensor, Tensor]
     v = v + (x - v) / neuron.tau
     spike = neuron.surrogate(v - neuron.v_threshold)
     return spike, v * (1 - spike.detach())
-
-
-def _blocks(network: SpikingNetwork) -> list[Block]:
-    return [block for block in network.torso.children() if isinstance(block, Block)]
-
-
-def _check(network: SpikingNetwork) -> None:
-    neurons = [block.neuron for block in _blocks(network)]
-    published = all(
-        type(neuron) is LIF
-        and (neuron.reset, neuron.detach_reset, neuron.v_reset) == ("hard", True, 0)
-        for neuron in neurons
-    )
-    if not (published and isinstance(network.encoder, Direct)):
-        raise ValueError("the step-by-step form is that of LIF neurons with constant input")
-    if not isinstance(network.readout, MeanSpikes):
-        raise ValueError("the step-by-step form answers with the mean of its outputs")

@@ -1,9 +1,12 @@
-"""Files that are either wholly there or not at all."""
+"""Files that are wholly there or not at all, and reading them without waiting for anybody."""
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -29,5 +32,40 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """``write_atomic`` of readable JSON."""
+    """`write_atomic` of readable JSON."""
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: as `open`.
+        ValueError: a pipe, a device or the like lies in its place.
+    """
+
+    def opened(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)  # a pipe would wait for somebody who writes
+
+    with open(path, "rb", opener=opened) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"{path}: not a regular file")
+        return file.read()
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file as plain values.
+
+    Raises:
+        OSError: as `open`.
+        ValueError: not a regular file, not YAML, nested too deeply, or with aliases (`*name`).
+    """
+    text = read(path)
+    try:
+        # A run writes no aliases, and some lines of them can stand for more than memory holds.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.CSafeLoader)):
+            raise yaml.YAMLError("an alias, and a run writes none")
+        return yaml.load(text, yaml.CSafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        raise ValueError(f"{path}: not valid YAML ({reason})") from error

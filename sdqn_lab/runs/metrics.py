@@ -1,28 +1,20 @@
-"""``metrics.jsonl``: one JSON object a line, the record that everything else reads."""
+"""`metrics.jsonl`: one JSON object per line, the record that everything else reads."""
 
 import hashlib
 import json
 import math
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
+
+from sdqn_lab.runs.files import read
 
 
 class MetricsFile:
     """Append-only lines; after a resume, what lies beyond the checkpoint is written again."""
 
     def __init__(self, path: Path, offset: int = 0, sha256: str | None = None) -> None:
-        """Open, and forget everything from byte ``offset`` on.
-
-        Args:
-            path: the file.
-            offset: bytes that the checkpoint knows.
-            sha256: of these; None where the checkpoint does not tell.
-
-        Raises:
-            ValueError: part of the record is lost or changed.
-        """
+        """Open, and forget everything from byte `offset` on; see `check_kept`."""
         self._hash = check_kept(path, offset, sha256)
         self._file = path.open("ab")
         self._file.truncate(offset)
@@ -45,9 +37,8 @@ class MetricsFile:
         """
         for key, value in record.items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(
-                    f"{key} is {value} at step {record['step']:,}: not a finite number"
-                )
+                where = f"at step {record['step']:,}"
+                raise ValueError(f"{key} is {value} {where}: not a finite number")
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
         self._file.write(line)
         self._file.flush()
@@ -60,12 +51,7 @@ class MetricsFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
@@ -75,7 +61,7 @@ def check_kept(path: Path, offset: int, sha256: str | None) -> "hashlib._Hash":
     Args:
         path: the file.
         offset: how many bytes the checkpoint knows.
-        sha256: of these; None where the checkpoint does not tell.
+        sha256: of these; None where the checkpoint has none.
 
     Returns:
         The hash of that part, to go on with.
@@ -83,37 +69,29 @@ def check_kept(path: Path, offset: int, sha256: str | None) -> "hashlib._Hash":
     Raises:
         ValueError: part of the record is lost or changed; a line that is no record is named.
     """
-    size = path.stat().st_size if path.exists() else 0
-    if size < offset:
-        raise ValueError(f"{path}: {size} bytes, the checkpoint knows {offset}: lines are lost")
-    kept = b""
-    if offset:
-        with path.open("rb") as file:
-            kept = file.read(offset)
+    kept = read(path)[:offset] if offset and path.exists() else b""
+    if len(kept) < offset:
+        raise ValueError(
+            f"{path}: {len(kept)} bytes, the checkpoint knows {offset}: lines are lost"
+        )
     found = hashlib.sha256(kept)
     if found.hexdigest() == sha256:
         return found
-    if line := _first_damaged(kept):
-        raise ValueError(f"{path}, line {line}: not a record, though the checkpoint knows it")
+    for number, line in enumerate(kept.splitlines(keepends=True), start=1):
+        try:
+            damaged = not (line.endswith(b"\n") and isinstance(json.loads(line), dict))
+        except (ValueError, RecursionError):
+            damaged = True
+        if damaged:
+            raise ValueError(f"{path}, line {number}: not a record, though the checkpoint knows it")
     if sha256 is not None:
         raise ValueError(f"{path}: other lines than those that the checkpoint knows")
     return found
-
-
-def _first_damaged(lines: bytes) -> int | None:
-    """The number of the first line that is no JSON object."""
-    for number, line in enumerate(lines.split(b"\n")[:-1], start=1):
-        try:
-            if not isinstance(json.loads(line), dict):
-                return number
-        except (ValueError, RecursionError):
-            return number
-    return None if lines.endswith(b"\n") or not lines else lines.count(b"\n") + 1
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All complete records; a line torn by a crash at the very end is left out."""
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = read(path).splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]

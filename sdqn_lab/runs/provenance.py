@@ -13,20 +13,27 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
+# Folders whose content can change what a run does.
 PARTS = ("sdqn_lab", "hydra_plugins/sdqn_lab", "conf", "sweeps")
-"""Folders whose content can change what a run does."""
 PACKAGES = ("torch", "numpy", "numba", "gymnasium", "ale-py", "hydra-core")
 
 
 def code() -> dict[str, Any]:
     """The code as it lies on disk now: commit, whether it was changed, and a digest of all files.
 
-    ``git_sha`` and ``git_dirty`` are None where the package is not run from its own checkout;
-    ``code`` tells two states apart everywhere.
+    `git_sha` and `git_dirty` are None where the package is not run from its own checkout;
+    `code` tells two states apart everywhere.
     """
     own = _git("rev-parse", "--show-toplevel") == str(ROOT)
     sha = _git("rev-parse", "HEAD") if own else None
-    return {"git_sha": sha, "git_dirty": bool(diff()) if own else None, "code": _digest()}
+    files = {file for part in PARTS for file in (ROOT / part).rglob("*") if file.is_file()}
+    total = hashlib.sha256()
+    for file in sorted(files):
+        if file.suffix in (".py", ".yaml"):
+            total.update(f"{file.relative_to(ROOT)}\0".encode())
+            total.update(file.read_bytes())
+    digest = total.hexdigest()[:16]
+    return {"git_sha": sha, "git_dirty": bool(diff()) if own else None, "code": digest}
 
 
 def diff() -> str:
@@ -41,12 +48,15 @@ def diff() -> str:
 
 def machine() -> dict[str, Any]:
     """Libraries and hardware of this process."""
-    import torch
+    import torch  # half a second, and a login node may have none
 
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    cpus = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     versions = {"sdqn_lab": version("sdqn_lab"), "python": platform.python_version()}
     return {
         "versions": versions | {package: version(package) for package in PACKAGES},
-        "cpu": _cpu(),
+        "cpu": cpus[0] if cpus else platform.processor() or platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
@@ -63,27 +73,14 @@ def scheduler() -> dict[str, Any]:
     return {"slurm_job": name, "slurm_restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0"))}
 
 
-def _digest() -> str:
-    """Of every file of the code, as an installed package or in a source tree."""
-    total = hashlib.sha256()
-    folders = [ROOT / part for part in PARTS if (ROOT / part).is_dir()]
-    files = {file for folder in folders for file in folder.rglob("*") if _counts(file)}
-    for file in sorted(files):
-        total.update(f"{file.relative_to(ROOT)}\0".encode())
-        total.update(file.read_bytes())
-    return total.hexdigest()[:16]
-
-
-def _counts(file: Path) -> bool:
-    return file.suffix in (".py", ".yaml") and file.is_file()
-
-
-def _git(*words: str) -> str | None:
+def _git(*arguments: str) -> str | None:
     """Git's answer, or None where this is no checkout."""
     git = _git_program()
     if git is None:
         return None
-    done = subprocess.run([git, "-C", ROOT, *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [git, "-C", ROOT, *arguments], capture_output=True, text=True, check=False
+    )
     # Comparing a new file with nothing exits with 1, as all differences do.
     return done.stdout.strip() if done.returncode in (0, 1) else None
 
@@ -91,10 +88,3 @@ def _git(*words: str) -> str | None:
 @cache
 def _git_program() -> str | None:
     return shutil.which("git")
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -2,14 +2,14 @@
 
 from typing import Any
 
+# The only algorithm there was when a config named none.
 ALGO_BEFORE = "sdqn_lab.agents.dqn.DQN"
-"""The only algorithm there was when a config named none."""
 TRACKERS_BEFORE = {"sdqn_lab.tracking.recorder.NoMirror": "sdqn_lab.tracking.tracker.NoTracker"}
 FAMILIES = {"Atari": "atari", "MinAtar": "minatar"}
 
 
 def upgraded(config: dict[str, Any]) -> dict[str, Any]:
-    """The content of a run's ``config.yaml`` as this version would have written it.
+    """The content of a run's `config.yaml` as this version would have written it.
 
     Until version 0.1 `algo` was no plug-in, and environments knew the sizes of one algorithm. What
     is no such config is given back as it is.

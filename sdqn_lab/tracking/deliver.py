@@ -1,4 +1,4 @@
-"""Hands ``metrics.jsonl`` to a tracker: while the run goes on, or later."""
+"""Hands `metrics.jsonl` to a tracker: while the run goes on, or later."""
 
 import json
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from sdqn_lab.runs.files import write_json
 from sdqn_lab.tracking.tracker import TrackedRun, Tracker
 
 EXIT_CODES = {"finished": 0, "failed": 1}
+# Stopped, killed or still running: the run may go on later.
 UNFINISHED = 143
-"""Stopped, killed or still running: the run may go on later."""
 
 
 class Delivered(NamedTuple):
-    """Lines of ``metrics.jsonl``."""
+    """Lines of `metrics.jsonl`."""
 
     sent: int
     present: int
@@ -30,27 +30,30 @@ def deliver(
 ) -> Delivered:
     """Give a tracker every line that it lacks, until the attempt has ended and none is left.
 
-    The caller holds the tracker's lock. How far it came is kept in ``tracker.json``.
+    The caller holds the tracker's lock. How far it came is kept in `tracker.json`.
 
     Args:
         directory: the run's.
-        run: what the tracker is told of it.
+        run: what the tracker knows of it.
         tracker: not opened yet.
         ended: waits for a moment; whether the attempt has written its last line.
     """
     wanted, count, offset, last = tracker.open(run), 0, 0, False
 
     def note(exit_code: int | None) -> None:
-        told = {"attempt": run.attempt, "lines": max(count, wanted), "bytes": offset}
-        told_all = {**directory.delivered(), run.tracker: {**told, "exit_code": exit_code}}
-        write_json(directory.tracker_file, told_all)
+        lines = max(count, wanted)
+        known = {"attempt": run.attempt, "lines": lines, "bytes": offset, "exit_code": exit_code}
+        write_json(directory.tracker_file, {**directory.delivered(), run.tracker: known})
+
+    def superseded() -> bool:
+        return len(directory.status().get("attempts", [])) != run.attempt
 
     with directory.metrics.open("rb") if directory.metrics.exists() else BytesIO() as file:
         while not last:
             last = ended()  # asked before reading: no line can come in between
             lines = complete_lines(file)
-            # A continued run cuts its record, and a process of its own tells of it from there.
-            if _attempts(directory) != run.attempt:
+            # A continued run cuts its record, and a process of its own reads it from there.
+            if superseded():
                 break
             for line in lines:
                 if count >= wanted:
@@ -59,7 +62,9 @@ def deliver(
             if lines:
                 offset = file.tell()
                 note(None)
-    exit_code = _exit_code(directory, run.attempt)
+    # An attempt that was followed by another did not finish.
+    state = None if superseded() else directory.state
+    exit_code = EXIT_CODES.get(str(state), UNFINISHED)
     tracker.close(exit_code)
     note(exit_code)
     present = min(wanted, count)
@@ -72,14 +77,3 @@ def complete_lines(file: BinaryIO) -> list[bytes]:
     end = data.rfind(b"\n") + 1
     file.seek(begin + end)
     return data[:end].splitlines()
-
-
-def _attempts(directory: RunDirectory) -> int:
-    return len(directory.status().get("attempts", []))
-
-
-def _exit_code(directory: RunDirectory, attempt: int) -> int:
-    """How the attempt ended; one that was followed by another did not finish."""
-    if _attempts(directory) != attempt:
-        return UNFINISHED
-    return EXIT_CODES.get(str(directory.state), UNFINISHED)

@@ -1,4 +1,4 @@
-"""``python -m sdqn_lab.tracking.follow RUN_DIR``: tells a run's tracker what its record says.
+"""`python -m sdqn_lab.tracking.follow RUN_DIR`: gives a run's tracker what its record says.
 
 A process of its own, started by the run and tied to it by its standard input alone: whose end is
 the end of the attempt, whether it closed the pipe or died. Nothing that happens here reaches the
@@ -18,19 +18,20 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.runs.directory import TRACKER_LOCK, RunDirectory
 from sdqn_lab.tracking.deliver import complete_lines, deliver
-from sdqn_lab.tracking.tracker import TrackedRun, Tracker, later, one_line, tracked_run
+from sdqn_lab.tracking.tracker import TrackedRun, Tracker, later, one_line
 
 PACKAGE = "sdqn_lab.tracking."
 WARNING = "WARNING"
 GLANCE_SECONDS = 1.0
+# How long a run that has ended waits for its last lines to arrive.
 PATIENCE_SECONDS = 15.0
-"""How long a run that has ended waits for its last lines to arrive."""
+# What the follower gets after the attempt's end, whatever it hangs on.
 END_SECONDS = 300
-"""What the follower gets after the attempt's end, whatever it hangs on."""
+# Meant for the run; a scheduler sends them to every process of a job.
 SHIELDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-"""Meant for the run; a scheduler sends them to every process of a job."""
 
 
 class Follower:
@@ -46,12 +47,12 @@ class Follower:
         self._directory, self._say = directory, say
         self._warned = False
         self._process: subprocess.Popen[bytes] | None = None
-        words = [str(directory.path.absolute()), "--tracker", target]
+        arguments = [str(directory.path.absolute()), "--tracker", target]
         try:
             with directory.tracker_log.open("ab") as log:
                 self._seen = log.tell()
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "sdqn_lab.tracking.follow", *words],
+                    [sys.executable, "-m", "sdqn_lab.tracking.follow", *arguments],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
@@ -76,7 +77,7 @@ class Follower:
             self._warn(f"the tracker's process ended with code {code}; see tracker.log")
 
     def finish(self) -> None:
-        """The attempt's last line is written and ``status.json`` says how it ended."""
+        """The attempt's last line is written and `status.json` says how it ended."""
         if self._process is None or self._process.stdin is None:
             return
         self._process.stdin.close()
@@ -87,14 +88,18 @@ class Follower:
         self.news()
 
     def _warn(self, reason: str) -> None:
-        path = self._directory.path
-        self._show(f"{WARNING} {path.name}: {reason}; {later(path)}")
+        self._show(warning(self._directory, reason))
 
     def _show(self, line: str) -> None:
-        """What went wrong first; the rest follows from it and stands in ``tracker.log``."""
+        # What went wrong first; the rest follows from it and stands in `tracker.log`.
         if not self._warned:
             self._warned = True
             self._say(line)
+
+
+def warning(directory: RunDirectory, reason: str) -> str:
+    """The line that a person sees, with what to write."""
+    return f"{WARNING} {directory.path.name}: {reason}; {later(directory.path)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,72 +112,69 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in SHIELDED:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     over = threading.Event()
-    threading.Thread(target=_await_end, args=(over,), daemon=True).start()
-    told = tell(
+
+    def await_end() -> None:
+        # Noticed even while the tracker hangs; the alarm then ends the process for good.
+        sys.stdin.buffer.read()
+        signal.alarm(END_SECONDS)
+        over.set()
+
+    threading.Thread(target=await_end, daemon=True).start()
+    done = follow(
         RunDirectory(args.run_dir),
         partial(print, flush=True),
         trusted=args.tracker,
         ended=lambda: over.wait(GLANCE_SECONDS),
     )
-    if not told:
+    if not done:
         sys.stderr.flush()
         os._exit(1)  # what the tracker left behind cannot keep the process
     return 0
 
 
-def tell(
+def follow(
     directory: RunDirectory,
     say: Callable[[str], None],
     *,
     trusted: str | None = None,
     ended: Callable[[], bool] = lambda: True,
 ) -> bool:
-    """Deliver a run's record to its own tracker; whatever goes wrong is said in a line.
+    """Deliver a run's record to its own tracker; whatever goes wrong becomes a line.
 
     Args:
         directory: the run's, whose attempt has begun.
         say: shows a person a line.
-        trusted: a class that ``config.yaml`` may name beside those of the package.
+        trusted: a class that `config.yaml` may name beside those of the package.
         ended: waits for a moment; whether the attempt has written its last line.
 
     Returns:
         Whether the tracker has everything.
     """
-
-    def warn(reason: str) -> None:
-        say(f"{WARNING} {directory.path.name}: {reason}; {later(directory.path)}")
-
     try:
         # An earlier attempt's follower may be at its last lines, and so may an upload.
         with directory.lock(TRACKER_LOCK, wait=True):
-            run = tracked_run(directory, warn)
-            deliver(directory, run, _tracker(run, trusted), ended)
+            run = TrackedRun.of(directory, lambda reason: say(warning(directory, reason)))
+            deliver(directory, run, made(run, trusted), ended)
     except Exception as error:  # a tracker may break in any way
-        warn(f"{type(error).__name__}: {one_line(error)}")
+        say(warning(directory, f"{type(error).__name__}: {one_line(error)}"))
         traceback.print_exc()
         return False
     return True
 
 
-def _await_end(over: threading.Event) -> None:
-    """Notice the end even while the tracker hangs; the alarm then ends the process for good."""
-    sys.stdin.buffer.read()
-    signal.alarm(END_SECONDS)
-    over.set()
-
-
-def _tracker(run: TrackedRun, trusted: str | None) -> Tracker:
-    """What ``config.yaml`` names, without importing just anything that it may name.
+def made(run: TrackedRun, trusted: str | None) -> Tracker:
+    """What `config.yaml` names, without importing just anything that it may name.
 
     Raises:
-        ValueError: the class is neither of this package nor the one that the caller trusts.
+        Refused: the class is neither of this package nor the one that the caller trusts.
     """
-    if run.tracker != trusted and not run.tracker.startswith(PACKAGE):
-        raise ValueError(f"config.yaml names {run.tracker}; write --tracker {run.tracker}")
-    module, _, name = run.tracker.rpartition(".")
+    key, target = "tracker._target_", run.tracker
+    if target != trusted and not target.startswith(PACKAGE):
+        raise Refused(key, target, "must be a class of sdqn_lab.tracking", f"--tracker {target}")
+    module, _, name = target.rpartition(".")
     found = getattr(import_module(module), name)
     if not (isinstance(found, type) and issubclass(found, Tracker)):
-        raise ValueError(f"{run.tracker} is not derived from {Tracker.__module__}.Tracker")
+        raise Refused(key, target, f"must be derived from {Tracker.__module__}.Tracker")
     return found(**run.settings)
 
 

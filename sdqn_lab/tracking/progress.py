@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
@@ -37,12 +36,7 @@ class RunProgress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -51,7 +45,14 @@ class RunProgress:
         if time.monotonic() - self._last_shown < self._show_every_seconds:
             return
         self._last_shown = time.monotonic()
-        text = self._text(steps, updates, values)
+        elapsed = self._last_shown - self._since
+        rate = (steps - self._begin) / elapsed if elapsed else 0.0
+        left = clock((self._total - steps) / rate) if rate else "?"
+        score = "-" if self._return is None else f"{self._return:.2f}"
+        more = "".join(f"  {key} {value:.3f}" for key, value in values.items())
+        # What matters most comes first: a narrow terminal cuts the end.
+        text = f"ETA {left}  {rate:,.0f} steps/s  step {steps:,}  updates {updates:,}  "
+        text += f"return {score}{more}"
         if self._bar:
             self._bar.update(self._task, completed=steps, text=text)
         else:
@@ -71,21 +72,9 @@ class RunProgress:
         """A line of its own, above the bar."""
         self._console.print(line, soft_wrap=True, markup=False)
 
-    def _text(self, steps: int, updates: int, values: Mapping[str, float]) -> str:
-        """What matters most comes first: a narrow terminal cuts the end."""
-        elapsed = time.monotonic() - self._since
-        rate = (steps - self._begin) / elapsed if elapsed else 0.0
-        left = clock((self._total - steps) / rate) if rate else "?"
-        score = "-" if self._return is None else f"{self._return:.2f}"
-        more = "".join(f"  {key} {value:.3f}" for key, value in values.items())
-        return (
-            f"ETA {left}  {rate:,.0f} steps/s  step {steps:,}  updates {updates:,}  "
-            f"return {score}{more}"
-        )
-
 
 def clock(seconds: float) -> str:
-    """``1d 2h``, ``3h 05m``, ``4m 05s``: two units are enough."""
+    """`1d 2h`, `3h 05m`, `4m 05s`: two units are enough."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

@@ -13,7 +13,7 @@ from sdqn_lab.tracking.progress import RunProgress
 class Counters:
     """How far a run is.
 
-    ``iteration`` counts the finished ones; ``trained`` says that the running one only lacks its
+    `iteration` counts the finished ones; `trained` says that the running one only lacks its
     evaluation.
     """
 
@@ -28,7 +28,7 @@ class Counters:
 
 
 class Recorder(Protocol):
-    """What the trainer tells the world."""
+    """Where the trainer's numbers go."""
 
     def metrics(self, counters: Counters, frames: int, values: dict[str, Any]) -> None:
         """Take one record of metrics."""
@@ -37,7 +37,7 @@ class Recorder(Protocol):
         """Take a line that a person should read when it happens."""
 
     def progress(self, counters: Counters, values: dict[str, float]) -> None:
-        """Be told after every vector step where the run is."""
+        """Take where the run is, after every vector step."""
 
 
 class RunRecorder:
@@ -45,7 +45,7 @@ class RunRecorder:
 
     Args:
         metrics: where it goes.
-        progress: told of it.
+        progress: shows it.
         wall_seconds: spent by earlier attempts.
         steps: made by earlier attempts.
     """
@@ -81,20 +81,18 @@ class RunRecorder:
         if self.checkpoint_seconds:
             record["time/checkpoint_seconds"] = round(self.checkpoint_seconds, 4)
             self.checkpoint_seconds = 0.0
-        self._keep(record)
+        self._metrics.write(record)
         self._progress.record(steps, values)
+        self.recorded()
 
     def event(self, counters: Counters, frames: int, line: str) -> None:
-        """Record a sentence under ``health/event`` and show it."""
+        """Record a sentence under `health/event` and show it."""
         record: dict[str, Any] = {"step": counters.steps, "frames": frames}
         record |= {"wall_seconds": round(self.wall_seconds, 3), "health/event": line}
-        self._keep(record)
-        self._progress.say(f"step {counters.steps:,}: {line}")
-
-    def _keep(self, record: dict[str, Any]) -> None:
         self._metrics.write(record)
+        self._progress.say(f"step {counters.steps:,}: {line}")
         self.recorded()
 
     def progress(self, counters: Counters, values: dict[str, float]) -> None:
-        """Move the bar; ``values`` is what the agent says of itself, e.g. epsilon."""
+        """Move the bar; `values` is what the agent says of itself, e.g. epsilon."""
         self._progress.update(counters.steps, counters.updates, values)

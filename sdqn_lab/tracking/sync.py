@@ -10,12 +10,12 @@ from pathlib import Path
 
 from sdqn_lab.runs.directory import TRACKER_LOCK, BusyError, RunDirectory
 from sdqn_lab.tracking.deliver import Delivered, deliver
-from sdqn_lab.tracking.tracker import one_line, tracked_run
+from sdqn_lab.tracking.tracker import TrackedRun, one_line
 from sdqn_lab.tracking.wandb import SyncError, Upload
 
 WANDB = "sdqn_lab.tracking.wandb.WandB"
+# Keys of the run's own tracker that say where it belongs and what it is.
 KEPT = ("project", "entity", "tags", "notes", "job_type")
-"""Keys of the run's own tracker that say where it belongs and what it is."""
 
 
 def sync_run(
@@ -44,12 +44,17 @@ def sync_run(
         SyncError: this run could not be read, or did not arrive as a whole.
         KeyboardInterrupt: the client is still there, and an ordinary exit would wait for it.
     """
-    name, timeouts = directory.path.name, (init_timeout_seconds, finish_timeout_seconds)
+    name, why_not, synced = directory.path.name, "", None
     try:
-        why_not = _why_not(directory)
-        if why_not is None:
+        status = directory.status()
+        if not status.get("attempts") or not directory.config.exists():
+            why_not = "has not begun"
+        elif status["state"] in ("pending", "running") and directory.is_held():
+            why_not = "a process works on it"
+        else:
+            # Of the run's own lock nothing is held: its next attempt may begin meanwhile.
             with directory.lock(TRACKER_LOCK):
-                synced = _upload(directory, *timeouts)
+                synced = upload(directory, init_timeout_seconds, finish_timeout_seconds)
     except BusyError:
         why_not = "its tracker is still delivering"
     except SyncError as error:
@@ -57,36 +62,26 @@ def sync_run(
     except Exception as error:  # damaged files, a client that died: the caller gets one line
         line = one_line(error) or type(error).__name__
         raise SyncError(f"{directory.path}: {line}") from error
-    if why_not:
+    if synced is None:
         say(f"{name}: {why_not}, skipped")
-        return None
-    say(f"{name}: {synced.sent:,} records uploaded, {synced.present:,} were there")
+    else:
+        say(f"{name}: {synced.sent:,} records uploaded, {synced.present:,} were there")
     return synced
 
 
-def _upload(directory: RunDirectory, init_seconds: float, finish_seconds: float) -> Delivered:
-    run = tracked_run(directory, lambda _: None, WANDB)
-    timeouts = {"init_timeout_seconds": init_seconds, "finish_timeout_seconds": finish_seconds}
+def upload(directory: RunDirectory, init_seconds: float, finish_seconds: float) -> Delivered:
+    """Bring a run that nobody works on to the server; the caller holds the tracker's lock.
+
+    Raises:
+        SyncError: as `sync_run`.
+    """
+    run = TrackedRun.of(directory, lambda _: None, WANDB)
     kept = {key: run.settings.get(key) for key in KEPT}
+    kept |= {"init_timeout_seconds": init_seconds, "finish_timeout_seconds": finish_seconds}
     with tempfile.TemporaryDirectory(prefix="sdqn_lab-", ignore_cleanup_errors=True) as scratch:
-        upload = Upload(Path(scratch), **kept, **timeouts)
+        tracker = Upload(Path(scratch), **kept)
         try:
-            return deliver(directory, run, upload)
+            return deliver(directory, run, tracker)
         except Exception:
-            upload.teardown()
+            tracker.teardown()
             raise
-
-
-def _why_not(directory: RunDirectory) -> str | None:
-    """Why a run is left alone; None where it is to be uploaded."""
-    status = directory.status()
-    if not status.get("attempts") or not directory.config.exists():
-        return "has not begun"
-    if status["state"] not in ("pending", "running"):
-        return None
-    try:
-        # Let go at once: an upload must not keep the run's next attempt from beginning.
-        with directory.lock():
-            return None
-    except BusyError:
-        return "a process works on it"

@@ -1,4 +1,4 @@
-"""TensorBoard event files out of ``metrics.jsonl``."""
+"""TensorBoard event files out of `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class TensorBoard(Tracker):
-    """Scalars over agent steps in ``tensorboard/`` of the run directory; sentences become text.
+    """Scalars over agent steps in `tensorboard/` of the run directory; sentences become text.
 
     A continued run purges what earlier files hold and writes the whole record again: a killed
     process loses what its writer had in memory.

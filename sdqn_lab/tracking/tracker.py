@@ -2,23 +2,23 @@
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.files import read_yaml
 
+# What the launchers leave in a sweep's folder before a cell begins: ours, and Hydra's own.
 SWEEP_FILES = ("ledger.json", "multirun.yaml")
-"""What the launchers leave in a sweep's folder before a cell begins: ours, and Hydra's own."""
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """The run that a tracker is told about."""
+    """What a tracker knows of its run."""
 
     directory: Path
     id: str
@@ -35,17 +35,57 @@ class TrackedRun:
     settings: dict[str, Any]
     """Its arguments in the run's config."""
     delivered: int
-    """Lines of ``metrics.jsonl`` that this tracker was given before."""
+    """Lines of `metrics.jsonl` that this tracker was given before."""
     warn: Callable[[str], None]
     """Shows a person the reason why something is missing; of several, the first."""
+
+    @classmethod
+    def of(
+        cls, directory: RunDirectory, warn: Callable[[str], None], tracker: str | None = None
+    ) -> "TrackedRun":
+        """Describe the run in `directory`, whose attempt has begun.
+
+        Args:
+            directory: the run's.
+            warn: shows a person one line.
+            tracker: the class that reads it; None: the one that its config names.
+
+        Raises:
+            ValueError: a file is not what a run writes.
+        """
+        path = directory.path.absolute()
+        attempts = directory.status().get("attempts", [])
+        config = read_yaml(directory.config)
+        if not isinstance(config, dict):
+            raise ValueError(f"{directory.config}: not the config of a run; put the file back")
+        own = {"_target_": "", **(config.get("tracker") or {})}
+        target = tracker or own["_target_"]
+        in_sweep = any((path.parent / file).exists() for file in SWEEP_FILES)
+        # The path tells copies apart, the first attempt runs that took turns in one directory.
+        first = [attempts[0].get(k) for k in ("host", "pid", "process_start")] if attempts else []
+        digest = hashlib.sha256(json.dumps([str(path), *first]).encode()).hexdigest()[:10]
+        slug = re.sub(r"[^\w-]", "-", path.name)[:100]
+        settings = own if target == own["_target_"] else {}
+        return cls(
+            directory=path,
+            id=f"{slug}-{digest}",
+            name=path.name,
+            group=path.parent.name if in_sweep else None,
+            attempt=len(attempts),
+            config=config,
+            tracker=target,
+            settings={key: value for key, value in settings.items() if key != "_target_"},
+            delivered=directory.delivered().get(target, {}).get("lines", 0),
+            warn=warn,
+        )
 
 
 class Tracker(ABC):
     """A second home of the metrics.
 
-    A process of its own makes one from the ``tracker`` node of ``config.yaml`` and gives it every
-    line of ``metrics.jsonl``. There it may be slow, hang, raise or die: training does not notice.
-    The constructor only keeps its arguments.
+    A process of its own makes one from the `tracker` node of `config.yaml` and gives it every line
+    of `metrics.jsonl`. There it may be slow, hang, raise or die: training does not notice. The
+    constructor only keeps its arguments.
     """
 
     @abstractmethod
@@ -53,12 +93,12 @@ class Tracker(ABC):
         """Get ready; returns the number of the first line that is wanted.
 
         A continued run writes the lines after its checkpoint again, equal but for the clock's keys.
-        ``run.delivered`` goes on behind what was given before, 0 asks for everything again.
+        `run.delivered` goes on behind what was given before, 0 asks for everything again.
         """
 
     @abstractmethod
     def log(self, index: int, record: dict[str, Any]) -> None:
-        """Take line ``index`` of ``metrics.jsonl``."""
+        """Take line `index` of `metrics.jsonl`."""
 
     @abstractmethod
     def close(self, exit_code: int) -> None:
@@ -84,54 +124,9 @@ class NoTracker(Tracker):
         """Do nothing."""
 
 
-def tracked_run(
-    directory: RunDirectory, warn: Callable[[str], None], tracker: str | None = None
-) -> TrackedRun:
-    """Describe the run in ``directory``, whose attempt has begun.
-
-    Args:
-        directory: the run's.
-        warn: shows a person one line.
-        tracker: the class that is told of it; None: the one that its config names.
-
-    Raises:
-        ValueError: a file is not what a run writes.
-    """
-    path = directory.path.absolute()
-    attempts = directory.status().get("attempts", [])
-    config = yaml.safe_load(directory.config.read_text())
-    if not isinstance(config, dict):
-        raise ValueError(f"{directory.config.name} is not the config of a run; put the file back")
-    own = {"_target_": "", **(config.get("tracker") or {})}
-    target = tracker or own["_target_"]
-    in_sweep = any((path.parent / file).exists() for file in SWEEP_FILES)
-    return TrackedRun(
-        directory=path,
-        id=f"{_slug(path.name)}-{_digest(path, attempts)}",
-        name=path.name,
-        group=path.parent.name if in_sweep else None,
-        attempt=len(attempts),
-        config=config,
-        tracker=target,
-        settings={k: v for k, v in own.items() if k != "_target_" and target == own["_target_"]},
-        delivered=directory.delivered().get(target, {}).get("lines", 0),
-        warn=warn,
-    )
-
-
 def later(directory: Path) -> str:
     """What a person writes to bring a run to W&B from its record."""
     return f"metrics.jsonl is complete; python -m sdqn_lab.sweep sync {directory} uploads it to W&B"
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "_-" else "-" for c in text)[:100]
-
-
-def _digest(path: Path, attempts: list[dict[str, Any]]) -> str:
-    """The path tells copies of a directory apart, the first attempt runs that took turns in one."""
-    first = [attempts[0].get(key) for key in ("host", "pid", "process_start")] if attempts else []
-    return hashlib.sha256(json.dumps([str(path), *first]).encode()).hexdigest()[:10]
 
 
 def one_line(error: Exception) -> str:

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from sdqn_lab.runs.files import write_json
 from sdqn_lab.tracking.tracker import TrackedRun, Tracker, one_line
 
+# The client takes most of a second to import, so functions that use it do so themselves.
 if TYPE_CHECKING:
     import wandb
 
-# The client takes most of a second to import, and only runs that use it shall pay.
-
 Mode = Literal["online", "offline", "disabled"]
+ADDRESS = "wandb/run.json"
 DEFAULT_PROJECT = "sdqn_lab"
-SIGNALLED = 128
-"""Exit codes above say that a signal stopped the run, which W&B calls preempted."""
+NO_KEY = "no API key configured"
+# Above, a signal stopped the run, which W&B calls preempted.
+MAX_EXIT_CODE = 128
+# The machine that uploads is not the one that trained, so nothing of it is recorded.
 UPLOAD_SETTINGS: Mapping[str, Any] = {
     "x_disable_stats": True,
     "x_disable_meta": True,
@@ -31,7 +33,6 @@ UPLOAD_SETTINGS: Mapping[str, Any] = {
     "disable_code": True,
     "program": "-m sdqn_lab.run",
 }
-"""The machine that uploads is not the one that trained, and has nothing to tell of itself."""
 
 
 class SyncError(Exception):
@@ -46,7 +47,7 @@ class NoConnectionError(SyncError):
 class Address:
     """Where a run lives in W&B.
 
-    Every attempt leaves it in ``wandb/run.json``: who continues or uploads the run may see its
+    Every attempt leaves it in `wandb/run.json`: who continues or uploads the run may see its
     directory under another path, and an agent of a W&B sweep chooses the id itself.
     """
 
@@ -59,11 +60,6 @@ class Address:
     swept: dict[str, Any] = field(default_factory=dict)
     """Config as the W&B sweep words it; its keys take the place of the run's own."""
 
-    @staticmethod
-    def file(directory: Path) -> Path:
-        """Where it is kept."""
-        return directory / "wandb" / "run.json"
-
     @classmethod
     def read(cls, directory: Path) -> Address | None:
         """What the last attempt left; None if it had no W&B.
@@ -71,7 +67,7 @@ class Address:
         Raises:
             ValueError: the file is damaged.
         """
-        file = cls.file(directory)
+        file = directory / ADDRESS
         if not file.exists():
             return None
         try:
@@ -81,32 +77,45 @@ class Address:
 
     def write(self, directory: Path) -> None:
         """Keep it."""
-        self.file(directory).parent.mkdir(exist_ok=True)
-        write_json(self.file(directory), asdict(self))
+        (directory / ADDRESS).parent.mkdir(exist_ok=True)
+        write_json(directory / ADDRESS, asdict(self))
 
 
-def _address(
-    run: TrackedRun, stored: Address | None, project: str | None, entity: str | None
-) -> Address:
-    """Where a run belongs: as configured, else where it was, else as the environment says."""
-    if stored and stored.sweep_id:
-        return stored
-    was = stored or Address(run.id, run.id, os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT)
-    return replace(was, project=project or was.project, entity=entity or was.entity)
+class Listener:
+    """The terminal of the silent client; only what loses records is passed on.
+
+    Args:
+        fault: takes the first sentence, which says what happened; the others recommend.
+    """
+
+    def __init__(self, fault: Callable[[str], None]) -> None:
+        self._fault = fault
+
+    def info(self, message: str) -> None:
+        """Retries and greetings: nothing that a person must know."""
+
+    def warning(self, message: str) -> None:
+        """Pass on the one that says that uploading has ended."""
+        if "Fatal error" in message:
+            self._fault(message.rpartition("WARNING ")[2].partition(". ")[0])
+
+    def error(self, message: str) -> None:
+        """Pass on every error."""
+        self._fault(message.rpartition("ERROR ")[2].partition(". ")[0])
 
 
 class WandB(Tracker):
-    """One W&B run per cell, its files in ``wandb/`` of the run directory.
+    """One W&B run per cell, its files in `wandb/` of the run directory.
 
-    W&B's own step is the line number in ``metrics.jsonl``: a continued run sends the lines that the
+    W&B's own step is the line number in `metrics.jsonl`: a continued run sends the lines that the
     server lacks and none that it has. An offline segment always holds the whole record from line 0.
     Under an agent of a W&B sweep the run has the id, project and entity that the agent gives it.
     The client is silent; what a person must know is said in one line.
 
     Args:
-        project: W&B project; None takes ``WANDB_PROJECT``, or sdqn_lab.
-        entity: W&B user or team; None takes ``WANDB_ENTITY``, or the key's own.
-        mode: online, offline or disabled; None takes ``WANDB_MODE``, or online where a key is
+        project: W&B project; None takes `WANDB_PROJECT`, or sdqn_lab.
+        entity: W&B user or team; None takes `WANDB_ENTITY`, or the key's own.
+        mode: online, offline or disabled; None takes `WANDB_MODE`, or online where a key is
             configured and offline elsewhere.
         tags: tags of the W&B run.
         notes: its description.
@@ -128,7 +137,7 @@ class WandB(Tracker):
         finish_timeout_seconds: float = 120.0,
     ) -> None:
         self._project, self._entity, self._mode = project, entity, mode
-        self._words: dict[str, Any] = {"tags": tags or [], "notes": notes, "job_type": job_type}
+        self._labels: dict[str, Any] = {"tags": tags or [], "notes": notes, "job_type": job_type}
         self._timeouts = (init_timeout_seconds, finish_timeout_seconds)
         self._client: wandb.Run | None = None
         self._faults: list[str] = []
@@ -142,16 +151,14 @@ class WandB(Tracker):
         stored = Address.read(run.directory)
         if stored and stored.own_id != run.id:
             stored = None  # of the directory that this one is a copy of
-        address = _address(run, stored, self._project, self._entity)
+        address, problem = self._address(stored), NO_KEY if mode == "online" else None
         self._setup()
-        problem = "no API key configured" if mode == "online" else None
         try:
             if mode not in ("offline", "dryrun") and has_key():
                 return self._begin(address, "online")
         except Exception as error:  # wrong key, no server: there are many ways to say no
             problem = one_line(error)
-            # The service process still holds the run's id.
-            self.teardown()
+            self.teardown()  # the service process still holds the run's id
             self._setup()
         if problem:
             run.warn(f"W&B: {problem}; recording offline")
@@ -171,7 +178,7 @@ class WandB(Tracker):
         """
         if self._client is None:
             return
-        if exit_code > SIGNALLED:
+        if exit_code > MAX_EXIT_CODE:
             self._client.mark_preempting()
         try:
             self._client.finish(exit_code)
@@ -188,10 +195,15 @@ class WandB(Tracker):
         with suppress(Exception, SystemExit):
             wandb.teardown()
 
-    def _fault(self, message: str) -> None:
-        """The client gave up uploading; it still writes to disk what it is given."""
-        self._faults.append(message)
-        self._run.warn(f"W&B: {message}")
+    def _address(self, stored: Address | None) -> Address:
+        """Where a run belongs: as configured, else where it was, else as the environment says."""
+        if stored and stored.sweep_id:
+            return stored
+        own, project = self._run.id, os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
+        known = stored or Address(own, own, project)
+        return replace(
+            known, project=self._project or known.project, entity=self._entity or known.entity
+        )
 
     def _setup(self) -> None:
         """Start the service process, whose own logs stay at home too."""
@@ -201,7 +213,12 @@ class WandB(Tracker):
             # The mode is chosen for each run; WANDB_MODE would keep a key from being found.
             quiet = wandb.Settings(silent=True, mode="online")
             wandb.setup(settings=quiet)
-        wandb.termsetup(quiet, _Listener(self._fault))
+        wandb.termsetup(quiet, Listener(self._fault))
+
+    def _fault(self, message: str) -> None:
+        """The client gave up uploading; it still writes to disk what it is given."""
+        self._faults.append(message)
+        self._run.warn(f"W&B: {message}")
 
     def _begin(self, address: Address, mode: Literal["online", "offline"], **more: Any) -> int:
         """Begin or continue the W&B run and note where it is; the number of lines it has."""
@@ -210,11 +227,7 @@ class WandB(Tracker):
         run, (begin, end) = self._run, self._timeouts
         facts = {"directory": str(run.directory), "attempt": run.attempt}
         config = {**run.config, "run": facts, **address.swept}
-        where: dict[str, Any] = {
-            "id": address.id,
-            "project": address.project,
-            "entity": address.entity,
-        }
+        where = {key: getattr(address, key) for key in ("id", "project", "entity")}
         if os.environ.get("WANDB_SWEEP_ID"):
             where = {}  # the agent says it by the environment, which the client prefers
         elif address.sweep_id:
@@ -230,7 +243,7 @@ class WandB(Tracker):
         )
         self._client = client = wandb.init(
             **where,
-            **self._words,
+            **self._labels,
             name=run.name,
             group=run.group,
             config=config,
@@ -240,31 +253,26 @@ class WandB(Tracker):
             reinit="create_new",
             settings=settings,
         )
-        self._note(address, config)
+        chosen = dict(client.config) if client.sweep_id else {}
+        swept = {key: value for key, value in chosen.items() if config.get(key) != value}
+        replace(
+            address,
+            id=client.id,
+            project=client.project,
+            entity=client.entity or address.entity,
+            sweep_id=client.sweep_id,
+            swept={**address.swept, **swept},
+        ).write(run.directory)
         client.define_metric("step")
         client.define_metric("*", step_metric="step")
         return client.starting_step
-
-    def _note(self, address: Address, config: dict[str, Any]) -> None:
-        """Keep where the client put the run, for later attempts and uploads."""
-        assert self._client is not None
-        told = dict(self._client.config) if self._client.sweep_id else {}
-        swept = {key: value for key, value in told.items() if config.get(key) != value}
-        replace(
-            address,
-            id=self._client.id,
-            project=self._client.project,
-            entity=self._client.entity or address.entity,
-            sweep_id=self._client.sweep_id,
-            swept={**address.swept, **swept},
-        ).write(self._run.directory)
 
 
 class Upload(WandB):
     """A run brought to the server later, from any machine: as a whole, or there is an error.
 
-    Nothing is left in the run's directory but its address, and marks that tell ``wandb sync`` that
-    the offline segments are not needed any more.
+    Nothing is left in the run's directory but its address, and marks by which `wandb sync` knows
+    that the offline segments are not needed any more.
 
     Args:
         home: where the client may put its files.
@@ -281,56 +289,32 @@ class Upload(WandB):
         Raises:
             NoConnectionError: no key, a wrong one, or no server.
             SyncError: under an agent of a W&B sweep.
-            ValueError: ``wandb/run.json`` is damaged.
+            ValueError: `wandb/run.json` is damaged.
         """
         self._run = run
         if "WANDB_SWEEP_ID" in os.environ:
             line = "the client would take it for a run of WANDB_SWEEP_ID; unset that first"
             raise SyncError(line)
-        address = _address(run, Address.read(run.directory), self._project, self._entity)
+        address = self._address(Address.read(run.directory))
         self._setup()
         try:
             if has_key():
                 return self._begin(address, "online", **UPLOAD_SETTINGS)
         except Exception as error:  # wrong key, no server: there are many ways to say no
             raise NoConnectionError(f"W&B does not accept the run: {one_line(error)}") from error
-        raise NoConnectionError("no API key configured; write wandb login, or set WANDB_API_KEY")
+        raise NoConnectionError(f"{NO_KEY}; write wandb login, or set WANDB_API_KEY")
 
     def close(self, exit_code: int) -> None:
-        """Wait until all is sent, and tell the client's own upload."""
+        """Wait until all is sent, and mark the segments as uploaded."""
         super().close(exit_code)
         _mark_synced(self._run.directory)
 
 
 def _mark_synced(directory: Path) -> None:
-    """``wandb sync`` would add the records of every offline segment that has no such mark."""
+    """`wandb sync` would add the records of every offline segment that has no such mark."""
     for log in directory.glob("wandb/offline-run-*/run-*.wandb"):
         if not (log.is_symlink() or log.parent.is_symlink()):
             log.with_name(f"{log.name}.synced").touch()
-
-
-class _Listener:
-    """What the silent client would have told a terminal; only what loses records is passed on."""
-
-    def __init__(self, fault: Callable[[str], None]) -> None:
-        self._fault = fault
-
-    def info(self, message: str) -> None:
-        """Retries, greetings: nothing that a person must know."""
-
-    def warning(self, message: str) -> None:
-        """Pass on the one that says that uploading has ended."""
-        if "Fatal error" in message:
-            self._fault(_first(message.rpartition("WARNING ")[2]))
-
-    def error(self, message: str) -> None:
-        """Pass on every error."""
-        self._fault(_first(message.rpartition("ERROR ")[2]))
-
-
-def _first(message: str) -> str:
-    """The first sentence, which says what happened; the others recommend."""
-    return message.partition(". ")[0]
 
 
 def has_key() -> bool:

@@ -6,7 +6,6 @@ import pytest
 
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.tracking import follow
-from tests.tracking.runs import Told
 from tests.tracking.wandb_server import WandbServer
 
 KEY = "0123456789" * 4
@@ -40,13 +39,15 @@ def no_client_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def shown() -> list[str]:
+    """The lines that a person was shown."""
+    return []
 
 
 @pytest.fixture
 def directory(tmp_path) -> RunDirectory:
-    return RunDirectory(tmp_path / "cell")
+    """Of a cell of a sweep that has not begun."""
+    return RunDirectory(tmp_path / "norms" / "pong_seed0")
 
 
 @pytest.fixture

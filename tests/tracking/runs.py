@@ -8,9 +8,13 @@ from typing import Any
 import yaml
 
 from sdqn_lab.runs.directory import RunDirectory
-from sdqn_lab.tracking.follow import tell
+from sdqn_lab.tracking.follow import follow
 
 CONFIG = {"norm": {"eps": 1e-5}, "seed": 0, "choices": {"norm": "popnorm", "experiment": None}}
+TINY = ["env=cartpole", "budget=smoke", "time_window=2", "threads=1", "health=off"]
+TINY += ["budget.steps=500", "algo.iteration_steps=500", "budget.log_every_steps=100"]
+TINY += ["algo.replay_start_steps=450", "network.hidden=8"]
+"""Overrides of a run of a second."""
 WANDB = "sdqn_lab.tracking.wandb.WandB"
 
 
@@ -29,12 +33,8 @@ def _record(index: int) -> dict[str, Any]:
     return {**record, "train/return": index / 3, "updates": index, "snn/firing_rate/fc": 0.25}
 
 
-class Told(list[str]):
-    """The lines that a person was shown."""
-
-
 def begin(directory: RunDirectory, target: str = WANDB, **settings: Any) -> None:
-    """A run's next attempt begins in a directory; ``settings``: keys of its tracker."""
+    """A run's next attempt begins in a directory; `settings`: keys of its tracker."""
     directory.path.mkdir(parents=True, exist_ok=True)
     directory.update(state="pending")
     node = {"_target_": target, **settings}
@@ -43,24 +43,24 @@ def begin(directory: RunDirectory, target: str = WANDB, **settings: Any) -> None
 
 
 def write_records(directory: RunDirectory, count: int) -> None:
-    """``metrics.jsonl`` with this many lines."""
+    """`metrics.jsonl` with this many lines."""
     directory.metrics.write_text("".join(f"{json.dumps(line)}\n" for line in records(count)))
 
 
 def attempt(
     directory: RunDirectory,
-    told: Told,
+    shown: list[str],
     count: int,
     state: str = "finished",
     target: str = WANDB,
     **settings: Any,
 ) -> bool:
-    """An attempt up to this many lines, and what its tracker is told; ``running``: it died."""
+    """An attempt up to this many lines, followed by its tracker; `running`: it died."""
     begin(directory, target, **settings)
     write_records(directory, count)
     if state != "running":
         directory.end_attempt(state)
-    return tell(directory, told.append)
+    return follow(directory, shown.append)
 
 
 def wait_until(holds: Callable[[], object]) -> None:
@@ -69,8 +69,8 @@ def wait_until(holds: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def told_all(directory: RunDirectory) -> bool:
-    """Whether a tracker was told everything of the last attempt, its end included."""
+def delivered_all(directory: RunDirectory) -> bool:
+    """Whether a tracker has everything of the last attempt, its end included."""
     attempts = len(directory.status()["attempts"])
-    told = directory.delivered().values()
-    return any(one["attempt"] == attempts and one["exit_code"] is not None for one in told)
+    found = directory.delivered().values()
+    return any(one["attempt"] == attempts and one["exit_code"] is not None for one in found)

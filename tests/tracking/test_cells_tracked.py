@@ -16,20 +16,17 @@ from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.metrics import read_metrics
 from sdqn_lab.tracking import follow
 from sdqn_lab.training.trainer import Trainer
-from tests.tracking.runs import told_all, wait_until
+from tests.tracking.runs import TINY, delivered_all, wait_until
 from tests.tracking.wandb_file import offline_runs
 
-TINY = ["env=cartpole", "budget=smoke", "time_window=2", "threads=1", "health=off"]
-TINY += ["budget.steps=500", "algo.iteration_steps=500", "budget.log_every_steps=100"]
-TINY += ["algo.replay_start_steps=450", "network.hidden=8"]
 CLOCK = {"wall_seconds", "time/steps_per_second", "time/checkpoint_seconds"}
 
 
-def run(*words, code=0):
+def run(*arguments, code=0):
     """The command, and then its followers to their end: the run waits for them a moment only."""
-    assert main([*words, *TINY]) == code
+    assert main([*arguments, *TINY]) == code
     for lock in Path.cwd().rglob(".tracker.lock"):
-        wait_until(partial(told_all, RunDirectory(lock.parent)))
+        wait_until(partial(delivered_all, RunDirectory(lock.parent)))
 
 
 def numbers(cell):
@@ -38,7 +35,7 @@ def numbers(cell):
     return [{key: value for key, value in line.items() if key not in CLOCK} for line in lines]
 
 
-def test_a_command_is_tracked_by_wandb_unless_told_otherwise(tmp_path):
+def test_a_command_is_tracked_by_wandb_unless_it_names_another(tmp_path):
     run("hydra.run.dir=cell")
     (segment,) = offline_runs(tmp_path / "cell")
     assert segment.records == read_metrics(tmp_path / "cell" / "metrics.jsonl")
@@ -89,9 +86,9 @@ def test_a_follower_that_cannot_be_started_is_one_line(tmp_path, monkeypatch, ca
     assert capsys.readouterr().err.count("WARNING") == 1
 
 
-def started(root, *words):
+def started(root, *arguments):
     """The command as a process of its own, which writes what it says to a file."""
-    command = [sys.executable, "-m", "sdqn_lab.run", *words]
+    command = [sys.executable, "-m", "sdqn_lab.run", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     with Path("said").open("a") as said:
         return subprocess.Popen(command, env=environment, stderr=said, start_new_session=True)
@@ -117,7 +114,7 @@ def test_a_run_that_is_signalled_and_continued_is_one_run_with_each_line_once(
     wait_until(lambda: len(read_metrics(cell.metrics)) > written)
     again.terminate()
     assert again.wait() == 143
-    wait_until(lambda: told_all(cell))
+    wait_until(lambda: delivered_all(cell))
     found = server.run()
     assert found.received == len(found.lines) == len(read_metrics(cell.metrics))
     steps = [line["step"] for line in found.records]

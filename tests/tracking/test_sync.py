@@ -30,32 +30,27 @@ sync_run = partial(sync.sync_run, init_timeout_seconds=5.0, finish_timeout_secon
 attempt = partial(runs.attempt, mode="offline")
 
 
-@pytest.fixture
-def directory(tmp_path):
-    return RunDirectory(tmp_path / "norms" / "pong_seed0")
-
-
-def killed(directory, told, count, sent, **settings):
+def killed(directory, shown, count, sent, **settings):
     """An attempt that dies by kill -9, its follower too, which was some lines behind."""
     begin(directory, **settings)
     write_records(directory, sent)
-    follower = Follower(directory, WANDB, told.append)
-    wait_until(lambda: lines_told(directory) == sent)
+    follower = Follower(directory, WANDB, shown.append)
+    wait_until(lambda: lines_delivered(directory) == sent)
     write_records(directory, count)
     follower._process.kill()
     follower.finish()
-    told.clear()
+    shown.clear()
 
 
-def lines_told(directory):
-    told = directory.delivered().get(WANDB, {})
-    return told.get("attempt") == len(directory.status()["attempts"]) and told["lines"]
+def lines_delivered(directory):
+    found = directory.delivered().get(WANDB, {})
+    return found.get("attempt") == len(directory.status()["attempts"]) and found["lines"]
 
 
-def wandb_sync(directory, *words):
+def wandb_sync(directory):
     """The client's own upload, of all segments there are."""
     segments = sorted(str(path) for path in directory.path.glob("wandb/offline-run-*"))
-    command = [sys.executable, "-m", "wandb", "sync", *segments, *words]
+    command = [sys.executable, "-m", "wandb", "sync", *segments]
     subprocess.run(command, check=True, timeout=60, capture_output=True)
 
 
@@ -67,64 +62,64 @@ def arrived(server, lines):
     return run
 
 
-def test_a_run_that_trained_offline_arrives_as_a_whole(directory, told, server):
-    attempt(directory, told, 10)
+def test_a_run_that_trained_offline_arrives_as_a_whole(directory, shown, server):
+    attempt(directory, shown, 10)
     assert server.runs == {}
-    assert sync_run(directory, told.append) == (10, 0)
+    assert sync_run(directory, shown.append) == (10, 0)
     run = arrived(server, records(10))
     assert (run.name, run.exit_code, run.preempting) == ("pong_seed0", 0, False)
     assert run.config["choices"]["value"] == CONFIG["choices"]
-    assert told == ["pong_seed0: 10 records uploaded, 0 were there"]
+    assert shown == ["pong_seed0: 10 records uploaded, 0 were there"]
 
 
-def test_a_second_sync_sends_nothing_and_a_longer_run_what_is_new(directory, told, server):
-    attempt(directory, told, 10, "preempted")
-    sync_run(directory, told.append)
-    assert sync_run(directory, told.append) == (0, 10)
-    attempt(directory, told, 16)
-    assert sync_run(directory, told.append) == (6, 10)
+def test_a_second_sync_sends_nothing_and_a_longer_run_what_is_new(directory, shown, server):
+    attempt(directory, shown, 10, "preempted")
+    sync_run(directory, shown.append)
+    assert sync_run(directory, shown.append) == (0, 10)
+    attempt(directory, shown, 16)
+    assert sync_run(directory, shown.append) == (6, 10)
     arrived(server, records(16))
 
 
-def test_the_client_has_nothing_to_upload_after_a_sync(directory, told, server):
-    attempt(directory, told, 8, "preempted")
-    attempt(directory, told, 10)
-    sync_run(directory, told.append)
+def test_the_client_has_nothing_to_upload_after_a_sync(directory, shown, server):
+    attempt(directory, shown, 8, "preempted")
+    attempt(directory, shown, 10)
+    sync_run(directory, shown.append)
     wandb_sync(directory)
     arrived(server, records(10))
 
 
-def test_a_sync_after_the_clients_own_sends_nothing(directory, told, server):
-    attempt(directory, told, 10)
+def test_a_sync_after_the_clients_own_sends_nothing(directory, shown, server):
+    attempt(directory, shown, 10)
     wandb_sync(directory)
-    assert sync_run(directory, told.append) == (0, 10)
+    assert sync_run(directory, shown.append) == (0, 10)
     arrived(server, records(10))
 
 
 @pytest.mark.parametrize("first", ["online", "offline"])
 @pytest.mark.parametrize("second", ["online", "offline"])
 def test_after_a_killed_attempt_and_another_every_line_is_there(
-    directory, told, server, first, second
+    directory, shown, server, first, second
 ):
-    killed(directory, told, 10, 7, mode=first)
-    attempt(directory, told, 16, mode=second)
-    sync_run(directory, told.append)
+    killed(directory, shown, 10, 7, mode=first)
+    attempt(directory, shown, 16, mode=second)
+    sync_run(directory, shown.append)
     assert arrived(server, records(16)).exit_code == 0
 
 
-def test_a_killed_run_that_nobody_continued_is_uploaded_as_unfinished(directory, told, server):
-    killed(directory, told, 10, 4, mode="offline")
+def test_a_killed_run_that_nobody_continued_is_uploaded_as_unfinished(directory, shown, server):
+    killed(directory, shown, 10, 4, mode="offline")
     assert directory.state == "running"
-    assert sync_run(directory, told.append) == (10, 0)
+    assert sync_run(directory, shown.append) == (10, 0)
     run = arrived(server, records(10))
     assert (run.exit_code, run.preempting) == (143, True)
 
 
 def test_the_segment_after_a_kill_holds_the_whole_record_and_replaces_the_torn_one(
-    directory, told, server
+    directory, shown, server
 ):
-    killed(directory, told, 10, 7, mode="offline")
-    attempt(directory, told, 16)
+    killed(directory, shown, 10, 7, mode="offline")
+    attempt(directory, shown, 16)
     first, second = sorted(directory.path.glob("wandb/offline-run-*"))
     assert OfflineRun(second).records == records(16)
     assert [len(list(path.glob("*.synced"))) for path in (first, second)] == [1, 0]
@@ -133,15 +128,15 @@ def test_the_segment_after_a_kill_holds_the_whole_record_and_replaces_the_torn_o
 
 
 @pytest.mark.parametrize("arrived_before", [0, 7, 20])
-def test_an_interrupted_sync_is_completed_by_the_next(directory, told, server, arrived_before):
-    attempt(directory, told, 20)
+def test_an_interrupted_sync_is_completed_by_the_next(directory, shown, server, arrived_before):
+    attempt(directory, shown, 20)
     server.mute_after_records = arrived_before
     with pytest.raises(SyncError, match="pong_seed0"):
-        sync_run(directory, told.append, finish_timeout_seconds=1.0)
+        sync_run(directory, shown.append, finish_timeout_seconds=1.0)
     assert len(server.run().lines) == arrived_before
     assert not list(directory.path.glob("wandb/*/*.synced"))
     server.mute_after_records, server.mute = None, False
-    assert sync_run(directory, told.append) == (20 - arrived_before, arrived_before)
+    assert sync_run(directory, shown.append) == (20 - arrived_before, arrived_before)
     arrived(server, records(20))
 
 
@@ -150,93 +145,93 @@ def test_an_interrupted_sync_is_completed_by_the_next(directory, told, server, a
     [("finished", 0, False), ("failed", 1, False), ("preempted", 143, True)],
 )
 def test_w_and_b_shows_the_state_that_the_run_is_in(
-    directory, told, server, state, code, preempting
+    directory, shown, server, state, code, preempting
 ):
-    attempt(directory, told, 4, state)
-    sync_run(directory, told.append)
+    attempt(directory, shown, 4, state)
+    sync_run(directory, shown.append)
     assert (server.run().exit_code, server.run().preempting) == (code, preempting)
 
 
-def test_a_continued_run_that_failed_first_ends_as_finished(directory, told, server):
-    attempt(directory, told, 4, "failed")
-    sync_run(directory, told.append)
-    attempt(directory, told, 8)
-    sync_run(directory, told.append)
+def test_a_continued_run_that_failed_first_ends_as_finished(directory, shown, server):
+    attempt(directory, shown, 4, "failed")
+    sync_run(directory, shown.append)
+    attempt(directory, shown, 8)
+    sync_run(directory, shown.append)
     assert server.run().exit_code == 0
 
 
-def test_a_run_seen_under_another_path_is_the_same_run(directory, told, server, tmp_path):
-    attempt(directory, told, 6, "preempted", mode="online")
+def test_a_run_seen_under_another_path_is_the_same_run(directory, shown, server, tmp_path):
+    attempt(directory, shown, 6, "preempted", mode="online")
     directory.path.parent.rename(tmp_path / "mounted elsewhere")
     moved = RunDirectory(tmp_path / "mounted elsewhere" / "pong_seed0")
     write_records(moved, 9)
-    assert sync_run(moved, told.append) == (3, 6)
+    assert sync_run(moved, shown.append) == (3, 6)
     arrived(server, records(9))
 
 
-def test_a_copy_that_goes_on_training_is_a_run_of_its_own(directory, told, server, tmp_path):
-    attempt(directory, told, 6, "preempted", mode="online")
+def test_a_copy_that_goes_on_training_is_a_run_of_its_own(directory, shown, server, tmp_path):
+    attempt(directory, shown, 6, "preempted", mode="online")
     shutil.copytree(directory.path, tmp_path / "copy" / "pong_seed0")
-    attempt(RunDirectory(tmp_path / "copy" / "pong_seed0"), told, 9, mode="online")
+    attempt(RunDirectory(tmp_path / "copy" / "pong_seed0"), shown, 9, mode="online")
     assert sorted(len(run.lines) for run in server.runs.values()) == [6, 9]
 
 
-def test_project_entity_and_tags_are_those_of_the_runs_own_tracker(directory, told, server):
+def test_project_entity_and_tags_are_those_of_the_runs_own_tracker(directory, shown, server):
     begin(directory, project="mine", entity="we", tags=["a"])
     write_records(directory, 3)
     directory.end_attempt("finished")
-    sync_run(directory, told.append)
+    sync_run(directory, shown.append)
     assert (server.run().project, server.run().entity) == ("mine", "we")
 
 
 def test_the_project_that_an_attempt_found_in_its_environment_is_kept(
-    directory, told, server, monkeypatch
+    directory, shown, server, monkeypatch
 ):
     monkeypatch.setenv("WANDB_PROJECT", "of the job")
-    attempt(directory, told, 4)
+    attempt(directory, shown, 4)
     monkeypatch.delenv("WANDB_PROJECT")
-    sync_run(directory, told.append)
+    sync_run(directory, shown.append)
     assert server.run().project == "of the job"
 
 
 @pytest.mark.parametrize("target", ["recorder.NoMirror", "tensorboard.TensorBoard", "not.there"])
-def test_a_run_with_another_tracker_is_uploaded_with_defaults(directory, told, server, target):
+def test_a_run_with_another_tracker_is_uploaded_with_defaults(directory, shown, server, target):
     begin(directory, _target_=f"sdqn_lab.tracking.{target}", project="not W&B's")
     write_records(directory, 5)
     directory.end_attempt("finished")
-    assert sync_run(directory, told.append) == (5, 0)
+    assert sync_run(directory, shown.append) == (5, 0)
     assert arrived(server, records(5)).project == "sdqn_lab"
-    assert sync_run(directory, told.append) == (0, 5)
+    assert sync_run(directory, shown.append) == (0, 5)
 
 
 @pytest.mark.parametrize("mode", ["offline", "disabled"])
 def test_a_mode_in_the_environment_does_not_keep_a_sync_from_the_server(
-    directory, told, server, monkeypatch, mode
+    directory, shown, server, monkeypatch, mode
 ):
-    attempt(directory, told, 4)
+    attempt(directory, shown, 4)
     monkeypatch.setenv("WANDB_MODE", mode)
-    assert sync_run(directory, told.append) == (4, 0)
+    assert sync_run(directory, shown.append) == (4, 0)
     arrived(server, records(4))
 
 
-def test_a_run_that_a_process_works_on_is_left_alone_with_a_line(directory, told, server):
+def test_a_run_that_a_process_works_on_is_left_alone_with_a_line(directory, shown, server):
     begin(directory)
     write_records(directory, 3)
     with directory.lock():
-        assert sync_run(directory, told.append) is None
-    assert told == ["pong_seed0: a process works on it, skipped"]
+        assert sync_run(directory, shown.append) is None
+    assert shown == ["pong_seed0: a process works on it, skipped"]
     assert server.runs == {}
 
 
-def test_a_run_whose_tracker_still_delivers_is_left_alone_with_a_line(directory, told, server):
-    runs.attempt(directory, told, 3, mode="offline")
+def test_a_run_whose_tracker_still_delivers_is_left_alone_with_a_line(directory, shown, server):
+    runs.attempt(directory, shown, 3, mode="offline")
     with directory.lock(TRACKER_LOCK):
-        assert sync_run(directory, told.append) is None
-    assert told == ["pong_seed0: its tracker is still delivering, skipped"]
+        assert sync_run(directory, shown.append) is None
+    assert shown == ["pong_seed0: its tracker is still delivering, skipped"]
     assert server.runs == {}
 
 
-def test_a_sync_does_not_keep_the_next_attempt_from_beginning(directory, told, server, monkeypatch):
+def test_during_a_sync_the_next_attempt_may_begin(directory, shown, server, monkeypatch):
     begin(directory)
     write_records(directory, 3)
 
@@ -244,14 +239,14 @@ def test_a_sync_does_not_keep_the_next_attempt_from_beginning(directory, told, s
         with directory.lock():
             return sync.Delivered(3, 0)
 
-    monkeypatch.setattr(sync, "_upload", upload)
-    assert sync_run(directory, told.append) == (3, 0)
+    monkeypatch.setattr(sync, "upload", upload)
+    assert sync_run(directory, shown.append) == (3, 0)
 
 
-def test_a_directory_without_a_run_is_left_alone_with_a_line(directory, told, server):
+def test_a_directory_without_a_run_is_left_alone_with_a_line(directory, shown, server):
     directory.path.mkdir(parents=True)
-    assert sync_run(directory, told.append) is None
-    assert told == ["pong_seed0: has not begun, skipped"]
+    assert sync_run(directory, shown.append) is None
+    assert shown == ["pong_seed0: has not begun, skipped"]
 
 
 def offline_segments(directory):
@@ -260,9 +255,9 @@ def offline_segments(directory):
 
 @pytest.mark.parametrize("fault", ["no key", "short key", "wrong key", "no server"])
 def test_no_connection_is_one_line_and_changes_nothing(
-    directory, told, server, monkeypatch, capfd, fault
+    directory, shown, server, monkeypatch, capfd, fault
 ):
-    attempt(directory, told, 4)
+    attempt(directory, shown, 4)
     before = offline_segments(directory)
     if fault == "no key":
         monkeypatch.delenv("WANDB_API_KEY")
@@ -273,18 +268,18 @@ def test_no_connection_is_one_line_and_changes_nothing(
     if fault == "no server":
         server.die()
     with pytest.raises(NoConnectionError) as caught:
-        sync_run(directory, told.append, init_timeout_seconds=1.0)
+        sync_run(directory, shown.append, init_timeout_seconds=1.0)
     assert str(caught.value).startswith(f"{directory.path}: ")
     assert "\n" not in str(caught.value)
     assert offline_segments(directory) == before
     assert capfd.readouterr() == ("", "")
 
 
-def test_refused_records_are_an_error_and_nothing_is_marked(directory, told, server):
-    attempt(directory, told, 4)
+def test_refused_records_are_an_error_and_nothing_is_marked(directory, shown, server):
+    attempt(directory, shown, 4)
     server.refuse_records_with = 403
     with pytest.raises(SyncError, match="Fatal error while uploading"):
-        sync_run(directory, told.append)
+        sync_run(directory, shown.append)
     assert not list(directory.path.glob("wandb/*/*.synced"))
 
 
@@ -294,36 +289,37 @@ def test_refused_records_are_an_error_and_nothing_is_marked(directory, told, ser
         ("status.json", "{"),
         ("config.yaml", "a: [b"),
         ("config.yaml", "word"),
+        ("config.yaml", "a: &a [b]\nc: *a"),
         ("metrics.jsonl", "{\n"),
         ("wandb/run.json", "{}"),
     ],
 )
-def test_a_damaged_file_is_one_line(directory, told, server, file, content):
-    attempt(directory, told, 4)
+def test_a_damaged_file_is_one_line(directory, shown, server, file, content):
+    attempt(directory, shown, 4)
     (directory.path / file).write_text(content)
     with pytest.raises(SyncError) as caught:
-        sync_run(directory, told.append)
+        sync_run(directory, shown.append)
     assert str(directory.path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_the_machine_that_uploads_tells_nothing_of_itself(directory, told, server):
-    attempt(directory, told, 4)
-    sync_run(directory, told.append)
+def test_the_machine_that_uploads_tells_nothing_of_itself(directory, shown, server):
+    attempt(directory, shown, 4)
+    sync_run(directory, shown.append)
     assert server.run().files == {"config.yaml", "wandb-summary.json"}
 
 
-def test_a_sync_leaves_no_files_of_the_client(directory, told, server, tmp_path):
+def test_a_sync_leaves_no_files_of_the_client(directory, shown, server, tmp_path):
     begin(directory)
     write_records(directory, 3)
     directory.end_attempt("finished")
-    sync_run(directory, told.append)
+    sync_run(directory, shown.append)
     assert [path.name for path in directory.path.glob("wandb/*")] == ["run.json"]
     assert list((tmp_path / "home").iterdir()) == []
 
 
-def test_ctrl_c_does_not_wait_for_the_server(directory, told, server, pytestconfig):
-    attempt(directory, told, 4)
+def test_ctrl_c_does_not_wait_for_the_server(directory, shown, server, pytestconfig):
+    attempt(directory, shown, 4)
     server.mute = True
     command = [sys.executable, "-m", "sdqn_lab.sweep", "sync", str(directory.path)]
     environment = {**os.environ, "PYTHONPATH": str(pytestconfig.rootpath)}
@@ -333,7 +329,7 @@ def test_ctrl_c_does_not_wait_for_the_server(directory, told, server, pytestconf
     wait_until(lambda: process.poll() is not None)
     assert (process.returncode, process.stderr.read()) == (130, b"")
     server.mute = False
-    assert sync_run(directory, told.append) == (4, 0)
+    assert sync_run(directory, shown.append) == (4, 0)
 
 
 BARE = """
@@ -345,8 +341,8 @@ print(*sync_run(RunDirectory(sys.argv[1]), print))
 """
 
 
-def test_a_login_node_needs_neither_torch_nor_hydra(directory, told, server, pytestconfig):
-    attempt(directory, told, 4)
+def test_a_login_node_needs_neither_torch_nor_hydra(directory, shown, server, pytestconfig):
+    attempt(directory, shown, 4)
     command = [sys.executable, "-c", BARE, str(directory.path)]
     done = subprocess.run(
         command, cwd=pytestconfig.rootpath, capture_output=True, text=True, check=False
@@ -357,14 +353,14 @@ def test_a_login_node_needs_neither_torch_nor_hydra(directory, told, server, pyt
 
 
 @pytest.fixture
-def norms(directory, told):
+def norms(directory, shown):
     """A sweep of two cells that trained offline, and of one that never began."""
     ledger = Ledger()
     for seed in range(3):
         name = f"pong_seed{seed}"
         ledger.cells[name] = Entry(overrides=[], game="pong", seed=seed, steps=1000)
         if seed < 2:
-            attempt(RunDirectory(directory.path.parent / name), told, 4)
+            attempt(RunDirectory(directory.path.parent / name), shown, 4)
     ledger.write(directory.path.parent)
     return directory.path.parent
 

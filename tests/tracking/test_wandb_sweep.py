@@ -1,8 +1,7 @@
-"""The files for ``wandb sweep``: what the client's agent makes of them, and what our runs do."""
+"""The files for `wandb sweep`: what the client's agent makes of them, and what our runs do."""
 
 import os
 import sys
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from sdqn_lab.checks.refused import ConfigError
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.metrics import read_metrics
 from sdqn_lab.tracking.sync import sync_run
-from tests.tracking.runs import CONFIG, attempt, records, told_all, wait_until
+from tests.tracking.runs import CONFIG, TINY, attempt, delivered_all, records, wait_until
 from tests.tracking.wandb_file import offline_runs
 from tests.tracking.wandb_server import ServedRun
 
@@ -40,14 +39,14 @@ def drawn(parameter):
 
 
 def choices(sweep):
-    """As the server words them for an agent: every combination."""
-    names = list(sweep["parameters"])
-    for values in product(*(drawn(sweep["parameters"][name]) for name in names)):
-        yield {name: {"value": value} for name, value in zip(names, values, strict=True)}
+    """As the server words them for an agent: every value at least once."""
+    values = {name: drawn(parameter) for name, parameter in sweep["parameters"].items()}
+    for turn in range(max(map(len, values.values()))):
+        yield {name: {"value": some[turn % len(some)]} for name, some in values.items()}
 
 
 def agent(sweep):
-    """The client's own, which nobody has told what to run yet."""
+    """The client's own, which does not know yet what to run."""
     made = wandb_agent.Agent(None, None, sweep_id="sweep1")
     made._sweep_command = list(sweep["command"])
     return made
@@ -72,13 +71,13 @@ def commands(monkeypatch):
 
 
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
-def test_every_command_that_an_agent_makes_composes_and_means_what_the_file_says(file, commands):
+def test_every_value_that_an_agent_may_choose_composes_and_means_what_the_file_says(file, commands):
     sweep = load_sweep_config(str(file))
     for args in choices(sweep):
         start(agent(sweep), sweep, args)
-        env, python, flag, module, *words = commands.pop()
+        env, python, flag, module, *overrides = commands.pop()
         assert (env, python, flag, module) == ("/usr/bin/env", "python", "-m", "sdqn_lab.run")
-        cfg = config.compose(words)
+        cfg = config.compose(overrides)
         for key, item in args.items():
             found = cfg.choices[key] if key in config.GROUPS else OmegaConf.select(cfg, key)
             assert found == (None if item["value"] == "null" else item["value"])
@@ -98,13 +97,12 @@ def test_a_run_that_an_agent_starts_is_the_run_that_the_agent_names(tmp_path, se
     """As on the server: the run is there, with its choices, before the command begins."""
     (file,) = (file for file in FILES if file.stem == "norms")
     sweep = load_sweep_config(str(file))
-    small = {"budget=short": "budget=smoke", "time_window=4": "time_window=2"}
-    sweep["command"] = [small.get(word, word) for word in sweep["command"]]
+    sweep["command"] = [*sweep["command"][:4], *TINY, sweep["command"][-1]]
     args = {"norm": {"value": "none"}, "neuron": {"value": "if"}, "seed": {"value": 2}}
     server.runs["agent-run"] = ServedRun("agent-run", config=args)
     assert start(agent(sweep), sweep, args).wait(240) == 0
     (cell,) = (tmp_path / "outputs").iterdir()
-    wait_until(lambda: told_all(RunDirectory(cell)))
+    wait_until(lambda: delivered_all(RunDirectory(cell)))
     run = server.run()
     assert run.records == read_metrics(cell / "metrics.jsonl")
     assert any(sweep["metric"]["name"] in record for record in run.records)
@@ -128,34 +126,34 @@ def without_agent(monkeypatch):
         monkeypatch.delenv(f"WANDB_{name}")
 
 
-def test_offline_too_a_run_belongs_to_its_sweep(directory, told, tmp_path, monkeypatch):
+def test_offline_too_a_run_belongs_to_its_sweep(directory, shown, tmp_path, monkeypatch):
     under_an_agent(monkeypatch, tmp_path)
-    attempt(directory, told, 3, mode="offline", project="its own")
+    attempt(directory, shown, 3, mode="offline", project="its own")
     (segment,) = offline_runs(directory.path)
     found = (segment.run.run_id, segment.run.sweep_id, segment.run.project)
     assert found == ("agent-run", "sweep1", "of the agent")
-    assert (segment.records, told) == (records(3), [])
+    assert (segment.records, shown) == (records(3), [])
 
 
 def test_a_run_of_a_sweep_that_goes_on_without_the_agent_stays_that_run(
-    directory, told, tmp_path, monkeypatch, server
+    directory, shown, tmp_path, monkeypatch, server
 ):
     under_an_agent(monkeypatch, tmp_path)
-    attempt(directory, told, 4, "preempted")
+    attempt(directory, shown, 4, "preempted")
     without_agent(monkeypatch)
-    attempt(directory, told, 6)
+    attempt(directory, shown, 6)
     run = server.run()
     assert (run.id, run.sweep, run.project) == ("agent-run", "sweep1", "of the agent")
     assert (run.records, run.config["norm"]["value"]) == (records(6), "popnorm")
 
 
 def test_a_synced_run_of_a_sweep_keeps_id_sweep_and_the_sweeps_words(
-    directory, told, tmp_path, monkeypatch, server
+    directory, shown, tmp_path, monkeypatch, server
 ):
     under_an_agent(monkeypatch, tmp_path)
-    attempt(directory, told, 4, mode="offline", project="its own")
+    attempt(directory, shown, 4, mode="offline", project="its own")
     without_agent(monkeypatch)
-    assert sync_run(directory, told.append) == (4, 0)
+    assert sync_run(directory, shown.append) == (4, 0)
     run = server.run()
     assert (run.id, run.sweep, run.project) == ("agent-run", "sweep1", "of the agent")
     assert run.config["norm"]["value"] == "popnorm"
@@ -163,13 +161,15 @@ def test_a_synced_run_of_a_sweep_keeps_id_sweep_and_the_sweeps_words(
 
 
 def test_a_sync_from_a_machine_that_sees_another_path_does_not_part_run_and_sweep(
-    directory, told, tmp_path, monkeypatch, server
+    directory, shown, tmp_path, monkeypatch, server
 ):
     """The second attempt's own id is the first one's; in between it was another."""
     under_an_agent(monkeypatch, tmp_path)
-    attempt(directory, told, 4, "preempted", mode="offline")
+    attempt(directory, shown, 4, "preempted", mode="offline")
     without_agent(monkeypatch)
     (tmp_path / "elsewhere").symlink_to(tmp_path)
-    sync_run(RunDirectory(tmp_path / "elsewhere" / "cell"), told.append)
-    attempt(directory, told, 6)
+    sync_run(
+        RunDirectory(tmp_path / "elsewhere" / directory.path.relative_to(tmp_path)), shown.append
+    )
+    attempt(directory, shown, 6)
     assert (server.run().id, server.run().records) == ("agent-run", records(6))

@@ -52,12 +52,12 @@ class ServedView:
     title: str
     description: str
     type: str
-    """``runs``, or ``runs/draft``."""
+    """`runs`, or `runs/draft`."""
     spec: dict[str, Any]
 
 
 class WandbServer:
-    """Context manager; ``url`` is what ``WANDB_BASE_URL`` takes."""
+    """Context manager; `url` is what `WANDB_BASE_URL` takes."""
 
     def __init__(self) -> None:
         self.runs: dict[str, ServedRun] = {}
@@ -100,7 +100,7 @@ class WandbServer:
         return run
 
     def stream(self, run_id: str, body: dict[str, Any]) -> None:
-        """Store what a client sends; where told to, its first lines only, and answer no more."""
+        """Store what a client sends, or its first `mute_after_records` lines and answer no more."""
         run = self.runs[run_id]
         history = body.get("files", {}).get(HISTORY)
         if history:
