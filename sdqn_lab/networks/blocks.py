@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sdqn_lab.checks.refused import Refused
-from sdqn_lab.spiking.kernels.cpu import FusedLayer, run_neuron, takes
+from sdqn_lab.spiking.kernels.cpu import FusedLayer, takes
 from sdqn_lab.spiking.kernels.sparse import sparse_linear
-from sdqn_lab.spiking.neuron import Layer, Neuron, SpikingNeuron
+from sdqn_lab.spiking.neuron import Layer, Neuron, SpikingNeuron, run_neuron
 from sdqn_lab.spiking.norm import NoNorm, PopNorm
 
 Precision = Literal["float32", "bf16"]

@@ -7,6 +7,7 @@ scale, and nothing but the membrane time constant is called tau.
 
 import math
 from abc import ABC, abstractmethod
+from importlib.util import find_spec
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab.checks.refused import Refused
-from sdqn_lab.spiking.kernels.cpu import CODES, LayerConstants, run_neuron
+from sdqn_lab.spiking.kernels.cpu import CODES, FusedLayer, LayerConstants, takes
 from sdqn_lab.spiking.surrogate import Atan, Surrogate
 
+HAS_TRITON = find_spec("triton") is not None
 _ATAN = Atan()
 Backend = Literal["auto", "fused", "reference"]
 """auto: the kernels where there are any; fused: likewise, and neurons without kernels are refused
@@ -60,6 +62,27 @@ class Layer(nn.Module):
     """
 
     neuron: Neuron
+
+
+def run_neuron(x_seq: Tensor, steps: int, layer: LayerConstants) -> Tensor | None:
+    """A neuron by its kernel, on any device.
+
+    Args:
+        x_seq: currents (T, B, ...), or (1, B, ...) if constant.
+        steps: T.
+        layer: the constants.
+
+    Returns:
+        Spikes (T, B, ...); None where there is no kernel for these currents.
+    """
+    if takes(x_seq):
+        spikes: Tensor = FusedLayer.apply(x_seq, None, None, steps, layer)  # type: ignore[no-untyped-call]
+        return spikes
+    if x_seq.is_cuda and x_seq.dtype == torch.float32 and HAS_TRITON:
+        from sdqn_lab.spiking.kernels import gpu  # not everybody has Triton
+
+        return gpu.run_neuron(x_seq, steps, layer)
+    return None
 
 
 class ReLU(Neuron):
@@ -214,10 +237,6 @@ class LIF(SpikingNeuron):
     Args:
         tau: membrane time constant in steps, >= 1; 1 means no memory.
         v_threshold: see `SpikingNeuron`, as all other arguments.
-        v_reset: as there.
-        surrogate: as there.
-        detach_reset: as there.
-        reset: as there.
 
     Raises:
         Refused: an argument is outside its range.
@@ -268,10 +287,6 @@ class PLIF(SpikingNeuron):
     Args:
         tau: membrane time constant in steps before learning, > 1.
         v_threshold: see `SpikingNeuron`, as all other arguments.
-        v_reset: as there.
-        surrogate: as there.
-        detach_reset: as there.
-        reset: as there.
 
     Raises:
         Refused: an argument is outside its range.

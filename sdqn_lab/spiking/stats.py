@@ -1,9 +1,8 @@
 """How active each layer is: firing rates, silent and saturated shares."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
+from operator import add
 from typing import NamedTuple, Self
 
 import torch
@@ -28,23 +27,14 @@ class LayerStats(NamedTuple):
     saturated_fraction: float
 
 
-@dataclass
-class _Counts:
-    """Running sums of one layer; tensors stay on their device until they are read."""
+class _Counts(NamedTuple):
+    """Sums of one layer; tensors stay on their device until they are read."""
 
     active: Tensor
     entries: int
     ever: Tensor
     saturated: Tensor
     pairs: int
-
-    def __iadd__(self, other: Self) -> Self:
-        self.active += other.active
-        self.entries += other.entries
-        self.ever |= other.ever
-        self.saturated += other.saturated
-        self.pairs += other.pairs
-        return self
 
 
 def neurons(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -85,12 +75,7 @@ class SpikeRecorder:
             self._handles.append(module.register_forward_hook(partial(self._record, layer)))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         while self._handles:
             self._handles.pop().remove()
 
@@ -112,7 +97,6 @@ class SpikeRecorder:
         active = activity > 0
         ever, always = active.flatten(0, 1).any(0), active.all(0)
         counts = _Counts(active.sum(), active.numel(), ever, always.sum(), always.numel())
-        if layer in self._counts:
-            self._counts[layer] += counts
-        else:
-            self._counts[layer] = counts
+        if layer in self._counts:  # the sum of two truths is their "or"
+            counts = _Counts(*map(add, self._counts[layer], counts))
+        self._counts[layer] = counts

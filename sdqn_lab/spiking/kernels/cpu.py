@@ -7,8 +7,7 @@ they come: the kernels do not care what their order stands for.
 """
 
 import math
-from functools import cache, partial
-from importlib.util import find_spec
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,35 +79,9 @@ class LayerConstants(NamedTuple):
     normalize: bool
 
 
-def run_neuron(x_seq: Tensor, steps: int, layer: LayerConstants) -> Tensor | None:
-    """A neuron by its kernel, on any device.
-
-    Args:
-        x_seq: currents (T, B, ...), or (1, B, ...) if constant.
-        steps: T.
-        layer: the constants.
-
-    Returns:
-        Spikes (T, B, ...); None where there is no kernel for these currents.
-    """
-    if takes(x_seq):
-        spikes: Tensor = FusedLayer.apply(x_seq, None, None, steps, layer)  # type: ignore[no-untyped-call]
-        return spikes
-    if x_seq.is_cuda and x_seq.dtype == torch.float32 and _has_triton():
-        from sdqn_lab.spiking.kernels import gpu  # Triton comes with torch for CUDA alone
-
-        return gpu.run_neuron(x_seq, steps, layer)
-    return None
-
-
 def takes(x_seq: Tensor) -> bool:
     """Whether there is a kernel for these currents that does the normalization too."""
     return x_seq.is_cpu and x_seq.dtype == torch.float32 and x_seq.dim() > 1
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
 
 
 def is_channels_last(images: Tensor) -> bool:
@@ -315,15 +288,8 @@ def backward_kernel(
                 _slope(charged[t], slope, layer)
                 _step_backward(grad[t, sample], charged[t], slope, v, z, layer)
                 if t < len(x):
-                    _norm_backward(
-                        z,
-                        x[t, sample],
-                        statistics[t, sample],
-                        weight,
-                        grad_x[t, sample],
-                        grad_affine[chunk],
-                        layer,
-                    )
+                    row, moments, grad_row = x[t, sample], statistics[t, sample], grad_x[t, sample]
+                    _norm_backward(z, row, moments, weight, grad_row, grad_affine[chunk], layer)
 
 
 @inline_jit

@@ -156,17 +156,27 @@ class SparseMap(torch.autograd.Function):
         job: _Job = ctx.job
         grad = grad_outputs[0].contiguous().to(job.dtype)
         for_images, for_weight, for_bias, _ = ctx.needs_input_grad
-        return (
-            _images_gradient(grad, weight.to(job.dtype), of_images, job) if for_images else None,
-            _weight_gradient(grad, of_weight, job) if for_weight else None,
-            _rounded(grad.float().sum((0, 1, 2)), job.dtype) if for_bias else None,
-            None,
-        )
+        grad_images = grad_weight = grad_bias = None
+        if for_images:
+            grad_images = _images_gradient(grad, weight.to(job.dtype), of_images, job.kernel)
+        if for_weight:
+            units, channels, *pixels = of_weight
+            table = np.zeros((math.prod(pixels) * channels, units), np.float32)
+            flat, shape = grad.float().numpy().reshape(-1), tuple(grad.shape)
+            work = partial(scatter_kernel, *job.spikes, flat, shape, table.reshape(-1), job.kernel)
+            parallel_for(work, job.kernel.height * -(-units // LANES), job.threads)
+            rows = torch.from_numpy(table).view(math.prod(pixels), channels, units)
+            rows = rows.transpose(0, 1).flatten(0, 1).t().contiguous()
+            grad_weight = _rounded(rows, job.dtype).view(of_weight)
+        if for_bias:
+            grad_bias = _rounded(grad.float().sum((0, 1, 2)), job.dtype)
+        return grad_images, grad_weight, grad_bias, None
 
 
-def _images_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, job: _Job) -> Tensor:
+def _images_gradient(
+    grad: Tensor, weight: Tensor, shape: torch.Size, kernel: KernelShape
+) -> Tensor:
     """The gradient (N, C, H, W), channels last; it is as dense as that of the sums."""
-    kernel = job.kernel
     if weight.shape[2:] == shape[2:]:
         flat = grad.flatten(1) @ weight.permute(0, 2, 3, 1).flatten(1)
         return flat.float().view(len(flat), *shape[2:], shape[1]).permute(0, 3, 1, 2)
@@ -174,14 +184,6 @@ def _images_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, job: _Job)
     left = [(pixels - k) % s for pixels, k, s in zip(shape[2:], kernel[:2], strides, strict=True)]
     images = grad.permute(0, 3, 1, 2)
     return conv_transpose2d(images, weight, None, strides, output_padding=left).float()
-
-
-def _weight_gradient(grad: Tensor, shape: torch.Size, job: _Job) -> Tensor:
-    """The gradient (O, C, KH, KW), from that of the table."""
-    units, channels, *pixels = shape
-    table = torch.from_numpy(scatter(job.spikes, grad.float().numpy(), job.kernel, job.threads))
-    rows = table.view(math.prod(pixels), channels, units).transpose(0, 1).flatten(0, 1)
-    return _rounded(rows.t().contiguous(), job.dtype).view(shape)
 
 
 def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -206,15 +208,6 @@ def find_spikes(x: Array, threads: int) -> Spikes | None:
     if starts[:, 0, 0].any() or SPARSE * int(starts[:, -1, -1].sum()) > x.size:
         return None
     return Spikes(places, starts, channels)
-
-
-def scatter(spikes: Spikes, grad: Array, kernel: KernelShape, threads: int) -> Array:
-    """The gradient of the table (KH KW C, O), from that of the outputs (N, OH, OW, O)."""
-    units = grad.shape[-1]
-    table = np.zeros((kernel.height * kernel.width * spikes.channels, units), np.float32)
-    work = partial(scatter_kernel, *spikes, grad.reshape(-1), grad.shape, table.reshape(-1), kernel)
-    parallel_for(work, kernel.height * -(-units // LANES), threads)
-    return table
 
 
 @jit
@@ -260,7 +253,7 @@ def gather_kernel(
     table: Array,
     bias: Array,
     y: Array,
-    shape: tuple[int, int, int, int],
+    shape: tuple[int, ...],
     kernel: KernelShape,
     first: int,
     last: int,
@@ -306,7 +299,7 @@ def scatter_kernel(
     starts: npt.NDArray[np.int32],
     channels: int,
     grad: Array,
-    shape: tuple[int, int, int, int],
+    shape: tuple[int, ...],
     table: Array,
     kernel: KernelShape,
     first: int,
