@@ -274,10 +274,8 @@ GROUPS = ("neuron", "norm", "surrogate", "encoder", "readout")
 OPTIONS = [f"{group}={option}" for group in GROUPS for option in options(group)]
 OPTIONS += ["precision=bf16", "backend=reference", "network.normalize_hidden=true"]
 COMBINATIONS = [
-    (option, env)
-    for option in OPTIONS
-    for env in PLACES
-    if (option, env) != ("encoder=poisson", "cartpole")  # its numbers are no probabilities
+    *((option, "minatar_breakout") for option in OPTIONS),
+    *((option, env) for option in OPTIONS[:4] for env in ("cartpole", "pong")),
 ]
 
 

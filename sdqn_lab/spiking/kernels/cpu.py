@@ -7,6 +7,7 @@ they come: the kernels do not care what their order stands for.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -118,7 +119,7 @@ class FusedLayer(torch.autograd.Function):
         statistics = np.empty((*x.shape[:2], 2), np.float32)  # mean and 1 / deviation per row
         affine = rows.parameter(weight), rows.parameter(bias)
         work = partial(forward_kernel, x, *affine, spikes.numpy(), statistics, layer)
-        parallel_for(work, min(CHUNKS, x.shape[1]), _threads(spikes))
+        _run(work, x.shape[1], spikes.numel())
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(x_seq, weight, bias, torch.from_numpy(statistics))
             ctx.rows, ctx.layer = rows, layer
@@ -137,7 +138,7 @@ class FusedLayer(torch.autograd.Function):
         grad_affine = np.zeros((chunks, 2, len(affine[0])), np.float32)
         saved = (x, *affine, statistics.numpy())
         work = partial(backward_kernel, grad, *saved, grad_x.numpy(), grad_affine, ctx.layer)
-        parallel_for(work, chunks, _threads(grad_outputs[0]))
+        _run(work, x.shape[1], grad.size)
         if weight is None:
             return rows.tensor(grad_x), None, None, None, None
         grads = torch.from_numpy(grad_affine.sum(0))[:, None]
@@ -145,9 +146,13 @@ class FusedLayer(torch.autograd.Function):
         return rows.tensor(grad_x), of_weight, of_bias, None, None
 
 
-def _threads(steps: Tensor) -> int:
-    """No more threads than have enough to do to be worth waking."""
-    return min(torch.get_num_threads(), 1 + steps.numel() // GRAIN)
+def _run(work: Callable[[int, int], None], batch: int, size: int) -> None:
+    """Run a kernel on all chunks, by no more threads than have enough to do."""
+    chunks, threads = min(CHUNKS, batch), min(torch.get_num_threads(), 1 + size // GRAIN)
+    if threads == 1:
+        work(0, chunks)
+    else:
+        parallel_for(work, chunks, threads)
 
 
 class _Rows:
