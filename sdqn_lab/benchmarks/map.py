@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sdqn_lab.benchmarks.rows import Row, Setting, contest
 from sdqn_lab.benchmarks.timing import Form
-from sdqn_lab.spiking.kernels.maps import mapped
+from sdqn_lab.spiking.kernels.sparse import sparse_linear
 
 
 class Size(NamedTuple):
@@ -38,7 +38,7 @@ def map_rows(name: str, setting: Setting, size: Size, firing: float) -> list[Row
     linear = size.make()
 
     def ours(x: Tensor) -> Tensor:
-        y = mapped(linear, x)
+        y = sparse_linear(linear, x)
         if y is None:
             raise RuntimeError(f"{name}: these spikes are left to the dense map")
         return y

@@ -56,6 +56,7 @@ class Block(Layer):
             raise Refused("x_seq", steps, f"must have {time_window} entries (T), or one")
         currents = self._currents(x_seq.flatten(0, 1))
         currents = currents.view(steps, batch, *currents.shape[1:])
+        # Whoever hooked the neuron wants it to be called; a kernel would pass it by.
         norm = self.norm
         layer = None if _is_hooked(self.neuron) else self.neuron.kernel_constants()
         activity: Tensor | None
@@ -159,6 +160,7 @@ class ConvolutionalTorso(Torso):
         if len(observation_shape) != 3:
             rule = f"needs an image (C, H, W), {given}"
             raise Refused("network", name, rule, "network=mlp")
+        # Backwards: the smallest input of a convolution is the smallest output of the one before.
         smallest = 1
         for convolution in reversed(convolutions):
             smallest = (smallest - 1) * convolution.stride + convolution.kernel
@@ -181,7 +183,8 @@ class ConvolutionalTorso(Torso):
 
     def forward(self, x_seq: Tensor, time_window: int) -> Tensor:
         """Images (T, B, C, H, W), or (1, B, C, H, W), to activity (time_window, B, hidden)."""
-        if x_seq.is_cpu and len(self._convs) > 1:  # quicker there, and worth a copy
+        # Quicker on a CPU, and from two convolutions on worth a copy.
+        if x_seq.is_cpu and len(self._convs) > 1:
             images = x_seq.flatten(0, 1).contiguous(memory_format=torch.channels_last)
             x_seq = images.view(x_seq.shape)
         for conv in self._convs:

@@ -103,6 +103,7 @@ def probe(
     """
     if not len(observations):
         raise Refused("observations", tuple(observations.shape), "must not be empty")
+    # A copy: hooks, evaluation mode and patched neurons must not reach the network itself.
     network = deepcopy(network).eval()
     blocks = {n: m for n, m in network.torso.named_modules() if isinstance(m, Block)}
     heads = {name: layer for name, layer in network.layers() if isinstance(layer, Readout)}
@@ -116,6 +117,7 @@ def probe(
     draws = generator.clone_state() if generator else torch.Generator(observations.device)
     with SpikeRecorder(network) as recorder:
         network(observations, time_window=time_window, generator=draws)
+    # `fan_out` calls the maps again, which is not to be kept.
     for hook in hooks:
         hook.remove()
     first, firing, layers = flows[watched[0]][0], recorder.layers(), []

@@ -79,7 +79,8 @@ def run_neuron(x_seq: Tensor, steps: int, layer: LayerConstants) -> Tensor | Non
         spikes: Tensor = FusedLayer.apply(x_seq, None, None, steps, layer)  # type: ignore[no-untyped-call]
         return spikes
     if x_seq.is_cuda and x_seq.dtype == torch.float32 and HAS_TRITON:
-        from sdqn_lab.spiking.kernels import gpu  # not everybody has Triton
+        # Not everybody has Triton.
+        from sdqn_lab.spiking.kernels import gpu
 
         return gpu.run_neuron(x_seq, steps, layer)
     return None
@@ -188,7 +189,8 @@ class SpikingNeuron(Neuron):
         """Currents (T, B, ...) to spikes (T, B, ...), the membrane starting at v_reset."""
         layer = self.kernel_constants()
         if layer is not None:
-            entries = x_seq[:1] if x_seq.stride(0) == 0 else x_seq  # one entry, seen T times
+            # A stride of 0 is one entry, seen T times.
+            entries = x_seq[:1] if x_seq.stride(0) == 0 else x_seq
             spikes = run_neuron(entries, len(x_seq), layer)
             if spikes is not None:
                 return spikes
@@ -314,6 +316,7 @@ class PLIF(SpikingNeuron):
         )
         if not 1 < tau < math.inf:
             raise Refused("tau", tau, "must be > 1 and finite")
+        # The inverse of sigmoid at 1 / tau.
         self.w = nn.Parameter(torch.tensor(-math.log(tau - 1)))
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:

@@ -140,7 +140,8 @@ class BatchNorm(Norm):
 
     def forward(self, x_seq: Tensor, repeats: int = 1) -> Tensor:
         """Currents (T, B, *normalized_shape) to the same shape."""
-        x_seq = x_seq.contiguous()  # with channels last torch's own kernel rounds ten times worse
+        # With channels last torch's own kernel rounds ten times worse.
+        x_seq = x_seq.contiguous()
         folded = x_seq.flatten(0, 1)
         if not self.training:
             statistics = self.running_mean, self.running_var
@@ -155,6 +156,8 @@ class BatchNorm(Norm):
         mean = torch.zeros_like(self.running_mean)
         var = torch.zeros_like(self.running_var)
         y = F.batch_norm(x, mean, var, self.weight, self.bias, True, momentum=1.0, eps=self.eps)
+        # torch gives the unbiased variance of one copy; the closed form corrects it for `copies`,
+        # and moves the running statistics as `updates` equal updates would.
         count = x.numel() // x.shape[1]
         unbiased = var * ((count - 1) * copies / (copies * count - 1))
         moved = 1 - (1 - self.momentum) ** updates

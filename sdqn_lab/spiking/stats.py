@@ -97,6 +97,7 @@ class SpikeRecorder:
         active = activity > 0
         ever, always = active.flatten(0, 1).any(0), active.all(0)
         counts = _Counts(active.sum(), active.numel(), ever, always.sum(), always.numel())
-        if layer in self._counts:  # the sum of two truths is their "or"
+        # The sum of two bools is their "or", which is what `ever` needs.
+        if layer in self._counts:
             counts = _Counts(*map(add, self._counts[layer], counts))
         self._counts[layer] = counts

@@ -30,10 +30,10 @@ from sdqn_lab.spiking.surrogate import (
 
 Array = npt.NDArray[np.float32]
 
+# Parts of a batch, whatever the threads: sums over it do not depend on how many there are.
 CHUNKS = 16
-"""Parts of a batch, whatever the threads: sums over it do not depend on how many there are."""
+# Units times steps per thread; with less to do a second one costs more than it saves.
 GRAIN = 1 << 19
-"""Units times steps per thread; with less to do a second one costs more than it saves."""
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 HALF_PI = np.float32(np.pi / 2)
 # Literals, because machine code on disk outlives a change of any other file.
@@ -121,6 +121,7 @@ class FusedLayer(torch.autograd.Function):
         work = partial(forward_kernel, x, *affine, spikes.numpy(), statistics, layer)
         _run(work, x.shape[1], spikes.numel())
         if any(ctx.needs_input_grad):
+            # Through ctx.save_for_backward autograd notices when someone writes into them.
             ctx.save_for_backward(x_seq, weight, bias, torch.from_numpy(statistics))
             ctx.rows, ctx.layer = rows, layer
         return rows.tensor(spikes)
@@ -198,7 +199,8 @@ def forward_kernel(
     """Write the spikes of chunks of a batch, and mean and 1 / sqrt(variance + eps) of its rows."""
     batch, units = x.shape[1:]
     chunks = min(CHUNKS, batch)
-    charged = np.empty(units, np.float32)  # in place, the charge would not be vectorized
+    # Not in place of v: the charge would not be vectorized.
+    charged = np.empty(units, np.float32)
     v = np.empty(units, np.float32)
     z = np.empty(units, np.float32)
     for sample in range(batch * first // chunks, batch * last // chunks):
@@ -214,6 +216,7 @@ def forward_kernel(
             _reset(charged, v, layer)
 
 
+# Two passes: the mean of squares minus the square of the mean would lose digits.
 @inline_jit
 def _moments(x: Array, statistics: Array, layer: LayerConstants) -> None:
     total = ZERO
@@ -285,9 +288,11 @@ def backward_kernel(
                     _current(x[t, sample], statistics[t, sample], weight, bias, z, layer)
                 _charge(z, v, charged[t], layer)
                 _reset(charged[t], v, layer)
-            v[:] = ZERO  # from here on: gradients of the membrane
-            z[:] = ZERO  # and of the current
+            # From here on v and z hold the gradients of membrane and current.
+            v[:] = ZERO
+            z[:] = ZERO
             for t in range(steps - 1, -1, -1):
+                # A constant current has one entry, which collects the gradient of all steps.
                 if t < len(x) - 1:
                     z[:] = ZERO
                 _slope(charged[t], slope, layer)
@@ -310,9 +315,10 @@ def _slope(h: Array, slope: Array, layer: LayerConstants) -> None:
             s = ONE / (ONE + np.exp(-alpha * (h[i] - layer.v_threshold)))
             slope[i] = alpha * s * (ONE - s)
     elif layer.surrogate == QUADRATIC_GATE:
+        # Not max(ZERO, y): NaN must stay NaN.
         for i in range(len(h)):
             y = alpha - alpha * alpha * abs(h[i] - layer.v_threshold)
-            slope[i] = ZERO if y < ZERO else y  # NaN stays NaN
+            slope[i] = ZERO if y < ZERO else y
     elif layer.surrogate == GATE:
         for i in range(len(h)):
             slope[i] = ONE if abs(h[i] - layer.v_threshold) < ONE / alpha else ZERO

@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 from sdqn_lab.spiking.kernels.cpu import CODES, LayerConstants
 from sdqn_lab.spiking.surrogate import Atan, FastSigmoid, Gate, QuadraticGate, Sigmoid
 
+# Units of a program.
 BLOCK = 256
-"""Units of a program."""
 QUADRATIC_GATE, GATE, SIGMOID, ATAN, FAST_SIGMOID = (
     tl.constexpr(CODES[each]) for each in (QuadraticGate, Gate, Sigmoid, Atan, FastSigmoid)
 )
@@ -70,6 +70,7 @@ class _Neuron(torch.autograd.Function):
         (charged,) = ctx.saved_tensors
         layer: LayerConstants = ctx.layer
         grad = grad_outputs[0]
+        # The kernel takes one offset for both.
         if grad.stride() != charged.stride():
             grad = torch.empty_like(charged).copy_(grad)
         grad_x = _like(charged, ctx.steps_in)
@@ -170,6 +171,7 @@ def _backward(  # type: ignore[no-untyped-def]
 @triton.jit
 def _slope(x, alpha, surrogate: tl.constexpr):  # type: ignore[no-untyped-def]
     """The surrogate's derivative at x = h - v_threshold."""
+    # A constexpr: each surrogate has a kernel of its own, without branches.
     if surrogate == ATAN:
         y = HALF_PI * alpha * x
         slope = 0.5 * alpha / (1.0 + y * y)
@@ -178,7 +180,8 @@ def _slope(x, alpha, surrogate: tl.constexpr):  # type: ignore[no-untyped-def]
         slope = alpha * s * (1.0 - s)
     elif surrogate == QUADRATIC_GATE:
         y = alpha - alpha * alpha * tl.abs(x)
-        slope = tl.where(y < 0, 0.0, y)  # NaN stays NaN
+        # Not a maximum: NaN must stay NaN.
+        slope = tl.where(y < 0, 0.0, y)
     elif surrogate == GATE:
         slope = tl.where(tl.abs(x) < 1.0 / alpha, 1.0, 0.0)
     elif surrogate == FAST_SIGMOID:

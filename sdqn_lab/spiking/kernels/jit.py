@@ -20,8 +20,8 @@ from numba.core.caching import FunctionCache
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
+# Liberties of the compiler: sums in any order, but infinities and NaN stay what they are.
 REORDER = {"reassoc", "contract", "nsz", "arcp"}
-"""Liberties of the compiler: sums in any order, but infinities and NaN stay what they are."""
 THREADS = ThreadPoolExecutor(thread_name_prefix="kernels")
 
 _njit = partial(numba.njit, nogil=True, fastmath=REORDER, error_model="numpy")
@@ -44,7 +44,8 @@ class DiskCache(FunctionCache):
 def jit(function: Kernel) -> Kernel:
     """Machine code, kept on disk where there is a place for it."""
     kernel: Any = _njit(function)
-    with suppress(RuntimeError):  # no folder can be written
+    # RuntimeError: no folder can be written.
+    with suppress(RuntimeError):
         kernel._cache = DiskCache(function)  # type: ignore[no-untyped-call]
     return cast(Kernel, kernel)
 
@@ -80,14 +81,16 @@ def parallel_for(work: Callable[[int, int], None], chunks: int, threads: int) ->
                 part = left.popleft()
             except IndexError:
                 return
+            # Whatever it is, the thread that waits must hear of it, or it would wait for ever.
             try:
                 work(*part)
-            except BaseException as error:  # for the thread that waits
+            except BaseException as error:
                 ended.put(error)
             else:
                 ended.put(None)
 
-    with suppress(RuntimeError):  # no more threads, or the interpreter is about to end
+    # RuntimeError: no more threads, or the interpreter is about to end.
+    with suppress(RuntimeError):
         for _ in range(parts - 1):
             THREADS.submit(work_off)
     work_off()

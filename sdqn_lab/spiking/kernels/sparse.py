@@ -25,24 +25,24 @@ from torch.nn.functional import conv_transpose2d
 from sdqn_lab.spiking.kernels.cpu import Array, is_channels_last
 from sdqn_lab.spiking.kernels.jit import jit, parallel_for
 
+# Multiply-adds of a dense product; a smaller one is done before the spikes are found.
 MIN_WORK = 1 << 22
-"""Multiply-adds of a dense product; a smaller one is done before the spikes are found."""
+# Sums per column of weights; for fewer, to lay the weights out as a table takes too long.
 MIN_ROWS = 128
-"""Sums per column of weights; for fewer, to lay the weights out as a table takes too long."""
+# Multiply-adds of a dense product that are worth a thread of their own.
 GRAIN = 1 << 26
-"""Multiply-adds of a dense product that are worth a thread of their own."""
+# One in so many inputs may fire; where more do, the dense product is quicker.
 SPARSE = 5
-"""One in so many inputs may fire; where more do, the dense product is quicker."""
+# The same for each image on its own: room is made for so many.
 CROWDED = 2
-"""The same for each image on its own: room is made for so many."""
+# Parts that threads share, at most.
 CHUNKS = 64
-"""Parts that threads share, at most."""
+# Floats that are added at once.
 LANES = 32
-"""Floats that are added at once."""
+# Inputs W C in a row of an image must be fewer: their places are kept in 16 bits.
 MAX_ROW = 1 << 16
-"""Inputs W C in a row of an image must be fewer: their places are kept in 16 bits."""
+# 1.0 in float32.
 ONE_BITS = np.uint32(0x3F800000)
-"""1.0 in float32."""
 NONE, NEXT = np.uint32(0), np.uint32(1)
 
 
@@ -131,7 +131,7 @@ class SparseMap(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> Tensor:
         """The sums, rounded to the job's type."""
         units, channels, *pixels = weight.shape
-        # The table (KH KW C, O), in two steps that torch is quick at.
+        # The table (KH KW C, O), in two steps because torch is slow at one permutation.
         table = _rounded(weight, job.dtype).flatten(1).t().contiguous()
         table = table.view(channels, math.prod(pixels), units).transpose(0, 1).flatten(0, 1)
         start = torch.zeros(units, dtype=torch.float32, device="cpu")
@@ -226,6 +226,7 @@ def find_kernel(
         count = 0
         for y in range(height):
             row = bits[image, y]
+            # Counted first, so that a crowded row cannot write beyond its room.
             ones = 0
             for i in range(length):
                 ones += row[i] == ONE_BITS
@@ -233,10 +234,12 @@ def find_kernel(
                 starts[image, 0, 0] = -1
                 return
             starts[image, y, 0] = count
-            at = NONE  # without a sign, which an index would be looked at for
+            # Unsigned, so that numba does not check for negative indices.
+            at = NONE
             for x in range(length // channels):
                 for _ in range(channels):
-                    places[image, count] = at  # no branch, which would be guessed wrong
+                    # Written always, kept only for a spike: a branch would be mispredicted.
+                    places[image, count] = at
                     count += row[at] != 0
                     at += NEXT
                 starts[image, y, x + 1] = count
@@ -273,6 +276,7 @@ def gather_kernel(
                     begin = starts[image, a * kernel.stride_y + line, left]
                     end = starts[image, a * kernel.stride_y + line, left + kernel.width]
                     base = line * reach - left * channels
+                    # Four rows per pass: the sum y is then loaded and stored a quarter as often.
                     fours = end - (end - begin) % 4
                     for k in range(begin, fours, 4):
                         r0 = (base + places[image, k]) * units
@@ -309,6 +313,7 @@ def scatter_kernel(
     images, height, width, units = shape
     groups = -(-units // LANES)
     reach = kernel.width * channels
+    # Threads share the table, not the images: so no two of them add to the same row.
     lines = range(first // groups, -(-last // groups))
     for image in range(images):
         for a in range(height):
