@@ -112,6 +112,7 @@ def resolve_threads(threads: int | None) -> int:
     """CPU threads to use: as configured, else what the scheduler gave this process."""
     if threads is not None:
         return threads
+    # Not the machine's CPUs: jobs and containers share it.
     allowed = len(os.sched_getaffinity(0))
     return min(allowed, int(os.environ.get("SLURM_CPUS_PER_TASK", allowed)))
 
@@ -146,6 +147,7 @@ def algo_arguments(cfg: DictConfig) -> dict[str, Any]:
 
 def initial_network(cfg: DictConfig, env: EnvSpec) -> SpikingNetwork:
     """The network that a run begins with, on its device; weights are drawn from the run's seed."""
+    # Forked, because building a network must not move the stream of anything else.
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed(cfg.seed, "init"))
         network = build_network(cfg, env.observation_shape, env.num_actions)

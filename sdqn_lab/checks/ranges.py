@@ -53,6 +53,7 @@ def fault(value: object, hint: Any) -> str:
         value: a plain value.
         hint: an annotation, with its range if it has one.
     """
+    # A list from YAML may stand for a tuple or any other sequence; nothing else is converted.
     try:
         _adapter(hint).validate_python(value, strict=not isinstance(value, list))
     except ValidationError as error:
@@ -82,6 +83,7 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
 
 @cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
+    # NaN and infinity would pass a bound on one side.
     plain = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
     return TypeAdapter(hint, config=plain)
 

@@ -80,6 +80,7 @@ class Block(Layer):
 
     def _currents(self, x: Tensor) -> Tensor:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        # The inputs of an ANN baseline are hardly ever spikes; looking for them would cost time.
         spiking = isinstance(self.neuron, SpikingNeuron) and self.neuron.backend != "reference"
         if spiking and not _is_hooked(self.linear):
             currents = sparse_linear(self.linear, x, dtype)
@@ -89,6 +90,7 @@ class Block(Layer):
             x = x.flatten(1)
         if dtype == torch.float32:
             return cast(Tensor, self.linear(x))
+        # Copies are rounded: the optimizer's parameters stay float32.
         rounded = {name: factor.to(dtype) for name, factor in self.linear.named_parameters()}
         currents = functional_call(self.linear, rounded, (x.to(dtype),)).to(x.dtype)
         return cast(Tensor, currents)
@@ -166,8 +168,9 @@ class ConvolutionalTorso(Torso):
             smallest = (smallest - 1) * convolution.stride + convolution.kernel
         if min(observation_shape[1:]) < smallest:
             rule = f"needs an image of at least {smallest}x{smallest} pixels, {given}"
-            instead = "network=minatar" if name == "nature" else "fewer network.channels"
-            raise Refused("network", name, rule, instead)
+            if name == "nature":
+                raise Refused("network", name, rule, "network=minatar")
+            raise Refused("network", name, f"{rule}; write fewer network.channels")
         channels, height, width = observation_shape
         self._convs: list[str] = []
         for number, convolution in enumerate(convolutions, start=1):

@@ -165,6 +165,7 @@ def fan_out(linear: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
         int64 (*input_shape), on the CPU.
     """
     ones = {name: torch.ones(factor.shape) for name, factor in linear.named_parameters()}
+    # `probe` runs without gradients; sums of ones in float32 are exact.
     with torch.enable_grad():
         x = torch.zeros(1, *input_shape, requires_grad=True)
         (counts,) = torch.autograd.grad(functional_call(linear, ones, (x,)).sum(), x)
@@ -202,6 +203,7 @@ def _membrane(neuron: Neuron, normalized: Tensor) -> list[float] | None:
 
 def _shares(potentials: Tensor, neuron: Neuron) -> list[float]:
     """Histogram in units of the neuron's threshold; shares of all entries."""
+    # In place and in bytes: the potentials are the largest tensors of a probe.
     bins = (potentials / neuron.v_threshold).flatten().mul_(BINS / (2 * LIMIT)).floor_()
     bins = bins.add_(BINS // 2).nan_to_num_(nan=BINS).clamp_(0, BINS - 1).to(torch.uint8)
     counts = torch.bincount(bins, minlength=BINS)
