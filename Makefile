@@ -25,7 +25,7 @@ slow: $(READY)
 gpu-check: $(READY)
 	$(VENV)/bin/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "gpu-check: torch sees no GPU here")'
 	$(VENV)/bin/python -m pytest -m gpu
-	$(VENV)/bin/python -m pytest tests/spiking/test_gpu_kernels.py
+	$(VENV)/bin/python -m pytest tests/spiking/test_gpu.py
 	$(VENV)/bin/python -m sdqn_lab.bench --device cuda --json speed-cuda.json
 
 lint: $(READY)

@@ -11,7 +11,7 @@ from sdqn_lab.benchmarks import peers
 from sdqn_lab.benchmarks.rows import Benchmark, Competitor, Row, Setting, compare
 from sdqn_lab.benchmarks.timing import Workload
 from sdqn_lab.spiking import surrogate as surrogates
-from sdqn_lab.spiking.kernels.maps import mapped
+from sdqn_lab.spiking.kernels.sparse import sparse_linear
 from sdqn_lab.spiking.neuron import LIF
 
 SURROGATES = "Atan", "Sigmoid", "QuadraticGate", "Gate", "FastSigmoid", "Triangle"
@@ -96,7 +96,7 @@ def map_rows(name: str, setting: Setting, size: Map, firing: float) -> list[Row]
     linear = size.make()
 
     def ours(x: Tensor) -> Tensor:
-        y = mapped(linear, x)
+        y = sparse_linear(linear, x)
         if y is None:
             raise RuntimeError(f"{name}: these spikes are left to the dense map")
         return y

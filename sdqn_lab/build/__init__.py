@@ -1,7 +1,7 @@
 """The composition root: config -> objects.
 
-Hydra's ``instantiate`` is not used: it makes whatever a value names, at any depth. Here the class
-of a group is called with the group's plain values, and nothing else of a config is ever called.
+Hydra's `instantiate` is not used: it makes whatever a value names, at any depth. Here the class of
+a group is called with the group's plain values, and nothing else of a config is ever called.
 """
 
 import inspect
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from sdqn_lab.agents.base import Agent, EnvSpec
 from sdqn_lab.agents.seeding import stream_seed
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.envs.base import Protocol, VectorEnv
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.network import SpikingNetwork
@@ -40,7 +40,7 @@ def build_network(
         under a value-based algorithm these are Q-values (B, A).
 
     Raises:
-        ValueError: the network cannot take this observation, or an argument is out of range.
+        Refused: the network cannot take this observation, or an argument is out of range.
     """
     heads = agent_class(cfg).heads(num_actions, algo_arguments(cfg))
     return build_heads(cfg, observation_shape, heads)
@@ -51,17 +51,12 @@ def build_heads(
 ) -> SpikingNetwork:
     """Build a network with heads of the given widths; see `build_network`."""
     first = make_neuron(cfg)
-
-    def make_norm(shape: tuple[int, ...]) -> nn.Module:
-        scale = {"v_threshold": first.v_threshold, "v_reset": first.v_reset}
-        norm: nn.Module = _instantiate(cfg.norm, normalized_shape=shape, **scale)
-        return norm
-
+    scale = {"v_threshold": first.v_threshold, "v_reset": first.v_reset}
     torso = _instantiate(
         cfg.network,
         observation_shape=tuple(observation_shape),
         make_neuron=lambda: make_neuron(cfg),
-        make_norm=make_norm,
+        make_norm=lambda shape: _instantiate(cfg.norm, normalized_shape=shape, **scale),
     )
     for module in torso.modules():
         if isinstance(module, Block):
@@ -83,17 +78,15 @@ def make_neuron(cfg: DictConfig) -> Neuron:
     """One layer's neurons; the surrogate is handed to those that have one.
 
     Raises:
-        ValueError: an argument is out of range, or backend=fused and the neuron has no fused form.
+        Refused: an argument is out of range, or backend=fused and there are no kernels.
     """
     wants = inspect.signature(get_class(cfg.neuron._target_)).parameters
     extra = {"surrogate": _instantiate(cfg.surrogate)} if "surrogate" in wants else {}
     neuron: Neuron = _instantiate(cfg.neuron, **extra)
     neuron.backend = cfg.backend
     if cfg.backend == "fused" and neuron.temporal and not neuron.fusible:
-        raise ValueError(
-            f"backend=fused needs a neuron with constant slopes, {type(neuron).__name__} has none: "
-            "write backend=auto"
-        )
+        parts = " with ".join(type(part).__name__ for part in (neuron, *extra.values()))
+        raise Refused("backend", "fused", f"there are no kernels for {parts}", "backend=auto")
     return neuron
 
 
@@ -106,7 +99,7 @@ def _instantiate(node: DictConfig, **extra: Any) -> Any:
 
 
 def build_env(cfg: DictConfig, num_envs: int) -> VectorEnv:
-    """The environment of a config, ``num_envs`` copies stepped together."""
+    """The environment of a config, `num_envs` copies stepped together."""
     protocol = Protocol(**OmegaConf.to_container(cfg.protocol))  # type: ignore[arg-type]
     cls = get_class(cfg.env._target_)
     threaded = "num_threads" in inspect.signature(cls).parameters
@@ -119,6 +112,7 @@ def resolve_threads(threads: int | None) -> int:
     """CPU threads to use: as configured, else what the scheduler gave this process."""
     if threads is not None:
         return threads
+    # Not the machine's CPUs: jobs and containers share it.
     allowed = len(os.sched_getaffinity(0))
     return min(allowed, int(os.environ.get("SLURM_CPUS_PER_TASK", allowed)))
 
@@ -130,7 +124,7 @@ def env_spec(env: VectorEnv) -> EnvSpec:
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto`` is the GPU where there is one."""
+    """`auto` is the GPU where there is one."""
     if device != "auto":
         return torch.device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -153,6 +147,7 @@ def algo_arguments(cfg: DictConfig) -> dict[str, Any]:
 
 def initial_network(cfg: DictConfig, env: EnvSpec) -> SpikingNetwork:
     """The network that a run begins with, on its device; weights are drawn from the run's seed."""
+    # Forked, because building a network must not move the stream of anything else.
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed(cfg.seed, "init"))
         network = build_network(cfg, env.observation_shape, env.num_actions)
@@ -161,5 +156,5 @@ def initial_network(cfg: DictConfig, env: EnvSpec) -> SpikingNetwork:
 
 def build_agent(cfg: DictConfig, env: EnvSpec) -> Agent:
     """The agent that a run begins with."""
-    arguments = algo_arguments(cfg)
-    return agent_class(cfg)(initial_network(cfg, env), env, seed=cfg.seed, **arguments)
+    network = initial_network(cfg, env)
+    return agent_class(cfg)(network, env, seed=cfg.seed, **algo_arguments(cfg))

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from sdqn_lab.checks.refused import Refused
+
 Count = Annotated[int, Ge(1)]
 """How many of something, or a period: a whole number, at least 1."""
 Natural = Annotated[int, Ge(0)]
@@ -51,6 +53,7 @@ def fault(value: object, hint: Any) -> str:
         value: a plain value.
         hint: an annotation, with its range if it has one.
     """
+    # A list from YAML may stand for a tuple or any other sequence; nothing else is converted.
     try:
         _adapter(hint).validate_python(value, strict=not isinstance(value, list))
     except ValidationError as error:
@@ -71,20 +74,16 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
         given: its `locals()`; names without an annotated range are not looked at.
 
     Raises:
-        ValueError: the first argument out of its range, as `name must ..., got value`.
+        Refused: the first argument out of its range.
     """
-    for name, hint in _hints(function).items():
+    for name, hint in get_type_hints(function, include_extras=True).items():
         if _range(hint) and (rule := fault(given[name], hint)):
-            raise ValueError(f"{name} {rule}, got {given[name]}")
-
-
-@cache
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    return get_type_hints(function, include_extras=True)
+            raise Refused(name, given[name], rule)
 
 
 @cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
+    # NaN and infinity would pass a bound on one side.
     plain = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
     return TypeAdapter(hint, config=plain)
 
@@ -95,12 +94,17 @@ def _range(hint: Any) -> str:
         return f"must be one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) is not Annotated:  # a union such as `Positive | None`, or a plain type
         return next(filter(None, map(_range, get_args(hint))), "")
-    low = next((bound for bound in get_args(hint) if isinstance(bound, Ge | Gt)), None)
-    high = next((bound for bound in get_args(hint) if isinstance(bound, Le | Lt)), None)
-    left = f"[{low.ge}" if isinstance(low, Ge) else f"({low.gt}" if low else ""
-    right = f"{high.le}]" if isinstance(high, Le) else f"{high.lt})" if high else ""
-    if left and right:
-        return f"must lie in {left}, {right}"
-    if left:
-        return f"must be {'>=' if isinstance(low, Ge) else '>'} {left[1:]}"
-    return f"must be {'<=' if isinstance(high, Le) else '<'} {right[:-1]}" if right else ""
+    low, high = [], []  # how each bound is written alone, and in an interval
+    for bound in get_args(hint):
+        match bound:
+            case Ge():
+                low = [f">= {bound.ge}", f"[{bound.ge}"]
+            case Gt():
+                low = [f"> {bound.gt}", f"({bound.gt}"]
+            case Le():
+                high = [f"<= {bound.le}", f"{bound.le}]"]
+            case Lt():
+                high = [f"< {bound.lt}", f"{bound.lt})"]
+    if low and high:
+        return f"must lie in {low[1]}, {high[1]}"
+    return f"must be {(low or high)[0]}" if low or high else ""

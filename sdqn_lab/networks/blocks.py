@@ -1,28 +1,31 @@
 """The block that every network is made of, and the torso for images built from it."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sdqn_lab.spiking.kernels.maps import mapped
-from sdqn_lab.spiking.neuron import Neuron, SpikingNeuron
-from sdqn_lab.spiking.norm import NoNorm
+from sdqn_lab.checks.refused import Refused
+from sdqn_lab.spiking.kernels.cpu import FusedLayer, takes
+from sdqn_lab.spiking.kernels.sparse import sparse_linear
+from sdqn_lab.spiking.neuron import Layer, Neuron, SpikingNeuron, run_neuron
+from sdqn_lab.spiking.norm import NoNorm, PopNorm
 
 Precision = Literal["float32", "bf16"]
 MakeNeuron = Callable[[], Neuron]
 MakeNorm = Callable[[tuple[int, ...]], nn.Module]
 
 
-class Block(nn.Module):
+class Block(Layer):
     """Linear map -> norm -> neuron over a sequence.
 
     The linear map has no memory and sees steps and samples folded into one axis. A constant input,
     a sequence of one entry, is mapped and normalized once; only the neuron sees it T times, as a
-    view. Where few units fire, the map of spiking neurons on a CPU leaves the zeros out, unless
-    their backend is the reference.
+    view. Unless the neuron's backend is the reference, kernels take its steps and on a CPU also a
+    PopNorm before it, and a map of few spikes skips the zeros. What has a hook is called.
 
     Args:
         linear: a map of (N, ...) to (N, ...), such as a convolution; a fully connected layer gets
@@ -43,38 +46,61 @@ class Block(nn.Module):
         self.neuron = neuron
 
     def forward(self, x_seq: Tensor, time_window: int) -> Tensor:
-        """Inputs (T, B, ...), or (1, B, ...) if constant, to activity (time_window, B, ...)."""
-        steps, batch = x_seq.shape[:2]
-        currents = self._mapped(x_seq.flatten(0, 1))
-        currents = currents.view(steps, batch, *currents.shape[1:])
-        activity: Tensor
-        if _takes_norm(self.neuron):
-            activity = self.neuron(currents, self.norm, time_window)
-            return activity
-        currents = self.norm(currents, repeats=time_window // steps)
-        activity = self.neuron(currents.expand(time_window, *currents.shape[1:]))
-        return activity
+        """Inputs (T, B, ...), or (1, B, ...) if constant, to activity (time_window, B, ...).
 
-    def _mapped(self, x: Tensor) -> Tensor:
+        Raises:
+            Refused: x_seq has neither time_window entries nor one.
+        """
+        steps, batch = x_seq.shape[:2]
+        if steps not in (1, time_window):
+            raise Refused("x_seq", steps, f"must have {time_window} entries (T), or one")
+        currents = self._currents(x_seq.flatten(0, 1))
+        currents = currents.view(steps, batch, *currents.shape[1:])
+        # Whoever hooked the neuron wants it to be called; a kernel would pass it by.
+        norm = self.norm
+        layer = None if _is_hooked(self.neuron) else self.neuron.kernel_constants()
+        activity: Tensor | None
+        if (
+            layer is not None
+            and takes(currents)
+            and type(norm) is PopNorm
+            and not _is_hooked(norm)
+            and norm.weight.shape == currents.shape[2:]
+            and norm.weight.dtype == currents.dtype
+        ):
+            layer = layer._replace(eps=np.float32(norm.eps), normalize=True)
+            arguments = (currents, norm.weight, norm.bias, time_window, layer)
+            activity = FusedLayer.apply(*arguments)  # type: ignore[no-untyped-call]
+            return cast(Tensor, activity)
+        currents = norm(currents, repeats=time_window // steps)
+        activity = None if layer is None else run_neuron(currents, time_window, layer)
+        if activity is None:
+            activity = self.neuron(currents.expand(time_window, *currents.shape[1:]))
+        return cast(Tensor, activity)
+
+    def _currents(self, x: Tensor) -> Tensor:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        if isinstance(self.neuron, SpikingNeuron) and self.neuron.backend != "reference":
-            by_spikes = mapped(self.linear, x, dtype)
-            if by_spikes is not None:
-                return by_spikes
+        # The inputs of an ANN baseline are hardly ever spikes; looking for them would cost time.
+        spiking = isinstance(self.neuron, SpikingNeuron) and self.neuron.backend != "reference"
+        if spiking and not _is_hooked(self.linear):
+            currents = sparse_linear(self.linear, x, dtype)
+            if currents is not None:
+                return currents
         if isinstance(self.linear, nn.Linear):
             x = x.flatten(1)
-        currents: Tensor
         if dtype == torch.float32:
-            currents = self.linear(x)
-        else:
-            rounded = {name: factor.to(dtype) for name, factor in self.linear.named_parameters()}
-            currents = functional_call(self.linear, rounded, (x.to(dtype),)).to(x.dtype)
-        return currents
+            return cast(Tensor, self.linear(x))
+        # Copies are rounded: the optimizer's parameters stay float32.
+        rounded = {name: factor.to(dtype) for name, factor in self.linear.named_parameters()}
+        currents = functional_call(self.linear, rounded, (x.to(dtype),)).to(x.dtype)
+        return cast(Tensor, currents)
 
 
-def _takes_norm(neuron: Neuron) -> bool:
-    """Whether the neuron may do the normalization in the same kernel."""
-    return isinstance(neuron, SpikingNeuron) and type(neuron).forward is SpikingNeuron.forward
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether somebody wants a module to be called, or calls something else in its place."""
+    before = (module._forward_pre_hooks, module._backward_pre_hooks)
+    after = (module._forward_hooks, module._backward_hooks)
+    return any(before) or any(after) or "forward" in vars(module)
 
 
 class Torso(nn.Module):
@@ -114,7 +140,7 @@ class ConvolutionalTorso(Torso):
         name: what the user writes for this network, for messages.
 
     Raises:
-        ValueError: the observation is no image or too small, or a size is below 1.
+        Refused: the observation is no image or too small, or a size is below 1.
     """
 
     def __init__(
@@ -129,12 +155,22 @@ class ConvolutionalTorso(Torso):
         name: str,
     ) -> None:
         super().__init__()
-        channels_of = [convolution.channels for convolution in convolutions]
-        if not channels_of or min(channels_of) < 1:
-            rule = "must be >= 1 everywhere and not empty"
-            raise ValueError(f"network.channels {rule}, got {channels_of}")
-        check_positive(hidden=hidden)
-        _check_image(observation_shape, convolutions, name)
+        entries = [convolution.channels for convolution in convolutions]
+        if not entries or min(entries) < 1:
+            raise Refused("channels", entries, "must be >= 1 everywhere and not empty")
+        given = f"got an observation of shape {tuple(observation_shape)}"
+        if len(observation_shape) != 3:
+            rule = f"needs an image (C, H, W), {given}"
+            raise Refused("network", name, rule, "network=mlp")
+        # Backwards: the smallest input of a convolution is the smallest output of the one before.
+        smallest = 1
+        for convolution in reversed(convolutions):
+            smallest = (smallest - 1) * convolution.stride + convolution.kernel
+        if min(observation_shape[1:]) < smallest:
+            rule = f"needs an image of at least {smallest}x{smallest} pixels, {given}"
+            if name == "nature":
+                raise Refused("network", name, rule, "network=minatar")
+            raise Refused("network", name, f"{rule}; write fewer network.channels")
         channels, height, width = observation_shape
         self._convs: list[str] = []
         for number, convolution in enumerate(convolutions, start=1):
@@ -150,17 +186,14 @@ class ConvolutionalTorso(Torso):
 
     def forward(self, x_seq: Tensor, time_window: int) -> Tensor:
         """Images (T, B, C, H, W), or (1, B, C, H, W), to activity (time_window, B, hidden)."""
-        if x_seq.is_cpu and len(self._convs) > 1:  # quicker there, and worth a copy
-            x_seq = _channels_last(x_seq)
+        # Quicker on a CPU, and from two convolutions on worth a copy.
+        if x_seq.is_cpu and len(self._convs) > 1:
+            images = x_seq.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            x_seq = images.view(x_seq.shape)
         for conv in self._convs:
             x_seq = self.get_submodule(conv)(x_seq, time_window)
         activity: Tensor = self.hidden(x_seq, time_window)
         return activity
-
-
-def _channels_last(x_seq: Tensor) -> Tensor:
-    images = x_seq.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    return images.view(x_seq.shape)
 
 
 def fully_connected(
@@ -170,31 +203,13 @@ def fully_connected(
     make_norm: MakeNorm,
     normalize: bool,
 ) -> Block:
-    """A block of a fully connected layer, with the norm of make_norm or without any."""
+    """A block of a fully connected layer, with the norm of make_norm or without any.
+
+    Raises:
+        Refused: units is below 1.
+    """
+    if units < 1:
+        raise Refused("hidden", units, "must be >= 1")
     linear = nn.Linear(in_features, units)
     norm = make_norm((units,)) if normalize else NoNorm((units,))
     return Block(linear, norm, make_neuron())
-
-
-def check_positive(**sizes: int) -> None:
-    """Raise ValueError unless all sizes, named as keys of `network`, are >= 1."""
-    for key, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"network.{key} must be >= 1, got {size}")
-
-
-def _check_image(shape: Sequence[int], convolutions: Sequence[Convolution], name: str) -> None:
-    if len(shape) != 3:
-        raise ValueError(
-            f"network={name} needs an image (C, H, W), "
-            f"got an observation of shape {tuple(shape)}: write network=mlp"
-        )
-    smallest = 1
-    for convolution in reversed(convolutions):
-        smallest = (smallest - 1) * convolution.stride + convolution.kernel
-    if min(shape[1:]) < smallest:
-        instead = "network=minatar" if name == "nature" else "fewer network.channels"
-        raise ValueError(
-            f"network={name} needs an image of at least {smallest}x{smallest} pixels, "
-            f"got an observation of shape {tuple(shape)}: write {instead}"
-        )

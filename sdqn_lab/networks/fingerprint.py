@@ -16,6 +16,7 @@ def fingerprint(tensors: Mapping[str, torch.Tensor], ends: Mapping[str, Any]) ->
         ends: what goes in and comes out; plain values.
     """
     found = hashlib.sha256(json.dumps(ends, sort_keys=True).encode())
+    # Name, type and shape too: the same bytes can mean other tensors.
     for name in sorted(tensors):
         tensor = tensors[name]
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

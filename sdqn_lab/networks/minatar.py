@@ -17,7 +17,7 @@ class MinAtar(ConvolutionalTorso):
         normalize_hidden: whether the hidden layer is normalized too.
 
     Raises:
-        ValueError: the observation is no image or too small, or a size is below 1.
+        Refused: the observation is no image or too small, or a size is below 1.
 
     Source: Young, Tian 2019 (MinAtar).
     """

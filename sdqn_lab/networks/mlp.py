@@ -4,13 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sdqn_lab.networks.blocks import (
-    MakeNeuron,
-    MakeNorm,
-    Torso,
-    check_positive,
-    fully_connected,
-)
+from sdqn_lab.checks.refused import Refused
+from sdqn_lab.networks.blocks import MakeNeuron, MakeNorm, Torso, fully_connected
 
 
 class MLP(Torso):
@@ -27,7 +22,7 @@ class MLP(Torso):
         normalize_hidden: whether the last layer is normalized too.
 
     Raises:
-        ValueError: the observation is no vector, or a size is below 1.
+        Refused: the observation is no vector, or a size is below 1.
     """
 
     def __init__(
@@ -41,12 +36,11 @@ class MLP(Torso):
         normalize_hidden: bool = False,
     ) -> None:
         super().__init__()
-        check_positive(hidden=hidden, layers=layers)
+        if layers < 1:
+            raise Refused("layers", layers, "must be >= 1")
         if len(observation_shape) != 1:
-            raise ValueError(
-                "network=mlp needs a vector (F,), got an observation of shape "
-                f"{tuple(observation_shape)}: write network=nature or network=minatar"
-            )
+            rule = f"needs a vector (F,), got an observation of shape {tuple(observation_shape)}"
+            raise Refused("network", "mlp", rule, "network=nature or network=minatar")
         self._layers = [f"hidden{number}" for number in range(1, layers + 1)]
         features = observation_shape[0]
         for name in self._layers:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.networks.blocks import Convolution, ConvolutionalTorso, MakeNeuron, MakeNorm
 
 
@@ -17,7 +18,7 @@ class Nature(ConvolutionalTorso):
         normalize_hidden: whether the hidden layer is normalized too (not so as published).
 
     Raises:
-        ValueError: the observation is no image or too small, or a size is wrong.
+        Refused: the observation is no image or too small, or a size is wrong.
 
     Source: Mnih et al. 2015; with spiking neurons Sun, Zeng, Li 2022.
     """
@@ -33,7 +34,7 @@ class Nature(ConvolutionalTorso):
         normalize_hidden: bool = False,
     ) -> None:
         if len(channels) != 3:
-            raise ValueError(f"network.channels must have 3 entries, got {list(channels)}")
+            raise Refused("channels", list(channels), "must have 3 entries")
         first, second, third = channels
         super().__init__(
             observation_shape,

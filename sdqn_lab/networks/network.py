@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.networks.blocks import Torso
 from sdqn_lab.spiking.encoder import Encoder
 from sdqn_lab.spiking.neuron import Neuron
@@ -17,7 +18,7 @@ class SpikingNetwork(nn.Module):
 
     A pure function: no membrane survives a call. (Batch normalization in training mode moves its
     running statistics, and a Poisson encoder draws from the generator that it is given.) With
-    neurons that know no time every call runs a single step, whatever time_window says.
+    neurons that do not spike every call runs a single step, whatever time_window says.
 
     Args:
         torso: the blocks, with activity (T, B, num_features).
@@ -27,8 +28,7 @@ class SpikingNetwork(nn.Module):
         observation_scale: the observation is divided by it, > 0 (255 for bytes).
 
     Raises:
-        ValueError: a number is outside its range, or a readout needs time and the neurons have
-            none.
+        Refused: a number is outside its range, or a readout needs time and the neurons have none.
     """
 
     readout: Readout
@@ -45,7 +45,7 @@ class SpikingNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if not observation_scale > 0:
-            raise ValueError(f"observation_scale must be > 0, got {observation_scale}")
+            raise Refused("observation_scale", observation_scale, "must be > 0")
         self.torso = torso
         self.encoder = encoder
         # A single head is called `readout`, whatever it stands for: so weights keep their names.
@@ -58,10 +58,8 @@ class SpikingNetwork(nn.Module):
         self.temporal = any(neuron.temporal for neuron in neurons)
         for readout in heads.values():
             if readout.temporal and not self.temporal:
-                raise ValueError(
-                    f"{type(readout).__name__} needs time, but the neuron has none: "
-                    "write readout=mean_spikes"
-                )
+                rule = "needs time, and the neuron has none"
+                raise Refused("readout", type(readout).__name__, rule, "readout=mean_spikes")
 
     @property
     def heads(self) -> dict[str, Readout]:
@@ -92,7 +90,7 @@ class SpikingNetwork(nn.Module):
             generator: where a random encoder draws from, on the observations' device.
 
         Raises:
-            ValueError: time_window is below 1.
+            Refused: time_window is below 1.
         """
         steps = self._steps(time_window)
         heads = list(self.heads.items())
@@ -109,5 +107,5 @@ class SpikingNetwork(nn.Module):
 
 def _checked(time_window: int) -> int:
     if time_window < 1:
-        raise ValueError(f"time_window must be >= 1, got {time_window}")
+        raise Refused("time_window", time_window, "must be >= 1")
     return time_window

@@ -5,16 +5,14 @@ synapse that leaves it, and inputs at the border of a convolution have fewer of 
 operation costs is arithmetic on these counts and lives elsewhere.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.neuron import Neuron, SpikingNeuron
@@ -65,7 +63,7 @@ class Probe:
     """A network on one batch of observations.
 
     Attributes:
-        temporal: whether its neurons know time.
+        temporal: whether its neurons integrate over time.
         time_window: T of the decisions; 1 without time.
         samples: observations in the batch.
         layers: from the observation to the head.
@@ -75,13 +73,6 @@ class Probe:
     time_window: int
     samples: int
     layers: list[LayerProbe]
-
-
-class _Flow(NamedTuple):
-    """What went into a module and what came out of it."""
-
-    inputs: Tensor
-    outputs: Tensor
 
 
 @torch.no_grad()
@@ -108,27 +99,57 @@ def probe(
             fixed seed.
 
     Raises:
-        ValueError: there are no observations, or time_window is below 1.
+        Refused: there are no observations, or time_window is below 1.
     """
     if not len(observations):
-        raise ValueError("observations must not be empty")
+        raise Refused("observations", tuple(observations.shape), "must not be empty")
+    # A copy: hooks, evaluation mode and patched neurons must not reach the network itself.
     network = deepcopy(network).eval()
     blocks = {n: m for n, m in network.torso.named_modules() if isinstance(m, Block)}
     heads = {name: layer for name, layer in network.layers() if isinstance(layer, Readout)}
     watched = [*blocks.values(), *(block.linear for block in blocks.values()), *heads.values()]
+    flows: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # what went in, and what came out
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
+        flows[module] = inputs[0], outputs
+
+    hooks = [module.register_forward_hook(keep) for module in watched]
     draws = generator.clone_state() if generator else torch.Generator(observations.device)
-    with SpikeRecorder(network) as recorder, _watching(watched) as flows:
+    with SpikeRecorder(network) as recorder:
         network(observations, time_window=time_window, generator=draws)
-    firing = recorder.layers()
-    layers, analog = [], _holds_numbers(network, flows[watched[0]].inputs)
+    # `fan_out` calls the maps again, which is not to be kept.
+    for hook in hooks:
+        hook.remove()
+    first, firing, layers = flows[watched[0]][0], recorder.layers(), []
+    analog = network.encoder.constant or bool(((first != 0) & (first != 1)).any())
     for name, block in blocks.items():
-        layers.append(_block(name, block, flows, analog, firing[name].firing_rate))
+        (x_seq, activity), (inputs, currents) = flows[block], flows[block.linear]
+        steps = len(activity)
+        inputs = inputs.view(*x_seq.shape[:2], *inputs.shape[1:])
+        currents = currents.view(*x_seq.shape[:2], *currents.shape[1:]).to(x_seq.dtype)
+        normalized = block.norm(currents, repeats=steps // len(x_seq))
+        layer = LayerProbe(
+            name,
+            *_counted(block, block.linear, inputs, analog),
+            firing[name].firing_rate,
+            _shares(currents, block.neuron),
+            _shares(normalized, block.neuron),
+            _membrane(block.neuron, normalized.expand(steps, *normalized.shape[1:])),
+        )
+        layers.append(layer)
         analog = not isinstance(block.neuron, SpikingNeuron)
     for name, head in heads.items():
-        spikes = flows[head].inputs
+        spikes = flows[head][0]
         counted = _counted(head, head.linear, spikes, analog)
         layers.append(LayerProbe(name, *counted, None, None, None, None))
     return Probe(network.temporal, len(spikes), len(observations), layers)
+
+
+def multiply_adds(network: SpikingNetwork, observation_shape: tuple[int, ...]) -> dict[str, int]:
+    """Multiply-adds of one dense pass of each layer's map for one sample, without the bias."""
+    device = next(network.parameters()).device
+    seen = probe(network, torch.zeros(1, *observation_shape, device=device), time_window=1)
+    return {layer.name: layer.synapses for layer in seen.layers}
 
 
 def fan_out(linear: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
@@ -144,49 +165,11 @@ def fan_out(linear: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
         int64 (*input_shape), on the CPU.
     """
     ones = {name: torch.ones(factor.shape) for name, factor in linear.named_parameters()}
+    # `probe` runs without gradients; sums of ones in float32 are exact.
     with torch.enable_grad():
         x = torch.zeros(1, *input_shape, requires_grad=True)
         (counts,) = torch.autograd.grad(functional_call(linear, ones, (x,)).sum(), x)
     return counts[0].round().long()
-
-
-@contextmanager
-def _watching(modules: list[nn.Module]) -> Iterator[dict[nn.Module, _Flow]]:
-    """Keep what flows through modules while the context is open."""
-    flows: dict[nn.Module, _Flow] = {}
-
-    def keep(module: nn.Module, inputs: tuple[Any, ...], outputs: Tensor) -> None:
-        flows[module] = _Flow(inputs[0], outputs)
-
-    with ExitStack() as stack:
-        for module in modules:
-            stack.callback(module.register_forward_hook(keep).remove)
-        yield flows
-
-
-def _holds_numbers(network: SpikingNetwork, x_seq: Tensor) -> bool:
-    """Whether an encoder's sequence is more than spikes."""
-    return network.encoder.constant or bool(((x_seq != 0) & (x_seq != 1)).any())
-
-
-def _block(
-    name: str, block: Block, flows: dict[nn.Module, _Flow], analog: bool, firing_rate: float
-) -> LayerProbe:
-    x_seq, activity = flows[block].inputs, flows[block].outputs
-    steps = len(activity)
-    inputs, currents = (
-        each.view(*x_seq.shape[:2], *each.shape[1:]) for each in flows[block.linear]
-    )
-    currents = currents.to(x_seq.dtype)
-    normalized = block.norm(currents, repeats=steps // len(x_seq))
-    return LayerProbe(
-        name,
-        *_counted(block, block.linear, inputs, analog),
-        firing_rate,
-        _shares(currents, block.neuron),
-        _shares(normalized, block.neuron),
-        _membrane(block.neuron, normalized.expand(steps, *normalized.shape[1:])),
-    )
 
 
 def _counted(
@@ -220,6 +203,7 @@ def _membrane(neuron: Neuron, normalized: Tensor) -> list[float] | None:
 
 def _shares(potentials: Tensor, neuron: Neuron) -> list[float]:
     """Histogram in units of the neuron's threshold; shares of all entries."""
+    # In place and in bytes: the potentials are the largest tensors of a probe.
     bins = (potentials / neuron.v_threshold).flatten().mul_(BINS / (2 * LIMIT)).floor_()
     bins = bins.add_(BINS // 2).nan_to_num_(nan=BINS).clamp_(0, BINS - 1).to(torch.uint8)
     counts = torch.bincount(bins, minlength=BINS)

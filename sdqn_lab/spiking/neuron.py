@@ -7,30 +7,22 @@ scale, and nothing but the membrane time constant is called tau.
 
 import math
 from abc import ABC, abstractmethod
-from functools import cache
+from importlib.util import find_spec
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdqn_lab.spiking.kernels.compiled import (
-    is_hooked,
-    run_layer,
-    run_neuron,
-    takes_neuron,
-    takes_norm,
-)
-from sdqn_lab.spiking.kernels.layer import SLOPES, Layer
-from sdqn_lab.spiking.kernels.sequence import Dynamics, run_sequence
-from sdqn_lab.spiking.norm import NoNorm, PopNorm
+from sdqn_lab.checks.refused import Refused
+from sdqn_lab.spiking.kernels.cpu import CODES, FusedLayer, LayerConstants, takes
 from sdqn_lab.spiking.surrogate import Atan, Surrogate
 
+HAS_TRITON = find_spec("triton") is not None
 _ATAN = Atan()
-DYNAMICS = ("charge", "step", "reference", "forward")
-"""What a neuron must not change after it named its slopes."""
 Backend = Literal["auto", "fused", "reference"]
-"""auto: the fastest form that a layer has; fused: one that takes all steps at once, and neurons
-without are refused when a network is built; reference: always the plain steps."""
+"""auto: the kernels where there are any; fused: likewise, and neurons without kernels are refused
+when a network is built; reference: always the plain steps."""
 
 
 class Neuron(nn.Module, ABC):
@@ -50,16 +42,52 @@ class Neuron(nn.Module, ABC):
 
     @property
     def fusible(self) -> bool:
-        """Whether there is a form that takes all steps at once."""
-        return False
+        """Whether kernels may take all steps at once."""
+        return self.kernel_constants() is not None
+
+    def kernel_constants(self) -> LayerConstants | None:
+        """What kernels must know to take all steps at once; None: only `forward` knows how."""
+        return None
 
     @abstractmethod
     def forward(self, x_seq: Tensor) -> Tensor:
         """Currents (T, B, ...) to activity (T, B, ...); the input may be an expanded view."""
 
 
+class Layer(nn.Module):
+    """A module that answers with the activity of its neuron, e.g. a block.
+
+    It may take the neuron's kernel instead of calling the neuron; so whoever wants to see the
+    activity of a network looks at its layers.
+    """
+
+    neuron: Neuron
+
+
+def run_neuron(x_seq: Tensor, steps: int, layer: LayerConstants) -> Tensor | None:
+    """A neuron by its kernel, on any device.
+
+    Args:
+        x_seq: currents (T, B, ...), or (1, B, ...) if constant.
+        steps: T.
+        layer: the constants.
+
+    Returns:
+        Spikes (T, B, ...); None where there is no kernel for these currents.
+    """
+    if takes(x_seq):
+        spikes: Tensor = FusedLayer.apply(x_seq, None, None, steps, layer)  # type: ignore[no-untyped-call]
+        return spikes
+    if x_seq.is_cuda and x_seq.dtype == torch.float32 and HAS_TRITON:
+        # Not everybody has Triton.
+        from sdqn_lab.spiking.kernels import gpu
+
+        return gpu.run_neuron(x_seq, steps, layer)
+    return None
+
+
 class ReLU(Neuron):
-    """The artificial twin: max(0, x), without time, threshold or surrogate.
+    """The activation of the ANN baseline: max(0, x), without time, threshold or surrogate.
 
     For normalizations its v_threshold counts as 1 and its v_reset as 0.
     """
@@ -76,8 +104,9 @@ class ReLU(Neuron):
 class SpikingNeuron(Neuron):
     """Charge, fire, reset: the step that all spiking neurons share.
 
-    A new neuron is a subclass with its own `charge`; if that is slope_x x + slope_v v, naming the
-    two in `slopes` gives it the fused paths too. One step, x the current and v the membrane:
+    A new neuron is a subclass with its own `charge`. If that is slope_x x + slope_v v, `slopes` in
+    the same class give it the kernels too; inherited slopes do not count, because `charge`, `step`
+    or `forward` may be another one. One step, x the current and v the membrane:
 
         v <- charge(x, v)
         s  = 1[v > v_threshold]                         strictly above
@@ -89,12 +118,12 @@ class SpikingNeuron(Neuron):
     Args:
         v_threshold: firing threshold, > 0 and > v_reset.
         v_reset: start of the membrane and target of the hard reset; 0 with a soft reset.
-        surrogate: spike function; its derivative is used on the backward pass.
+        surrogate: spike function; its derivative is used in the backward pass.
         detach_reset: whether s counts as a constant in the reset (no gradient through it).
         reset: "hard" or "soft".
 
     Raises:
-        ValueError: an argument is outside its range, or reset is soft and v_reset is not 0.
+        Refused: an argument is outside its range, or reset is soft and v_reset is not 0.
     """
 
     temporal = True
@@ -110,15 +139,14 @@ class SpikingNeuron(Neuron):
     ) -> None:
         super().__init__()
         if not 0 < v_threshold < math.inf:
-            raise ValueError(f"v_threshold must be > 0 and finite, got {v_threshold}")
+            raise Refused("v_threshold", v_threshold, "must be > 0 and finite")
         if not -math.inf < v_reset < v_threshold:
-            raise ValueError(
-                f"v_reset must be finite and < v_threshold ({v_threshold}), got {v_reset}"
-            )
+            rule = f"must be finite and < v_threshold ({v_threshold})"
+            raise Refused("v_reset", v_reset, rule)
         if reset not in ("hard", "soft"):
-            raise ValueError(f"reset must be hard or soft, got {reset}")
+            raise Refused("reset", reset, "must be hard or soft")
         if reset == "soft" and v_reset != 0:
-            raise ValueError(f"v_reset must be 0 with reset=soft, got {v_reset}")
+            raise Refused("v_reset", v_reset, "must be 0 with reset=soft")
         self.v_threshold = v_threshold
         self.v_reset = v_reset
         self.surrogate = surrogate
@@ -134,11 +162,19 @@ class SpikingNeuron(Neuron):
         """(d charge / d x, d charge / d v) where both are constants, else None."""
         return None
 
-    @property
-    def fusible(self) -> bool:
-        """Whether the slopes are numbers, and nobody changed the dynamics after naming them."""
-        numbers = all(isinstance(slope, float | int) for slope in self.slopes or (None,))
-        return numbers and _slopes_hold(type(self)) and vars(self).keys().isdisjoint(DYNAMICS)
+    def kernel_constants(self) -> LayerConstants | None:
+        """See `Neuron`; None also where the kernels lack the surrogate, and for the reference."""
+        slopes = self.slopes if "slopes" in vars(type(self)) else None
+        code = CODES.get(type(self.surrogate))
+        if slopes is None or code is None or self.backend == "reference":
+            return None
+        # A slope that is learned would get no gradient from a kernel.
+        if not all(isinstance(slope, float | int) for slope in slopes):
+            return None
+        reals = (*slopes, self.v_threshold, self.v_reset, self.surrogate.alpha, 0.0)
+        leaky = slopes[1] == 1 - slopes[0]
+        flags = (leaky, self.reset == "hard", self.detach_reset, False)
+        return LayerConstants._make([*map(np.float32, reals), code, *flags])
 
     def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the class's equation: current and membrane (B, ...) to (spike, membrane)."""
@@ -149,35 +185,15 @@ class SpikingNeuron(Neuron):
             return spike, v - self.v_threshold * s
         return spike, v * (1 - s) + self.v_reset * s
 
-    def forward(
-        self, x_seq: Tensor, norm: nn.Module | None = None, time_window: int | None = None
-    ) -> Tensor:
-        """Currents to spikes (T, B, ...), the membrane starting at v_reset.
-
-        Args:
-            x_seq: currents (T, B, ...), or (1, B, ...) if constant.
-            norm: normalization that comes first, with the signature of `Norm`; None: none.
-            time_window: T; None: as many as the entries of x_seq.
-
-        Raises:
-            ValueError: x_seq has neither T entries nor one.
-        """
-        steps = time_window or len(x_seq)
-        if len(x_seq) not in (1, steps):
-            raise ValueError(f"x_seq must have {steps} entries (T), or one, got {len(x_seq)}")
-        if x_seq.stride(0) == 0:  # one entry, seen T times
-            x_seq = x_seq[:1]
-        layer = None if self.backend == "reference" else self._layer(norm)
-        if layer is not None and takes_norm(x_seq) and _is_fusible(norm, x_seq):
-            weight, bias = (norm.weight, norm.bias) if isinstance(norm, PopNorm) else (None, None)
-            return run_layer(x_seq, weight, bias, steps, layer)
-        if norm is not None:
-            x_seq = norm(x_seq, repeats=steps // len(x_seq))
-        if layer is not None and takes_neuron(x_seq):
-            return run_neuron(x_seq, steps, layer)
-        x_seq = x_seq.expand(steps, *x_seq.shape[1:])
-        if self.backend != "reference" and self.fusible and self.slopes is not None:
-            return run_sequence(x_seq, self._dynamics(*self.slopes))
+    def forward(self, x_seq: Tensor) -> Tensor:
+        """Currents (T, B, ...) to spikes (T, B, ...), the membrane starting at v_reset."""
+        layer = self.kernel_constants()
+        if layer is not None:
+            # A stride of 0 is one entry, seen T times.
+            entries = x_seq[:1] if x_seq.stride(0) == 0 else x_seq
+            spikes = run_neuron(entries, len(x_seq), layer)
+            if spikes is not None:
+                return spikes
         return self.reference(x_seq)
 
     def reference(self, x_seq: Tensor) -> Tensor:
@@ -189,57 +205,12 @@ class SpikingNeuron(Neuron):
             spikes.append(spike)
         return torch.stack(spikes)
 
-    def _layer(self, norm: nn.Module | None) -> Layer | None:
-        """What a compiled kernel must know; None where there is none."""
-        if self.slopes is None or not self.fusible or type(self.surrogate) not in SLOPES:
-            return None
-        return Layer(
-            *self.slopes,
-            v_threshold=self.v_threshold,
-            v_reset=self.v_reset,
-            alpha=self.surrogate.alpha,
-            eps=norm.eps if isinstance(norm, PopNorm) else 0.0,
-            surrogate=type(self.surrogate),
-            hard=self.reset == "hard",
-            detach_reset=self.detach_reset,
-            normalize=isinstance(norm, PopNorm),
-        )
-
-    def _dynamics(self, slope_x: float, slope_v: float) -> Dynamics:
-        return Dynamics(
-            charge=self.charge,
-            derivative=self.surrogate.derivative,
-            slope_x=slope_x,
-            slope_v=slope_v,
-            v_threshold=self.v_threshold,
-            v_reset=self.v_reset,
-            hard=self.reset == "hard",
-            detach_reset=self.detach_reset,
-        )
-
     def extra_repr(self) -> str:
         """The settings that all spiking neurons share."""
         return (
             f"v_threshold={self.v_threshold}, v_reset={self.v_reset}, surrogate={self.surrogate}, "
             f"detach_reset={self.detach_reset}, reset={self.reset}"
         )
-
-
-@cache
-def _slopes_hold(cls: type[SpikingNeuron]) -> bool:
-    """Whether no class that comes before the one with the slopes changes the dynamics."""
-    line = [vars(each).keys() for each in cls.__mro__]
-    named = next(i for i, names in enumerate(line) if "slopes" in names)
-    return all(names.isdisjoint(DYNAMICS) for names in line[:named])
-
-
-def _is_fusible(norm: nn.Module | None, x_seq: Tensor) -> bool:
-    """Whether the kernel on the CPU does this norm itself; hooks on a norm want it to be called."""
-    if type(norm) in (type(None), NoNorm):
-        return True
-    if type(norm) is not PopNorm or is_hooked(norm):
-        return False
-    return norm.weight.shape == x_seq.shape[2:] and norm.weight.dtype == x_seq.dtype
 
 
 class IF(SpikingNeuron):
@@ -268,13 +239,9 @@ class LIF(SpikingNeuron):
     Args:
         tau: membrane time constant in steps, >= 1; 1 means no memory.
         v_threshold: see `SpikingNeuron`, as all other arguments.
-        v_reset: as there.
-        surrogate: as there.
-        detach_reset: as there.
-        reset: as there.
 
     Raises:
-        ValueError: an argument is outside its range.
+        Refused: an argument is outside its range.
 
     Source: Brain-Cog's `LIFNode`, as used by Sun, Zeng, Li 2022 (PL-SDQN).
     """
@@ -297,7 +264,7 @@ class LIF(SpikingNeuron):
             reset=reset,
         )
         if not 1 <= tau < math.inf:
-            raise ValueError(f"tau must be >= 1 and finite, got {tau}")
+            raise Refused("tau", tau, "must be >= 1 and finite")
         self.tau = tau
 
     @property
@@ -322,13 +289,9 @@ class PLIF(SpikingNeuron):
     Args:
         tau: membrane time constant in steps before learning, > 1.
         v_threshold: see `SpikingNeuron`, as all other arguments.
-        v_reset: as there.
-        surrogate: as there.
-        detach_reset: as there.
-        reset: as there.
 
     Raises:
-        ValueError: an argument is outside its range.
+        Refused: an argument is outside its range.
 
     Source: Fang et al. 2021, "Incorporating Learnable Membrane Time Constant to Enhance Learning of
     Spiking Neural Networks".
@@ -352,7 +315,8 @@ class PLIF(SpikingNeuron):
             reset=reset,
         )
         if not 1 < tau < math.inf:
-            raise ValueError(f"tau must be > 1 and finite, got {tau}")
+            raise Refused("tau", tau, "must be > 1 and finite")
+        # The inverse of sigmoid at 1 / tau.
         self.w = nn.Parameter(torch.tensor(-math.log(tau - 1)))
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:

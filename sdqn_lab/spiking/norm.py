@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdqn_lab.checks.refused import Refused
+
 
 class Norm(nn.Module, ABC):
     """The shared signature.
@@ -60,7 +62,7 @@ class PopNorm(Norm):
         eps: added to the variance, >= 0.
 
     Raises:
-        ValueError: eps is negative.
+        Refused: eps is negative.
 
     Source: Sun, Zeng, Li 2022 (pbLN).
     """
@@ -74,7 +76,8 @@ class PopNorm(Norm):
         eps: float = 1e-5,
     ) -> None:
         super().__init__(normalized_shape)
-        _check_eps(eps)
+        if not eps >= 0:
+            raise Refused("eps", eps, "must be >= 0")
         self.eps = eps
         self.weight = nn.Parameter(torch.full(self.normalized_shape, float(v_threshold - v_reset)))
         self.bias = nn.Parameter(torch.full(self.normalized_shape, float(v_reset)))
@@ -102,8 +105,8 @@ class BatchNorm(Norm):
         over_time: whether the statistics are taken over all steps together.
 
     Raises:
-        ValueError: eps is negative, momentum is outside (0, 1], or (on a call in training mode) a
-            channel holds a single value.
+        Refused: eps is negative, or momentum is outside (0, 1].
+        ValueError: on a call in training mode, a channel holds a single value.
 
     Source: Ioffe, Szegedy 2015; per step as Brain-Cog's `PDBatchNorm2d` is run.
     """
@@ -122,9 +125,10 @@ class BatchNorm(Norm):
         over_time: bool = False,
     ) -> None:
         super().__init__(normalized_shape)
-        _check_eps(eps)
+        if not eps >= 0:
+            raise Refused("eps", eps, "must be >= 0")
         if not 0 < momentum <= 1:
-            raise ValueError(f"momentum must be in (0, 1], got {momentum}")
+            raise Refused("momentum", momentum, "must lie in (0, 1]")
         self.eps = eps
         self.momentum = momentum
         self.over_time = over_time
@@ -136,38 +140,27 @@ class BatchNorm(Norm):
 
     def forward(self, x_seq: Tensor, repeats: int = 1) -> Tensor:
         """Currents (T, B, *normalized_shape) to the same shape."""
-        x_seq = x_seq.contiguous()  # with channels last torch's own kernel rounds ten times worse
+        # With channels last torch's own kernel rounds ten times worse.
+        x_seq = x_seq.contiguous()
+        folded = x_seq.flatten(0, 1)
         if not self.training:
-            return self._with_running_statistics(x_seq)
+            statistics = self.running_mean, self.running_var
+            y = F.batch_norm(folded, *statistics, self.weight, self.bias, eps=self.eps)
+            return y.reshape(x_seq.shape)
         if self.over_time:
-            folded = self._with_batch_statistics(x_seq.flatten(0, 1), copies=repeats)
-            return folded.reshape(x_seq.shape)
+            return self._with_batch_statistics(folded, copies=repeats).reshape(x_seq.shape)
         return torch.stack([self._with_batch_statistics(x, updates=repeats) for x in x_seq])
-
-    def _with_running_statistics(self, x_seq: Tensor) -> Tensor:
-        folded = F.batch_norm(
-            x_seq.flatten(0, 1),
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            eps=self.eps,
-        )
-        return folded.reshape(x_seq.shape)
 
     def _with_batch_statistics(self, x: Tensor, updates: int = 1, copies: int = 1) -> Tensor:
         """Normalize x (N, *shape), seen `copies` times over; move the running statistics."""
         mean = torch.zeros_like(self.running_mean)
         var = torch.zeros_like(self.running_var)
         y = F.batch_norm(x, mean, var, self.weight, self.bias, True, momentum=1.0, eps=self.eps)
+        # torch gives the unbiased variance of one copy; the closed form corrects it for `copies`,
+        # and moves the running statistics as `updates` equal updates would.
         count = x.numel() // x.shape[1]
         unbiased = var * ((count - 1) * copies / (copies * count - 1))
         moved = 1 - (1 - self.momentum) ** updates
         self.running_mean.lerp_(mean, moved)
         self.running_var.lerp_(unbiased, moved)
         return y
-
-
-def _check_eps(eps: float) -> None:
-    if not eps >= 0:
-        raise ValueError(f"eps must be >= 0, got {eps}")

@@ -10,6 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from sdqn_lab.checks.refused import Refused
+
 
 class Readout(nn.Module, ABC):
     """The shared signature.
@@ -58,7 +60,7 @@ class MembraneReadout(Readout):
         tau: time constant of the integrator in steps, >= 1.
 
     Raises:
-        ValueError: tau is below 1 or not finite.
+        Refused: tau is below 1 or not finite.
 
     Source: Chen, Peng, Huang, Tian 2022 (deep Q-networks with a non-spiking output neuron).
     """
@@ -68,7 +70,7 @@ class MembraneReadout(Readout):
     def __init__(self, in_features: int, num_actions: int, *, tau: float = 2.0) -> None:
         super().__init__(in_features, num_actions)
         if not 1 <= tau < math.inf:
-            raise ValueError(f"tau must be >= 1 and finite, got {tau}")
+            raise Refused("tau", tau, "must be >= 1 and finite")
         self.tau = tau
 
     def membrane(self, spike_seq: Tensor) -> Tensor:

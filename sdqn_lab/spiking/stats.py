@@ -1,16 +1,15 @@
 """How active each layer is: firing rates, silent and saturated shares."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
+from operator import add
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sdqn_lab.spiking.neuron import Neuron
+from sdqn_lab.spiking.neuron import Layer, Neuron
 
 
 class LayerStats(NamedTuple):
@@ -28,9 +27,8 @@ class LayerStats(NamedTuple):
     saturated_fraction: float
 
 
-@dataclass
-class _Counts:
-    """Running sums of one layer; tensors stay on their device until they are read."""
+class _Counts(NamedTuple):
+    """Sums of one layer; tensors stay on their device until they are read."""
 
     active: Tensor
     entries: int
@@ -38,34 +36,17 @@ class _Counts:
     saturated: Tensor
     pairs: int
 
-    @classmethod
-    def of(cls, activity: Tensor) -> Self:
-        active = activity.detach() > 0
-        ever = active.flatten(0, 1).any(0)
-        pairs = active[0].numel()
-        return cls(active.sum(), active.numel(), ever, active.all(0).sum(), pairs)
 
-    def __add__(self, other: Self) -> Self:
-        return type(self)(
-            self.active + other.active,
-            self.entries + other.entries,
-            self.ever | other.ever,
-            self.saturated + other.saturated,
-            self.pairs + other.pairs,
-        )
+def neurons(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every layer's name, and the module that answers with the activity of its neuron.
 
-    def stats(self) -> LayerStats:
-        return LayerStats(
-            self.active.item() / self.entries,
-            1 - self.ever.double().mean().item(),
-            self.saturated.item() / self.pairs,
-        )
-
-
-def neurons(network: nn.Module) -> Iterator[tuple[str, Neuron]]:
-    """Every layer's name and neuron; a layer is named by the path of its block in the torso."""
+    That is the layer, or a neuron that stands alone. A layer is named by its path in the torso.
+    """
+    inside: set[nn.Module] = set()
     for name, module in network.named_modules():
-        if isinstance(module, Neuron):
+        if isinstance(module, Layer):
+            inside.add(module.neuron)
+        if isinstance(module, Layer | Neuron) and module not in inside:
             yield name.removeprefix("torso.").removesuffix(".neuron"), module
 
 
@@ -90,27 +71,33 @@ class SpikeRecorder:
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
-        for layer, neuron in neurons(self._network):
-            self._handles.append(neuron.register_forward_hook(partial(self._record, layer)))
+        for layer, module in neurons(self._network):
+            self._handles.append(module.register_forward_hook(partial(self._record, layer)))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         while self._handles:
             self._handles.pop().remove()
 
     def layers(self) -> dict[str, LayerStats]:
         """Statistics of every layer that has run so far, in the order of the network."""
-        return {name: counts.stats() for name, counts in self._counts.items()}
+        return {
+            name: LayerStats(
+                counts.active.item() / counts.entries,
+                1 - counts.ever.double().mean().item(),
+                counts.saturated.item() / counts.pairs,
+            )
+            for name, counts in self._counts.items()
+        }
 
     @torch.no_grad()
     def _record(
         self, layer: str, module: nn.Module, inputs: tuple[Tensor, ...], activity: Tensor
     ) -> None:
-        counts = _Counts.of(activity)
-        known = self._counts.get(layer)
-        self._counts[layer] = counts if known is None else known + counts
+        active = activity > 0
+        ever, always = active.flatten(0, 1).any(0), active.all(0)
+        counts = _Counts(active.sum(), active.numel(), ever, always.sum(), always.numel())
+        # The sum of two bools is their "or", which is what `ever` needs.
+        if layer in self._counts:
+            counts = _Counts(*map(add, self._counts[layer], counts))
+        self._counts[layer] = counts

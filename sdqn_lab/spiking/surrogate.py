@@ -1,4 +1,4 @@
-"""Spike functions: a step on the way forward, a smooth derivative on the way back.
+"""Spike functions: a step forward, a smooth derivative backward.
 
 Every surrogate maps x = v - v_threshold to spikes: 1 where x > 0 strictly, else 0. The step has no
 useful derivative, so the backward pass uses `derivative(x)`, the slope of the smooth `primitive(x)`
@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from sdqn_lab.checks.refused import Refused
 
 
 class _Spike(torch.autograd.Function):
@@ -42,14 +44,14 @@ class Surrogate(ABC):
         alpha: slope, dimensionless, > 0 and finite.
 
     Raises:
-        ValueError: alpha is not a positive finite number.
+        Refused: alpha is not a positive finite number.
     """
 
     alpha: float = 2.0
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < math.inf:
-            raise ValueError(f"alpha must be > 0 and finite, got {self.alpha}")
+            raise Refused("alpha", self.alpha, "must be > 0 and finite")
 
     def __call__(self, x: Tensor) -> Tensor:
         """Spikes 1[x > 0] of x = v - v_threshold; any shape, shape and dtype are kept."""

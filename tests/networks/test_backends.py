@@ -11,7 +11,7 @@ from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.agents.replay import Batch
 from sdqn_lab.networks import blocks
-from sdqn_lab.spiking.kernels import maps
+from sdqn_lab.spiking.kernels import sparse
 
 BATCH, ACTIONS, SHAPE = 4, 3, (4, 10, 10)
 SMALL = ["env=minatar_breakout", "network.channels=[8,8]", "network.hidden=32", "time_window=3"]
@@ -32,8 +32,8 @@ DEVICES = [
 
 
 def agent(*overrides: str) -> DQN:
-    words = [*SMALL, *LIVELY, "tracker=none", *overrides]
-    return build.build_agent(config.compose(words), EnvSpec(SHAPE, ACTIONS))
+    cfg = config.compose([*SMALL, *LIVELY, "tracker=none", *overrides])
+    return build.build_agent(cfg, EnvSpec(SHAPE, ACTIONS))
 
 
 def batch(rng: np.random.Generator) -> Batch:
@@ -46,30 +46,30 @@ def batch(rng: np.random.Generator) -> Batch:
 
 
 @pytest.fixture
-def maps_by_spikes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Even small maps may leave the zeros out; whether they did, map after map."""
-    monkeypatch.setattr(maps, "LEAST_WORK", 0)
-    monkeypatch.setattr(maps, "FEWEST_ROWS", 0)
+def maps_skip_zeros(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Even small maps may skip zeros; whether they did, map after map."""
+    monkeypatch.setattr(sparse, "MIN_WORK", 0)
+    monkeypatch.setattr(sparse, "MIN_ROWS", 0)
     taken: list[bool] = []
 
-    def mapped(*words: Any) -> torch.Tensor | None:
-        y = maps.mapped(*words)
+    def sparse_linear(*given: Any) -> torch.Tensor | None:
+        y = sparse.sparse_linear(*given)
         taken.append(y is not None)
         return y
 
-    monkeypatch.setattr(blocks, "mapped", mapped)
+    monkeypatch.setattr(blocks, "sparse_linear", sparse_linear)
     return taken
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("norm", ["popnorm", "none", "batchnorm"])
 def test_ten_updates_leave_the_same_weights(
-    norm: str, device: str, maps_by_spikes: list[bool]
+    norm: str, device: str, maps_skip_zeros: list[bool]
 ) -> None:
     trained: list[dict[str, Any]] = []
     for backend in ("auto", "reference"):
-        words = (f"norm={norm}", f"backend={backend}", f"device={device}")
-        rng, one = np.random.default_rng(0), agent(*words)
+        one = agent(f"norm={norm}", f"backend={backend}", f"device={device}")
+        rng = np.random.default_rng(0)
         assert one.device.type == device
         before = {k: v.clone() for k, v in one.network.state_dict().items()}
         losses = [float(one.update(batch(rng))["loss/td"])]
@@ -79,7 +79,7 @@ def test_ten_updates_leave_the_same_weights(
         after = one.network.state_dict()
         assert all(not torch.equal(before[k], after[k]) for k in after)
         trained.append({"losses": losses, **first, **after})
-    assert maps_by_spikes.count(True) > len(maps_by_spikes) / 2 or device != "cpu"
+    assert maps_skip_zeros.count(True) > len(maps_skip_zeros) / 2 or device != "cpu"
     fast, slow = trained
     np.testing.assert_allclose(fast.pop("losses"), slow.pop("losses"), rtol=1e-4)
     for name, value in slow.items():

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.spiking.readout import (
     LastMembrane,
     MaxMembrane,
@@ -79,8 +80,9 @@ def test_only_membranes_need_time() -> None:
 @pytest.mark.parametrize("cls", [MeanMembrane, LastMembrane, MaxMembrane])
 @pytest.mark.parametrize("tau", [0.5, -1.0, float("inf"), float("nan")])
 def test_refuses_a_time_constant_below_one_step(cls: type[MeanMembrane], tau: float) -> None:
-    with pytest.raises(ValueError, match=r"tau must be >= 1 and finite, got"):
+    with pytest.raises(Refused) as error:
         cls(5, 3, tau=tau)
+    assert (error.value.key, error.value.value) == ("tau", tau)
 
 
 def test_tied_steps_share_the_gradient_of_the_maximum() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.spiking import surrogate
 from sdqn_lab.spiking.surrogate import Atan, Gate, QuadraticGate, Surrogate, Triangle
 from tests.golden import cases, load, surrogate_of, tensor
@@ -70,8 +71,9 @@ def test_equal_settings_are_equal_and_cannot_be_changed(cls: type[Surrogate]) ->
 def test_refuses_a_slope_that_is_not_positive_and_finite(
     cls: type[Surrogate], alpha: float
 ) -> None:
-    with pytest.raises(ValueError, match=r"alpha must be > 0 and finite, got "):
+    with pytest.raises(Refused) as error:
         cls(alpha=alpha)
+    assert (error.value.key, error.value.value) == ("alpha", alpha)
 
 
 def test_heights_and_widths_are_those_of_the_formulas() -> None:

@@ -1,39 +1,44 @@
 """Normalization and neuron of a layer over all T steps, compiled for the CPU.
 
-A sample's membranes, one row of F numbers, stay in the cache while its T steps are worked off. What
-the way back needs are the currents and two statistics a row; it works the membranes out anew, which
-costs less than to store and read them. Arrays are float32 and rows lie in memory as they come: the
-kernels do not care what their order stands for.
+A sample's membranes, one row of F numbers, stay in the cache while its T steps are worked off. The
+backward pass needs the currents and two statistics per row; it computes the membranes again, which
+costs less than to store and read them. Arrays are float32, (T, B, F), and rows lie in memory as
+they come: the kernels do not care what their order stands for.
 """
 
-from functools import lru_cache, partial
-from typing import NamedTuple
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from sdqn_lab.spiking.kernels.layer import Layer
-from sdqn_lab.spiking.kernels.machine_code import compiled, inlined, run, share
+from sdqn_lab.spiking.kernels.jit import inline_jit, jit, parallel_for
 from sdqn_lab.spiking.surrogate import (
     Atan,
     FastSigmoid,
     Gate,
     QuadraticGate,
     Sigmoid,
+    Surrogate,
     Triangle,
 )
 
 Array = npt.NDArray[np.float32]
 
+# Parts of a batch, whatever the threads: sums over it do not depend on how many there are.
 CHUNKS = 16
-"""Parts of a batch, whatever the threads: sums over it do not depend on how many there are."""
+# Units times steps per thread; with less to do a second one costs more than it saves.
 GRAIN = 1 << 19
-"""Units times steps of a thread; with less to do a second one costs more than it saves."""
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 HALF_PI = np.float32(np.pi / 2)
-# Literals, not the layer's: see machine_code on what stays on disk.
+# Literals, because machine code on disk outlives a change of any other file.
 QUADRATIC_GATE, GATE, SIGMOID, ATAN, FAST_SIGMOID, TRIANGLE = 0, 1, 2, 3, 4, 5
-CODES = {
+CODES: dict[type[Surrogate], int] = {
     QuadraticGate: QUADRATIC_GATE,
     Gate: GATE,
     Sigmoid: SIGMOID,
@@ -41,10 +46,26 @@ CODES = {
     FastSigmoid: FAST_SIGMOID,
     Triangle: TRIANGLE,
 }
+"""Surrogates whose derivative the kernels have."""
 
 
-class _Numbers(NamedTuple):
-    """A layer's constants as the kernels take them."""
+class LayerConstants(NamedTuple):
+    """A neuron with charge slope_x x + slope_v v, and the norm before it, as kernels take them.
+
+    Attributes:
+        slope_x: d charge / d x.
+        slope_v: d charge / d v.
+        v_threshold: firing threshold.
+        v_reset: start of the membrane and target of the hard reset.
+        alpha: the surrogate's.
+        eps: the normalization's.
+        surrogate: one of `CODES`.
+        leaky: whether the slopes add up to 1; the charge is then computed as v + slope_x (x - v),
+            which stays at x once it is there.
+        hard: hard reset, else soft.
+        detach_reset: no gradient through the reset.
+        normalize: PopNorm goes before, with weight and bias.
+    """
 
     slope_x: np.float32
     slope_v: np.float32
@@ -59,107 +80,145 @@ class _Numbers(NamedTuple):
     normalize: bool
 
 
-def forward(
-    x: Array, weight: Array, bias: Array, spikes: Array, layer: Layer, threads: int
-) -> Array:
-    """Write the spikes of a layer.
-
-    Args:
-        x: currents (T, B, F), or (1, B, F) if constant.
-        weight: (F,), of the normalization; empty without one.
-        bias: (F,), likewise.
-        spikes: room for them, (T, B, F).
-        layer: its constants.
-        threads: to share the batch out among.
-
-    Returns:
-        The statistics (T or 1, B, 2) of the rows: mean, 1 / deviation.
-    """
-    statistics = np.empty((*x.shape[:2], 2), np.float32)
-    numbers = _numbers(layer)
-    words = (x, weight, bias, spikes, statistics, numbers)
-    share(partial(run, _forward, *words), min(CHUNKS, x.shape[1]), _useful(threads, spikes))
-    return statistics
+def takes(x_seq: Tensor) -> bool:
+    """Whether there is a kernel for these currents that does the normalization too."""
+    return x_seq.is_cpu and x_seq.dtype == torch.float32 and x_seq.dim() > 1
 
 
-def backward(
-    grad: Array,
-    x: Array,
-    weight: Array,
-    bias: Array,
-    statistics: Array,
-    grad_x: Array,
-    layer: Layer,
-    threads: int,
-) -> tuple[Array, Array]:
-    """Write the gradient of the currents, from that of the spikes.
-
-    Args:
-        grad: (T, B, F).
-        x: as in `forward`, as the rest.
-        weight: as there.
-        bias: as there.
-        statistics: what `forward` gave.
-        grad_x: room for the gradient, of the shape of x.
-        layer: as there.
-        threads: as there.
-
-    Returns:
-        The gradients of weight and bias.
-    """
-    chunks = min(CHUNKS, x.shape[1])
-    grad_affine = np.zeros((chunks, 2, len(weight)), np.float32)
-    numbers = _numbers(layer)
-    words = (grad, x, weight, bias, statistics, grad_x, grad_affine, numbers)
-    share(partial(run, _backward, *words), chunks, _useful(threads, grad))
-    grad_weight, grad_bias = grad_affine.sum(0)
-    return grad_weight, grad_bias
+def is_channels_last(images: Tensor) -> bool:
+    """Whether (N, C, H, W) lies in memory as (N, H, W, C), and not in both orders at once."""
+    return images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
 
 
-@lru_cache(256)
-def _numbers(layer: Layer) -> _Numbers:
-    *reals, surrogate, hard, detach_reset, normalize = layer
-    flags = (layer.leaky, hard, detach_reset, normalize)
-    return _Numbers._make([*map(np.float32, reals), CODES[surrogate], *flags])
+class FusedLayer(torch.autograd.Function):
+    """Normalization and neuron, or the neuron alone, as one node of the autograd graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_seq: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        steps: int,
+        layer: LayerConstants,
+    ) -> Tensor:
+        """Spikes (T, B, ...).
+
+        Args:
+            ctx: what `backward` needs.
+            x_seq: float32 currents (T, B, ...), or (1, B, ...) if constant; images may lie channels
+                last, and so will the spikes.
+            weight: of the normalization, shape of one sample; None without one.
+            bias: likewise.
+            steps: T.
+            layer: the constants.
+        """
+        rows = _Rows(x_seq)
+        x = rows.array(x_seq)
+        spikes = torch.empty(steps, *x.shape[1:], dtype=torch.float32, device="cpu")
+        statistics = np.empty((*x.shape[:2], 2), np.float32)  # mean and 1 / deviation per row
+        affine = rows.parameter(weight), rows.parameter(bias)
+        work = partial(forward_kernel, x, *affine, spikes.numpy(), statistics, layer)
+        _run(work, x.shape[1], spikes.numel())
+        if any(ctx.needs_input_grad):
+            # Through ctx.save_for_backward autograd notices when someone writes into them.
+            ctx.save_for_backward(x_seq, weight, bias, torch.from_numpy(statistics))
+            ctx.rows, ctx.layer = rows, layer
+        return rows.tensor(spikes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of currents, weight and bias."""
+        x_seq, weight, bias, statistics = ctx.saved_tensors
+        rows: _Rows = ctx.rows
+        x, grad = rows.array(x_seq), rows.array(grad_outputs[0])
+        grad_x = torch.empty(x.shape, dtype=torch.float32, device="cpu")
+        affine = rows.parameter(weight), rows.parameter(bias)
+        chunks = min(CHUNKS, x.shape[1])
+        grad_affine = np.zeros((chunks, 2, len(affine[0])), np.float32)
+        saved = (x, *affine, statistics.numpy())
+        work = partial(backward_kernel, grad, *saved, grad_x.numpy(), grad_affine, ctx.layer)
+        _run(work, x.shape[1], grad.size)
+        if weight is None:
+            return rows.tensor(grad_x), None, None, None, None
+        grads = torch.from_numpy(grad_affine.sum(0))[:, None]
+        of_weight, of_bias = (rows.tensor(one[None])[0, 0].contiguous() for one in grads)
+        return rows.tensor(grad_x), of_weight, of_bias, None, None
 
 
-def _useful(threads: int, steps: Array) -> int:
-    """No more threads than have enough to do to be worth waking."""
-    return min(threads, 1 + steps.size // GRAIN)
+def _run(work: Callable[[int, int], None], batch: int, size: int) -> None:
+    """Run a kernel on all chunks, by no more threads than have enough to do."""
+    chunks, threads = min(CHUNKS, batch), min(torch.get_num_threads(), 1 + size // GRAIN)
+    if threads == 1:
+        work(0, chunks)
+    else:
+        parallel_for(work, chunks, threads)
 
 
-@compiled
-def _forward(
+class _Rows:
+    """Samples as rows of F numbers, in the order in which they lie in memory."""
+
+    def __init__(self, x_seq: Tensor) -> None:
+        self.shape = x_seq.shape[2:]
+        self.units = math.prod(self.shape)
+        self.channels_last = x_seq.dim() == 5 and is_channels_last(x_seq.flatten(0, 1))
+
+    def array(self, x_seq: Tensor) -> Array:
+        """(T, B, F), without a copy where the tensor lies in this order."""
+        ordered = x_seq.permute(0, 1, 3, 4, 2) if self.channels_last else x_seq
+        return ordered.detach().contiguous().view(*x_seq.shape[:2], self.units).numpy()
+
+    def parameter(self, parameter: Tensor | None) -> Array:
+        """(F,), in the order of a row; empty for None."""
+        if parameter is None:
+            return np.empty(0, np.float32)
+        ordered = parameter.permute(1, 2, 0) if self.channels_last else parameter
+        return ordered.detach().contiguous().flatten().numpy()
+
+    def tensor(self, rows: Tensor) -> Tensor:
+        """(T, B, F) as (T, B, ...), without a copy."""
+        if not self.channels_last:
+            return rows.view(*rows.shape[:2], *self.shape)
+        channels, height, width = self.shape
+        images = rows.view(*rows.shape[:2], height, width, channels)
+        return images.permute(0, 1, 4, 2, 3)
+
+
+@jit
+def forward_kernel(
     x: Array,
     weight: Array,
     bias: Array,
     spikes: Array,
     statistics: Array,
-    layer: _Numbers,
+    layer: LayerConstants,
     first: int,
     last: int,
 ) -> None:
+    """Write the spikes of chunks of a batch, and mean and 1 / sqrt(variance + eps) of its rows."""
     batch, units = x.shape[1:]
     chunks = min(CHUNKS, batch)
-    charged = np.empty(units, np.float32)  # in place, the charge would not be vectorized
+    # Not in place of v: the charge would not be vectorized.
+    charged = np.empty(units, np.float32)
     v = np.empty(units, np.float32)
     z = np.empty(units, np.float32)
     for sample in range(batch * first // chunks, batch * last // chunks):
         v[:] = layer.v_reset
         for t in range(len(spikes)):
             if t < len(x):
-                _moments(x[t, sample], statistics[t, sample], layer)
+                if layer.normalize:
+                    _moments(x[t, sample], statistics[t, sample], layer)
                 _current(x[t, sample], statistics[t, sample], weight, bias, z, layer)
             _charge(z, v, charged, layer)
-            _fire(charged, spikes[t, sample], layer)
+            for i in range(units):
+                spikes[t, sample, i] = ONE if charged[i] - layer.v_threshold > ZERO else ZERO
             _reset(charged, v, layer)
 
 
-@inlined
-def _moments(x: Array, statistics: Array, layer: _Numbers) -> None:
-    """Mean and 1 / sqrt(variance + eps) of a row."""
-    if not layer.normalize:
-        return
+# Two passes: the mean of squares minus the square of the mean would lose digits.
+@inline_jit
+def _moments(x: Array, statistics: Array, layer: LayerConstants) -> None:
     total = ZERO
     for i in range(len(x)):
         total += x[i]
@@ -171,9 +230,9 @@ def _moments(x: Array, statistics: Array, layer: _Numbers) -> None:
     statistics[1] = ONE / np.sqrt(square / np.float32(len(x)) + layer.eps)
 
 
-@inlined
+@inline_jit
 def _current(
-    x: Array, statistics: Array, weight: Array, bias: Array, z: Array, layer: _Numbers
+    x: Array, statistics: Array, weight: Array, bias: Array, z: Array, layer: LayerConstants
 ) -> None:
     """What the neurons get: weight (x - mean) / deviation + bias, or x."""
     if not layer.normalize:
@@ -184,8 +243,8 @@ def _current(
         z[i] = (x[i] - mean) * scale * weight[i] + bias[i]
 
 
-@inlined
-def _charge(z: Array, v: Array, h: Array, layer: _Numbers) -> None:
+@inline_jit
+def _charge(z: Array, v: Array, h: Array, layer: LayerConstants) -> None:
     if layer.leaky:
         for i in range(len(z)):
             h[i] = v[i] + layer.slope_x * (z[i] - v[i])
@@ -194,14 +253,15 @@ def _charge(z: Array, v: Array, h: Array, layer: _Numbers) -> None:
         h[i] = layer.slope_v * v[i] + layer.slope_x * z[i]
 
 
-@inlined
-def _fire(h: Array, spikes: Array, layer: _Numbers) -> None:
+@inline_jit
+def _reset(h: Array, v: Array, layer: LayerConstants) -> None:
     for i in range(len(h)):
-        spikes[i] = ONE if h[i] - layer.v_threshold > ZERO else ZERO
+        reset = layer.v_reset if layer.hard else h[i] - layer.v_threshold
+        v[i] = reset if h[i] - layer.v_threshold > ZERO else h[i]
 
 
-@compiled
-def _backward(
+@jit
+def backward_kernel(
     grad: Array,
     x: Array,
     weight: Array,
@@ -209,10 +269,11 @@ def _backward(
     statistics: Array,
     grad_x: Array,
     grad_affine: Array,
-    layer: _Numbers,
+    layer: LayerConstants,
     first: int,
     last: int,
 ) -> None:
+    """Write the gradient of the currents from that of the spikes; add those of weight and bias."""
     steps, batch, units = grad.shape
     chunks = min(CHUNKS, batch)
     charged = np.empty((steps, units), np.float32)
@@ -227,51 +288,22 @@ def _backward(
                     _current(x[t, sample], statistics[t, sample], weight, bias, z, layer)
                 _charge(z, v, charged[t], layer)
                 _reset(charged[t], v, layer)
-            v[:] = ZERO  # from here on: gradients of the membrane
-            z[:] = ZERO  # and of the current
+            # From here on v and z hold the gradients of membrane and current.
+            v[:] = ZERO
+            z[:] = ZERO
             for t in range(steps - 1, -1, -1):
+                # A constant current has one entry, which collects the gradient of all steps.
                 if t < len(x) - 1:
                     z[:] = ZERO
-                _back(grad[t, sample], charged[t], slope, v, z, layer)
+                _slope(charged[t], slope, layer)
+                _step_backward(grad[t, sample], charged[t], slope, v, z, layer)
                 if t < len(x):
-                    _norm_back(
-                        z,
-                        x[t, sample],
-                        statistics[t, sample],
-                        weight,
-                        grad_x[t, sample],
-                        grad_affine[chunk],
-                        layer,
-                    )
+                    row, moments, grad_row = x[t, sample], statistics[t, sample], grad_x[t, sample]
+                    _norm_backward(z, row, moments, weight, grad_row, grad_affine[chunk], layer)
 
 
-@inlined
-def _reset(h: Array, v: Array, layer: _Numbers) -> None:
-    for i in range(len(h)):
-        reset = layer.v_reset if layer.hard else h[i] - layer.v_threshold
-        v[i] = reset if h[i] - layer.v_threshold > ZERO else h[i]
-
-
-@inlined
-def _back(
-    grad: Array, h: Array, slope: Array, grad_v: Array, grad_z: Array, layer: _Numbers
-) -> None:
-    """One step back through reset, spike and charge; ``grad_z`` is added to."""
-    _slope(h, slope, layer)
-    for i in range(len(h)):
-        kept = ONE
-        if layer.hard and h[i] - layer.v_threshold > ZERO:
-            kept = ZERO
-        if not layer.detach_reset:
-            drop = layer.v_reset - h[i] if layer.hard else -layer.v_threshold
-            kept += drop * slope[i]
-        grad_h = grad[i] * slope[i] + grad_v[i] * kept
-        grad_z[i] += grad_h * layer.slope_x
-        grad_v[i] = grad_h * layer.slope_v
-
-
-@inlined
-def _slope(h: Array, slope: Array, layer: _Numbers) -> None:
+@inline_jit
+def _slope(h: Array, slope: Array, layer: LayerConstants) -> None:
     """The surrogate's derivative at h - v_threshold."""
     alpha = layer.alpha
     if layer.surrogate == ATAN:
@@ -283,9 +315,10 @@ def _slope(h: Array, slope: Array, layer: _Numbers) -> None:
             s = ONE / (ONE + np.exp(-alpha * (h[i] - layer.v_threshold)))
             slope[i] = alpha * s * (ONE - s)
     elif layer.surrogate == QUADRATIC_GATE:
+        # Not max(ZERO, y): NaN must stay NaN.
         for i in range(len(h)):
             y = alpha - alpha * alpha * abs(h[i] - layer.v_threshold)
-            slope[i] = ZERO if y < ZERO else y  # what is no number stays so
+            slope[i] = ZERO if y < ZERO else y
     elif layer.surrogate == GATE:
         for i in range(len(h)):
             slope[i] = ONE if abs(h[i] - layer.v_threshold) < ONE / alpha else ZERO
@@ -299,15 +332,32 @@ def _slope(h: Array, slope: Array, layer: _Numbers) -> None:
             slope[i] = ZERO if y < ZERO else y
 
 
-@inlined
-def _norm_back(
+@inline_jit
+def _step_backward(
+    grad: Array, h: Array, slope: Array, grad_v: Array, grad_z: Array, layer: LayerConstants
+) -> None:
+    """One step back through reset, spike and charge; `grad_z` is added to."""
+    for i in range(len(h)):
+        kept = ONE
+        if layer.hard and h[i] - layer.v_threshold > ZERO:
+            kept = ZERO
+        if not layer.detach_reset:
+            drop = layer.v_reset - h[i] if layer.hard else -layer.v_threshold
+            kept += drop * slope[i]
+        grad_h = grad[i] * slope[i] + grad_v[i] * kept
+        grad_z[i] += grad_h * layer.slope_x
+        grad_v[i] = grad_h * layer.slope_v
+
+
+@inline_jit
+def _norm_backward(
     grad_z: Array,
     x: Array,
     statistics: Array,
     weight: Array,
     grad_x: Array,
     grad_affine: Array,
-    layer: _Numbers,
+    layer: LayerConstants,
 ) -> None:
     """Back through the normalization of a row."""
     if not layer.normalize:

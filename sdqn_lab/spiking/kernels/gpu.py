@@ -1,8 +1,8 @@
 """A neuron over all T steps as Triton kernels, one program for a block of units.
 
-The membrane stays in registers while the steps go by; the charged membranes are kept for the way
-back, and the spikes follow from them. Normalization is left to torch, whose own kernels for it are
-good. With TRITON_INTERPRET=1 in the environment the kernels run on the CPU, slowly, for tests.
+The membrane stays in registers while the steps go by; the charged membranes are kept for the
+backward pass, and the spikes follow from them. Normalization is left to torch, whose own kernels
+are good. With TRITON_INTERPRET=1 in the environment the kernels run on the CPU, slowly, for tests.
 """
 
 import os
@@ -18,19 +18,18 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sdqn_lab.spiking.kernels.cpu import CODES
-from sdqn_lab.spiking.kernels.layer import Layer
+from sdqn_lab.spiking.kernels.cpu import CODES, LayerConstants
 from sdqn_lab.spiking.surrogate import Atan, FastSigmoid, Gate, QuadraticGate, Sigmoid
 
+# Units of a program.
 BLOCK = 256
-"""Units of a program."""
 QUADRATIC_GATE, GATE, SIGMOID, ATAN, FAST_SIGMOID = (
     tl.constexpr(CODES[each]) for each in (QuadraticGate, Gate, Sigmoid, Atan, FastSigmoid)
 )
 HALF_PI = tl.constexpr(torch.pi / 2)
 
 
-def run_neuron(x_seq: Tensor, steps: int, layer: Layer) -> Tensor:
+def run_neuron(x_seq: Tensor, steps: int, layer: LayerConstants) -> Tensor:
     """Spikes (T, B, ...) of currents (T, B, ...), or (1, B, ...) if constant.
 
     Args:
@@ -44,16 +43,20 @@ def run_neuron(x_seq: Tensor, steps: int, layer: Layer) -> Tensor:
 
 class _Neuron(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_seq: Tensor, steps: int, layer: Layer) -> Tensor:
-        x = _dense(x_seq)
+    def forward(ctx: Any, x_seq: Tensor, steps: int, layer: LayerConstants) -> Tensor:
+        x, one = x_seq, x_seq[0]
+        # The kernels want no gaps between steps; channels may stay last.
+        images = one.dim() == 4 and one.is_contiguous(memory_format=torch.channels_last)
+        if not images or (len(x) > 1 and x.stride(0) != one.numel()):
+            x = x_seq.contiguous()
         spikes = _like(x, steps)
         keep = ctx.needs_input_grad[0]
         charged = torch.empty_like(spikes) if keep else spikes
-        units = x[0].numel()
+        units = one.numel()
         with _device_of(x):
-            _forward[_programs(units)](
+            _forward[(triton.cdiv(units, BLOCK),)](
                 *(x, spikes, charged, units, steps, len(x) == 1, keep, layer.leaky, layer.hard),
-                *(layer.slope_x, layer.slope_v, layer.v_threshold, layer.v_reset),
+                *map(float, (layer.slope_x, layer.slope_v, layer.v_threshold, layer.v_reset)),
                 BLOCK=BLOCK,
             )
         if keep:
@@ -65,29 +68,21 @@ class _Neuron(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (charged,) = ctx.saved_tensors
-        layer: Layer = ctx.layer
+        layer: LayerConstants = ctx.layer
         grad = grad_outputs[0]
+        # The kernel takes one offset for both.
         if grad.stride() != charged.stride():
             grad = torch.empty_like(charged).copy_(grad)
         grad_x = _like(charged, ctx.steps_in)
         units = charged[0].numel()
         with _device_of(grad):
-            _backward[_programs(units)](
+            _backward[(triton.cdiv(units, BLOCK),)](
                 *(grad, charged, grad_x, units, len(charged), ctx.steps_in == 1),
-                *(layer.slope_x, layer.slope_v, layer.v_threshold, layer.v_reset, layer.alpha),
-                *(CODES[layer.surrogate], layer.hard, layer.detach_reset),
+                *map(float, layer[:5]),
+                *(layer.surrogate, layer.hard, layer.detach_reset),
                 BLOCK=BLOCK,
             )
         return grad_x, None, None
-
-
-def _dense(x_seq: Tensor) -> Tensor:
-    """The same numbers without gaps in memory, step after step; channels may stay last."""
-    one = x_seq[0]
-    images = one.dim() == 4 and one.is_contiguous(memory_format=torch.channels_last)
-    if images and (len(x_seq) == 1 or x_seq.stride(0) == one.numel()):
-        return x_seq
-    return x_seq.contiguous()
 
 
 def _like(x_seq: Tensor, steps: int) -> Tensor:
@@ -97,12 +92,8 @@ def _like(x_seq: Tensor, steps: int) -> Tensor:
 
 
 def _device_of(x: Tensor) -> AbstractContextManager[None]:
-    """Triton takes the current device, whatever it is handed."""
+    """Triton takes the current device, whatever device its arguments are on."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
-
-
-def _programs(units: int) -> tuple[int]:
-    return (triton.cdiv(units, BLOCK),)
 
 
 @triton.jit
@@ -180,6 +171,7 @@ def _backward(  # type: ignore[no-untyped-def]
 @triton.jit
 def _slope(x, alpha, surrogate: tl.constexpr):  # type: ignore[no-untyped-def]
     """The surrogate's derivative at x = h - v_threshold."""
+    # A constexpr: each surrogate has a kernel of its own, without branches.
     if surrogate == ATAN:
         y = HALF_PI * alpha * x
         slope = 0.5 * alpha / (1.0 + y * y)
@@ -188,7 +180,8 @@ def _slope(x, alpha, surrogate: tl.constexpr):  # type: ignore[no-untyped-def]
         slope = alpha * s * (1.0 - s)
     elif surrogate == QUADRATIC_GATE:
         y = alpha - alpha * alpha * tl.abs(x)
-        slope = tl.where(y < 0, 0.0, y)  # what is no number stays so
+        # Not a maximum: NaN must stay NaN.
+        slope = tl.where(y < 0, 0.0, y)
     elif surrogate == GATE:
         slope = tl.where(tl.abs(x) < 1.0 / alpha, 1.0, 0.0)
     elif surrogate == FAST_SIGMOID:

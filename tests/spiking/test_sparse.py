@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from sdqn_lab.networks.blocks import Block
-from sdqn_lab.spiking.kernels import events, maps
-from sdqn_lab.spiking.kernels.events import Window
+from sdqn_lab.spiking.kernels import sparse
+from sdqn_lab.spiking.kernels.sparse import KernelShape, sparse_linear
 from sdqn_lab.spiking.neuron import LIF, ReLU
 from sdqn_lab.spiking.norm import NoNorm
 
@@ -28,9 +28,9 @@ MAPS: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.fixture(autouse=True)
 def small_maps_are_taken_too(monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.setattr(maps, "LEAST_WORK", 0)
-    monkeypatch.setattr(maps, "FEWEST_ROWS", 0)
-    monkeypatch.setattr(maps, "GRAIN", 1)
+    monkeypatch.setattr(sparse, "MIN_WORK", 0)
+    monkeypatch.setattr(sparse, "MIN_ROWS", 0)
+    monkeypatch.setattr(sparse, "GRAIN", 1)
 
 
 def spikes(*shape: int, channels_last: bool = False, rate: float = 0.1) -> Tensor:
@@ -46,9 +46,9 @@ def made(name: str) -> nn.Module:
     return MAPS[name]()
 
 
-def results(linear: nn.Module, x: Tensor, way: Callable[[Tensor], Tensor | None]) -> list[Tensor]:
+def results(linear: nn.Module, x: Tensor, run: Callable[[Tensor], Tensor | None]) -> list[Tensor]:
     """The sums, and the gradients of inputs and parameters under one gradient of the sums."""
-    y = way(x)
+    y = run(x)
     assert y is not None
     draws = torch.Generator().manual_seed(3)
     grad = torch.randn(y.shape, generator=draws, dtype=torch.float64).to(y.dtype)
@@ -60,7 +60,7 @@ def results(linear: nn.Module, x: Tensor, way: Callable[[Tensor], Tensor | None]
 def test_sums_and_gradients_are_those_of_the_dense_map(name: str, channels_last: bool) -> None:
     linear = made(name)
     x = spikes(20, *IMAGE, channels_last=channels_last)
-    found = results(linear, x, lambda x: maps.mapped(linear, x))
+    found = results(linear, x, lambda x: sparse_linear(linear, x))
     exact = linear.double()
     wide = x.detach().double().requires_grad_()
     flat = isinstance(linear, nn.Linear)
@@ -72,8 +72,8 @@ def test_sums_and_gradients_are_those_of_the_dense_map(name: str, channels_last:
 def test_a_spike_adds_its_weights_and_silence_leaves_the_bias() -> None:
     linear = nn.Conv2d(2, 3, 2, stride=2)
     x = torch.zeros(2, 2, 4, 4)
-    x[1, 0, 1, 2] = 1  # in the second image, at the lower left of the window of output (0, 1)
-    y = maps.mapped(linear, x)
+    x[1, 0, 1, 2] = 1  # in the second image, at the lower left of the kernel of output (0, 1)
+    y = sparse_linear(linear, x)
     expected = linear.bias.detach()[None, :, None, None].repeat(2, 1, 2, 2)  # type: ignore[index]
     expected[1, :, 0, 1] += linear.weight.detach()[:, 0, 1, 0]
     assert y is not None and torch.equal(y, expected)
@@ -81,7 +81,7 @@ def test_a_spike_adds_its_weights_and_silence_leaves_the_bias() -> None:
 
 def test_places_are_those_of_the_spikes() -> None:
     x = spikes(6, 5, 4, 3).detach().numpy()  # (N, H, W, C)
-    found = events.find(x, threads=1)
+    found = sparse.find_spikes(x, threads=1)
     assert found is not None
     for image, row, column in np.ndindex(6, 5, 4):
         begin, end = found.starts[image, row, column : column + 2]
@@ -95,23 +95,23 @@ def test_what_is_no_spike_is_left_to_the_dense_map(value: float, place: int) -> 
     x = torch.zeros(5, 264)
     x[4, ::10] = 1
     x[4, place] = value
-    assert maps.mapped(nn.Linear(264, 8), x) is None
+    assert sparse_linear(nn.Linear(264, 8), x) is None
 
 
 def test_many_spikes_are_left_to_the_dense_map() -> None:
     linear, x = nn.Linear(100, 8), torch.zeros(10, 100)
     x[:, ::5] = 1
-    assert maps.mapped(linear, x) is not None
+    assert sparse_linear(linear, x) is not None
     x[0, 1] = 1  # now more than one in five
-    assert maps.mapped(linear, x) is None
+    assert sparse_linear(linear, x) is None
 
 
 def test_one_crowded_image_among_silent_ones_is_left_to_the_dense_map() -> None:
     linear, x = nn.Linear(100, 8), torch.zeros(10, 100)
     x[3, ::2] = 1
-    assert maps.mapped(linear, x) is not None
+    assert sparse_linear(linear, x) is not None
     x[3, 1] = 1
-    assert maps.mapped(linear, x) is None
+    assert sparse_linear(linear, x) is None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_one_crowded_image_among_silent_ones_is_left_to_the_dense_map() -> None:
     ids=str,
 )
 def test_other_maps_are_called(linear: nn.Module) -> None:
-    assert maps.mapped(linear, spikes(4, *IMAGE)) is None
+    assert sparse_linear(linear, spikes(4, *IMAGE)) is None
 
 
 @pytest.mark.parametrize(
@@ -140,10 +140,10 @@ def test_other_maps_are_called(linear: nn.Module) -> None:
         (nn.Linear(88, 4), (4, *IMAGE)),
     ],
 )
-def test_inputs_that_do_not_fit_are_left_to_the_maps_own_words(
+def test_inputs_that_do_not_fit_are_left_to_the_maps_own_error(
     linear: nn.Module, shape: tuple[int, ...]
 ) -> None:
-    assert maps.mapped(linear, spikes(*shape)) is None
+    assert sparse_linear(linear, spikes(*shape)) is None
 
 
 HOOKS: dict[str, Callable[[nn.Module], object]] = {
@@ -152,42 +152,50 @@ HOOKS: dict[str, Callable[[nn.Module], object]] = {
     "backward": lambda linear: linear.register_full_backward_hook(lambda *_: None),
     "before backward": lambda linear: linear.register_full_backward_pre_hook(lambda *_: None),
     "weights made at each call": lambda linear: prune.l1_unstructured(linear, "weight", 0.5),
-    "a forward of its own": lambda linear: setattr(linear, "forward", lambda x: x),
+    "a forward of its own": lambda linear: setattr(linear, "forward", nn.Conv2d(3, 40, 3).forward),
 }
 
 
-@pytest.mark.parametrize("hook", HOOKS)
-def test_a_map_with_a_hook_is_called(hook: str) -> None:
-    linear = made("convolution")
-    assert maps.mapped(linear, spikes(4, *IMAGE)) is not None
-    HOOKS[hook](linear)
-    assert maps.mapped(linear, spikes(4, *IMAGE)) is None
+@pytest.mark.parametrize("hook", [None, *HOOKS])
+def test_a_map_with_a_hook_is_called(hook: str | None, monkeypatch: MonkeyPatch) -> None:
+    skipped: list[object] = []
+    find = sparse.find_spikes
+    monkeypatch.setattr(sparse, "find_spikes", lambda *given: (skipped.append(1), find(*given))[1])
+    block = Block(made("convolution"), NoNorm((40, 9, 6)), LIF())
+    if hook:
+        HOOKS[hook](block.linear)
+    block(spikes(4, *IMAGE)[None], 2)
+    assert bool(skipped) == (hook is None)
 
 
 def test_rows_too_long_for_their_places_are_left_to_the_dense_map() -> None:
     for inputs, taken in ((65_535, True), (65_536, False)):
-        assert (maps.mapped(nn.Linear(inputs, 1), torch.zeros(1, inputs)) is not None) == taken
+        assert (sparse_linear(nn.Linear(inputs, 1), torch.zeros(1, inputs)) is not None) == taken
 
 
 @pytest.mark.parametrize("name", MAPS)
 def test_the_number_of_threads_changes_no_bit_of_sums_and_weights(name: str) -> None:
     linear, x = made(name), spikes(21, *IMAGE, channels_last=True)
     torch.set_num_threads(1)
-    alone = results(linear, x, lambda x: maps.mapped(linear, x))
+    alone = results(linear, x, lambda x: sparse_linear(linear, x))
     torch.set_num_threads(3)
-    shared = results(linear, x, lambda x: maps.mapped(linear, x))
+    shared = results(linear, x, lambda x: sparse_linear(linear, x))
     assert torch.equal(alone[0], shared[0])
     assert torch.equal(alone[2], shared[2])
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 7])
-def test_every_part_of_a_table_is_written_once(threads: int) -> None:
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+def test_every_part_of_a_table_is_written_once(parts: int) -> None:
     x = spikes(9, 11, 8, 3).detach().numpy()
-    found = events.find(x, threads)
+    found = sparse.find_spikes(x, threads=1)
     assert found is not None
-    window = Window(4, 3, 2, 3)
     grad = np.random.default_rng(4).standard_normal((9, 4, 2, 70), np.float32)
-    table = events.scatter(found, grad, window, threads).reshape(4, 3, 3, 70)
+    table = np.zeros((4, 3, 3, 70), np.float32)
+    given = grad.reshape(-1), grad.shape, table.reshape(-1)
+    chunks = 4 * 3  # lines of the kernel, and groups of 32 outputs
+    for part in range(parts):
+        share = chunks * part // parts, chunks * (part + 1) // parts
+        sparse.scatter_kernel(*found, *given, KernelShape(4, 3, 2, 3), *share)
     expected = np.zeros((4, 3, 3, 70))
     for image, a, b in np.ndindex(9, 4, 2):
         seen = x[image, 2 * a : 2 * a + 4, 3 * b : 3 * b + 3]
@@ -197,7 +205,7 @@ def test_every_part_of_a_table_is_written_once(threads: int) -> None:
 
 def test_bf16_rounds_weights_results_and_gradients() -> None:
     linear, x = made("convolution"), spikes(20, *IMAGE, channels_last=True)
-    found = results(linear, x, lambda x: maps.mapped(linear, x, torch.bfloat16))
+    found = results(linear, x, lambda x: sparse_linear(linear, x, torch.bfloat16))
     for one in found:
         assert torch.equal(one, one.bfloat16().float())
     # The same factors and gradient, rounded, with exact sums.
@@ -218,29 +226,31 @@ def test_bf16_rounds_weights_results_and_gradients() -> None:
 def test_each_gradient_is_there_for_itself(wanted: str) -> None:
     linear, x = made("convolution"), spikes(20, *IMAGE)
     among = {"inputs": x, **dict(linear.named_parameters())}
-    every = dict(zip(among, results(linear, x, lambda x: maps.mapped(linear, x))[1:], strict=True))
-    y = maps.mapped(linear, x)
+    every = dict(
+        zip(among, results(linear, x, lambda x: sparse_linear(linear, x))[1:], strict=True)
+    )
+    y = sparse_linear(linear, x)
     assert y is not None
     grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     for name, leaf in among.items():
         leaf.requires_grad_(name == wanted)
-    y = maps.mapped(linear, x)
+    y = sparse_linear(linear, x)
     assert y is not None
     y.backward(grad.float())
     assert [name for name, leaf in among.items() if leaf.grad is not None] == [wanted]
     assert torch.equal(among[wanted].grad, every[wanted])  # type: ignore[arg-type]
 
 
-def test_nothing_is_kept_for_a_way_back_that_nobody_asked_for() -> None:
+def test_nothing_is_kept_for_a_backward_pass_that_nobody_asked_for() -> None:
     linear = made("fully connected")
     with torch.no_grad():
-        y = maps.mapped(linear, spikes(20, 264))
+        y = sparse_linear(linear, spikes(20, 264))
     assert y is not None and y.grad_fn is None
 
 
 def test_sums_may_be_changed_in_place_and_weights_once_inputs_need_no_gradient() -> None:
     linear = made("convolution")
-    y = maps.mapped(linear, spikes(20, *IMAGE).detach())
+    y = sparse_linear(linear, spikes(20, *IMAGE).detach())
     assert y is not None
     y.mul_(2)
     with torch.no_grad():
@@ -252,10 +262,10 @@ def test_sums_may_be_changed_in_place_and_weights_once_inputs_need_no_gradient()
 @pytest.mark.parametrize("name", ["convolution", "with few outputs and no bias"])
 def test_another_default_dtype_changes_nothing(name: str) -> None:
     linear, x = made(name), spikes(20, *IMAGE)
-    expected = results(linear, x, lambda x: maps.mapped(linear, x))
+    expected = results(linear, x, lambda x: sparse_linear(linear, x))
     torch.set_default_dtype(torch.float64)
     try:
-        found = results(linear, x, lambda x: maps.mapped(linear, x))
+        found = results(linear, x, lambda x: sparse_linear(linear, x))
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
@@ -265,12 +275,12 @@ def test_another_default_dtype_changes_nothing(name: str) -> None:
     ("neuron", "backend", "taken"),
     [(LIF(), "auto", 1), (LIF(), "fused", 1), (LIF(), "reference", 0), (ReLU(), "auto", 0)],
 )
-def test_blocks_of_spiking_neurons_leave_zeros_out_unless_plain_steps_are_asked_for(
+def test_blocks_of_spiking_neurons_skip_zeros_unless_the_reference_is_asked_for(
     neuron: nn.Module, backend: str, taken: int, monkeypatch: MonkeyPatch
 ) -> None:
     seen: list[object] = []
-    gather = events.gather
-    monkeypatch.setattr(events, "gather", lambda *words: (seen.append(1), gather(*words)))
+    find = sparse.find_spikes
+    monkeypatch.setattr(sparse, "find_spikes", lambda *given: (seen.append(1), find(*given))[1])
     neuron.backend = backend  # type: ignore[assignment]
     block = Block(made("fully connected"), NoNorm((50,)), neuron)  # type: ignore[arg-type]
     assert block(spikes(8, *IMAGE).view(2, 4, *IMAGE), 2).shape == (2, 4, 50)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdqn_lab.spiking.kernels.layer import SLOPES
+from sdqn_lab.spiking.kernels.cpu import CODES
 from sdqn_lab.spiking.neuron import IF, LIF, SpikingNeuron
 from sdqn_lab.spiking.surrogate import Surrogate
 
@@ -39,7 +39,7 @@ def currents(constant: bool = False, channels_last: bool = False) -> Tensor:
 def assert_equals_reference(neuron: SpikingNeuron, x: Tensor) -> Tensor:
     from sdqn_lab.spiking.kernels import gpu
 
-    layer = neuron._layer(None)
+    layer = neuron.kernel_constants()
     assert layer is not None
     results = []
     for spikes in (gpu.run_neuron(x, STEPS, layer), neuron.reference(x.expand(STEPS, *SHAPE))):
@@ -55,7 +55,7 @@ def assert_equals_reference(neuron: SpikingNeuron, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("detach_reset", [True, False])
-@pytest.mark.parametrize("surrogate", SLOPES, ids=[cls.__name__ for cls in SLOPES])
+@pytest.mark.parametrize("surrogate", CODES, ids=[cls.__name__ for cls in CODES])
 @pytest.mark.parametrize("neuron", NEURONS)
 def test_equals_the_reference_for_every_surrogate_and_reset(
     neuron: str, surrogate: type[Surrogate], detach_reset: bool
@@ -75,7 +75,7 @@ def test_equals_the_reference_in_every_layout(constant: bool, channels_last: boo
 def test_a_number_of_units_that_fills_no_block_leaves_its_neighbours_alone() -> None:
     from sdqn_lab.spiking.kernels import gpu
 
-    layer = LIF()._layer(None)
+    layer = LIF().kernel_constants()
     assert layer is not None
     room = torch.full((STEPS, 2, gpu.BLOCK + 1), 3.0, device=DEVICE)
     assert torch.equal(gpu.run_neuron(room, STEPS, layer), torch.ones_like(room))

@@ -1,0 +1,363 @@
+"""Linear maps of spikes without the zeros: where an input fires, rows of weights are added.
+
+Where one input in ten fires, a tenth of a product's additions are left. Images lie channels last,
+(N, H, W, C), without padding; a fully connected layer is a convolution whose kernel covers the
+image. The rows of its weights are a table (KH KW C, O): what a unit at (y, x, c) adds to the output
+at (a, b) is the row of (y - a SH, x - b SW, c).
+
+Every output is summed in an order that depends on its own inputs alone, whatever the threads.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import conv_transpose2d
+
+from sdqn_lab.spiking.kernels.cpu import Array, is_channels_last
+from sdqn_lab.spiking.kernels.jit import jit, parallel_for
+
+# Multiply-adds of a dense product; a smaller one is done before the spikes are found.
+MIN_WORK = 1 << 22
+# Sums per column of weights; for fewer, to lay the weights out as a table takes too long.
+MIN_ROWS = 128
+# Multiply-adds of a dense product that are worth a thread of their own.
+GRAIN = 1 << 26
+# One in so many inputs may fire; where more do, the dense product is quicker.
+SPARSE = 5
+# The same for each image on its own: room is made for so many.
+CROWDED = 2
+# Parts that threads share, at most.
+CHUNKS = 64
+# Floats that are added at once.
+LANES = 32
+# Inputs W C in a row of an image must be fewer: their places are kept in 16 bits.
+MAX_ROW = 1 << 16
+# 1.0 in float32.
+ONE_BITS = np.uint32(0x3F800000)
+NONE, NEXT = np.uint32(0), np.uint32(1)
+
+
+class Spikes(NamedTuple):
+    """Where units fire.
+
+    Attributes:
+        places: (N, room), x C + c of each spike, by rows and columns of the image.
+        starts: (N, H, W + 1), the place's index at which the pixel begins, and where its row ends.
+        channels: C.
+    """
+
+    places: npt.NDArray[np.uint16]
+    starts: npt.NDArray[np.int32]
+    channels: int
+
+
+class KernelShape(NamedTuple):
+    """Size and stride of a convolution's kernel, in pixels."""
+
+    height: int
+    width: int
+    stride_y: int
+    stride_x: int
+
+    def outputs(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the sums over an image."""
+        return (height - self.height) // self.stride_y + 1, (
+            width - self.width
+        ) // self.stride_x + 1
+
+
+class _Job(NamedTuple):
+    """What forward and backward share."""
+
+    spikes: Spikes
+    kernel: KernelShape
+    dtype: torch.dtype
+    threads: int
+
+
+def sparse_linear(
+    linear: nn.Module, x: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor | None:
+    """`linear(x)` to rounding, without the zeros of x; None where it has to be called.
+
+    That is done on the CPU in float32, where x holds nothing but zeros and few ones. What does not
+    fire adds nothing, even if its weight is infinite or NaN. Hooks of the map are not called.
+
+    Args:
+        linear: fully connected layers, and convolutions without padding, dilation and groups.
+        x: (N, ...), as `linear` takes it; for a fully connected layer also images not yet flat.
+        dtype: that weights, results and gradients are rounded to; sums are float32.
+    """
+    if not x.is_cpu or x.dtype != torch.float32:
+        return None
+    if type(linear) is nn.Linear and x[:1].numel() == linear.in_features:
+        images = x if x.dim() == 4 and is_channels_last(x) else x.flatten(1)[:, :, None, None]
+        weight = linear.weight.view(-1, *images.shape[1:])
+        kernel = KernelShape(images.shape[2], images.shape[3], 1, 1)
+    elif type(linear) is nn.Conv2d and x.dim() == 4 and x.shape[1] == linear.in_channels:
+        if (linear.padding, linear.dilation, linear.groups) != ((0, 0), (1, 1), 1):
+            return None
+        images, weight = x, linear.weight
+        kernel = KernelShape(weight.shape[2], weight.shape[3], linear.stride[0], linear.stride[1])
+    else:
+        return None
+    size = kernel.outputs(*images.shape[2:])
+    rows = len(x) * math.prod(size)
+    work = rows * weight.numel()
+    if min(size) < 1 or rows < MIN_ROWS or work < MIN_WORK or weight.dtype != x.dtype:
+        return None
+    threads = min(torch.get_num_threads(), 1 + work // GRAIN)
+    spikes = find_spikes(images.detach().permute(0, 2, 3, 1).contiguous().numpy(), threads)
+    if spikes is None:
+        return None
+    job = _Job(spikes, kernel, dtype, threads)
+    y: Tensor = SparseMap.apply(images, weight, linear.bias, job)  # type: ignore[no-untyped-call]
+    return y.flatten(1) if type(linear) is nn.Linear else y.permute(0, 3, 1, 2)
+
+
+class SparseMap(torch.autograd.Function):
+    """Images (N, C, H, W) and weights (O, C, KH, KW) to sums (N, OH, OW, O)."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> Tensor:
+        """The sums, rounded to the job's type."""
+        units, channels, *pixels = weight.shape
+        # The table (KH KW C, O), in two steps because torch is slow at one permutation.
+        table = _rounded(weight, job.dtype).flatten(1).t().contiguous()
+        table = table.view(channels, math.prod(pixels), units).transpose(0, 1).flatten(0, 1)
+        start = torch.zeros(units, dtype=torch.float32, device="cpu")
+        if bias is not None:
+            start.copy_(_rounded(bias, job.dtype))
+        shape = (len(images), *job.kernel.outputs(*images.shape[2:]), units)
+        y = torch.empty(shape, dtype=torch.float32, device="cpu")
+        flat = table.numpy().reshape(-1), start.numpy(), y.numpy().reshape(-1)
+        work = partial(gather_kernel, *job.spikes, *flat, shape, job.kernel)
+        parallel_for(work, min(CHUNKS, len(y)), job.threads)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(weight if ctx.needs_input_grad[0] else None)
+            ctx.shapes, ctx.job = (images.shape, weight.shape), job
+        return _rounded(y, job.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of images, weight and bias."""
+        (weight,) = ctx.saved_tensors
+        of_images, of_weight = ctx.shapes
+        job: _Job = ctx.job
+        grad = grad_outputs[0].contiguous().to(job.dtype)
+        for_images, for_weight, for_bias, _ = ctx.needs_input_grad
+        grad_images = grad_weight = grad_bias = None
+        if for_images:
+            grad_images = _images_gradient(grad, weight.to(job.dtype), of_images, job.kernel)
+        if for_weight:
+            units, channels, *pixels = of_weight
+            table = np.zeros((math.prod(pixels) * channels, units), np.float32)
+            flat, shape = grad.float().numpy().reshape(-1), tuple(grad.shape)
+            work = partial(scatter_kernel, *job.spikes, flat, shape, table.reshape(-1), job.kernel)
+            parallel_for(work, job.kernel.height * -(-units // LANES), job.threads)
+            rows = torch.from_numpy(table).view(math.prod(pixels), channels, units)
+            rows = rows.transpose(0, 1).flatten(0, 1).t().contiguous()
+            grad_weight = _rounded(rows, job.dtype).view(of_weight)
+        if for_bias:
+            grad_bias = _rounded(grad.float().sum((0, 1, 2)), job.dtype)
+        return grad_images, grad_weight, grad_bias, None
+
+
+def _images_gradient(
+    grad: Tensor, weight: Tensor, shape: torch.Size, kernel: KernelShape
+) -> Tensor:
+    """The gradient (N, C, H, W), channels last; it is as dense as that of the sums."""
+    if weight.shape[2:] == shape[2:]:
+        flat = grad.flatten(1) @ weight.permute(0, 2, 3, 1).flatten(1)
+        return flat.float().view(len(flat), *shape[2:], shape[1]).permute(0, 3, 1, 2)
+    strides = (kernel.stride_y, kernel.stride_x)
+    left = [(pixels - k) % s for pixels, k, s in zip(shape[2:], kernel[:2], strides, strict=True)]
+    images = grad.permute(0, 3, 1, 2)
+    return conv_transpose2d(images, weight, None, strides, output_padding=left).float()
+
+
+def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.detach().to(dtype).float()
+
+
+def find_spikes(x: Array, threads: int) -> Spikes | None:
+    """The spikes of images (N, H, W, C), contiguous.
+
+    Returns:
+        None if an entry is neither 0 nor 1, too many are 1, or a row is too long.
+    """
+    images, height, width, channels = x.shape
+    if width * channels >= MAX_ROW:
+        return None
+    room = height * width * channels // CROWDED + width * channels
+    places = np.empty((images, room), np.uint16)
+    starts = np.empty((images, height, width + 1), np.int32)
+    bits = x.view(np.uint32).reshape(images, height, -1)
+    work = partial(find_kernel, bits, channels, places, starts)
+    parallel_for(work, min(CHUNKS, images), threads)
+    if starts[:, 0, 0].any() or SPARSE * int(starts[:, -1, -1].sum()) > x.size:
+        return None
+    return Spikes(places, starts, channels)
+
+
+@jit
+def find_kernel(
+    bits: npt.NDArray[np.uint32],
+    channels: int,
+    places: npt.NDArray[np.uint16],
+    starts: npt.NDArray[np.int32],
+    first: int,
+    last: int,
+) -> None:
+    """Write places and starts; the very first start of an image that is refused is -1."""
+    images, height, length = bits.shape
+    chunks = min(CHUNKS, images)
+    for image in range(images * first // chunks, images * last // chunks):
+        count = 0
+        for y in range(height):
+            row = bits[image, y]
+            # Counted first, so that a crowded row cannot write beyond its room.
+            ones = 0
+            for i in range(length):
+                ones += row[i] == ONE_BITS
+            if count + ones + length > places.shape[1]:
+                starts[image, 0, 0] = -1
+                return
+            starts[image, y, 0] = count
+            # Unsigned, so that numba does not check for negative indices.
+            at = NONE
+            for x in range(length // channels):
+                for _ in range(channels):
+                    # Written always, kept only for a spike: a branch would be mispredicted.
+                    places[image, count] = at
+                    count += row[at] != 0
+                    at += NEXT
+                starts[image, y, x + 1] = count
+            if count - starts[image, y, 0] != ones:
+                starts[image, 0, 0] = -1
+                return
+
+
+@jit
+def gather_kernel(
+    places: npt.NDArray[np.uint16],
+    starts: npt.NDArray[np.int32],
+    channels: int,
+    table: Array,
+    bias: Array,
+    y: Array,
+    shape: tuple[int, ...],
+    kernel: KernelShape,
+    first: int,
+    last: int,
+) -> None:
+    """Write the sums `y`, (N, OH, OW, O), of chunks of the images."""
+    images, height, width, units = shape
+    chunks = min(CHUNKS, images)
+    reach = kernel.width * channels
+    whole = units // LANES * LANES
+    for image in range(images * first // chunks, images * last // chunks):
+        for a in range(height):
+            for b in range(width):
+                out = ((image * height + a) * width + b) * units
+                y[out : out + units] = bias
+                left = b * kernel.stride_x
+                for line in range(kernel.height):
+                    begin = starts[image, a * kernel.stride_y + line, left]
+                    end = starts[image, a * kernel.stride_y + line, left + kernel.width]
+                    base = line * reach - left * channels
+                    # Four rows per pass: the sum y is then loaded and stored a quarter as often.
+                    fours = end - (end - begin) % 4
+                    for k in range(begin, fours, 4):
+                        r0 = (base + places[image, k]) * units
+                        r1 = (base + places[image, k + 1]) * units
+                        r2 = (base + places[image, k + 2]) * units
+                        r3 = (base + places[image, k + 3]) * units
+                        for j in range(0, whole, LANES):
+                            _add(y, out + j, table, (r0 + j, r1 + j, r2 + j, r3 + j))
+                        for j in range(whole, units):
+                            y[out + j] += (table[r0 + j] + table[r1 + j]) + (
+                                table[r2 + j] + table[r3 + j]
+                            )
+                    for k in range(fours, end):
+                        row = (base + places[image, k]) * units
+                        for j in range(0, whole, LANES):
+                            _add(y, out + j, table, (row + j,))
+                        for j in range(whole, units):
+                            y[out + j] += table[row + j]
+
+
+@jit
+def scatter_kernel(
+    places: npt.NDArray[np.uint16],
+    starts: npt.NDArray[np.int32],
+    channels: int,
+    grad: Array,
+    shape: tuple[int, ...],
+    table: Array,
+    kernel: KernelShape,
+    first: int,
+    last: int,
+) -> None:
+    """A part is LANES columns of one line of the kernel."""
+    images, height, width, units = shape
+    groups = -(-units // LANES)
+    reach = kernel.width * channels
+    # Threads share the table, not the images: so no two of them add to the same row.
+    lines = range(first // groups, -(-last // groups))
+    for image in range(images):
+        for a in range(height):
+            for b in range(width):
+                given = ((image * height + a) * width + b) * units
+                left = b * kernel.stride_x
+                for line in lines:
+                    begin = max(first - line * groups, 0) * LANES
+                    end = min((last - line * groups) * LANES, units)
+                    whole = end - (end - begin) % LANES
+                    at = a * kernel.stride_y + line
+                    base = line * reach - left * channels
+                    for k in range(starts[image, at, left], starts[image, at, left + kernel.width]):
+                        row = (base + places[image, k]) * units
+                        for j in range(begin, whole, LANES):
+                            _add(table, row + j, grad, (given + j,))
+                        for j in range(whole, end):
+                            table[row + j] += grad[given + j]
+
+
+def _addition(context: Any, out: Any, at: Any, rows: Any, begins: Any) -> Any:
+    """out[at : at + LANES] += the sum of rows[begin : begin + LANES] over one begin or four.
+
+    The arrays share no memory. A loop would look at each call whether they do, which takes longer
+    than the sum.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        vector = ir.VectorType(ir.FloatType(), LANES).as_pointer()
+
+        def pointer(array: int, begin: Any) -> Any:
+            data = context.make_array(signature.args[array])(context, builder, values[array]).data
+            return builder.bitcast(builder.gep(data, [begin]), vector)
+
+        offsets = [builder.extract_value(values[3], i) for i in range(len(begins))]
+        terms = [builder.load(pointer(2, each), align=4) for each in offsets]
+        while len(terms) > 1:
+            terms = [builder.fadd(*pair) for pair in zip(terms[::2], terms[1::2], strict=True)]
+        target = pointer(0, values[1])
+        total = builder.fadd(builder.load(target, align=4), terms[0])
+        builder.store(total, target, align=4)
+        return context.get_dummy_value()
+
+    return types.void(out, at, rows, begins), code
+
+
+_add: Any = intrinsic(_addition)
