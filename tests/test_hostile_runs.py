@@ -319,7 +319,7 @@ def test_ones_own_class_needs_no_word_in_a_multirun_and_one_to_go_on_with_it(own
     RunDirectory(cells[0]).update(state="preempted")
     shutil.rmtree(cells[1])
     code, said = shell("sweep", "relaunch", str(own_sweep))
-    assert (code, said.count("neuron._target_=mine.Own is code from outside")) == (2, 2), said
+    assert (code, said.count("neuron._target_=mine.Own: is code from outside")) == (2, 2), said
     code, said = shell("sweep", "relaunch", str(own_sweep), "--trust")
     assert code == 0, said
     assert [RunDirectory(cell).state for cell in cells] == ["finished", "finished"]
@@ -336,7 +336,7 @@ def test_a_relaunch_imports_nothing_that_came_with_the_sweep_or_lies_beside_it()
         ledger.cells["cell"].overrides = [f"neuron._target_={name}"]
         ledger.write(Path("sweep"))
         code, said = shell("sweep", "relaunch", "sweep")
-        Answer(code, said).refuses(f"{name} is code from outside sdqn_lab", "write --trust")
+        Answer(code, said).refuses(f"{name}: is code from outside sdqn_lab", "write --trust")
         assert not executed()
 
 

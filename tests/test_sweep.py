@@ -1,4 +1,4 @@
-"""``python -m sdqn_lab.sweep``: looking at sweeps, starting again what is missing."""
+"""`python -m sdqn_lab.sweep`: looking at sweeps, starting again what is missing."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from sdqn_lab import sweep
-from sdqn_lab.launching import queue
+from sdqn_lab.launching import queue, slurm
 from sdqn_lab.launching.ledger import Ledger, locked
 from sdqn_lab.runs.directory import RunDirectory
 from tests.launching.sweeps import (
@@ -28,9 +28,9 @@ SWEEP = Path("sweep")
 def command(capsys):
     """Run a command in this process: its exit code, what it printed and what it complained of."""
 
-    def answer(*words: str) -> tuple[int, str, str]:
+    def answer(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = sweep.main(list(words))
+        code = sweep.main(list(arguments))
         said = capsys.readouterr()
         return code, said.out, said.err
 
@@ -39,7 +39,7 @@ def command(capsys):
 
 @pytest.fixture
 def cells_do(tmp_path, monkeypatch):
-    """Let a few lines of shell stand in for cells; ``$4`` is a cell's directory."""
+    """Let a few lines of shell stand in for cells; `$4` is a cell's directory."""
     return lambda body: let_cells_do(body, tmp_path, monkeypatch)
 
 
@@ -78,10 +78,10 @@ def test_status_shows_a_row_a_cell_and_writes_nothing(command):
 def test_status_for_programs_is_one_json_object(command):
     made_up(SWEEP, {"a": "finished", "b": "failed"})
     code, shown, _ = command("status", "sweep", "--json")
-    told = json.loads(shown)
+    found = json.loads(shown)
     assert code == 1
-    assert told["problem"] is None
-    assert [(c["name"], c["state"], c["reason"]) for c in told["cells"]] == [
+    assert found["problem"] is None
+    assert [(c["name"], c["state"], c["reason"]) for c in found["cells"]] == [
         ("a", "finished", ""),
         ("b", "failed", "ValueError: no"),
     ]
@@ -95,18 +95,19 @@ def test_status_shows_all_rows_where_it_is_asked_to(command):
     assert shown.count("│ cell") == 70
 
 
-def test_a_watch_ends_when_nothing_more_will_happen(command):
+def test_a_watch_ends_when_nothing_more_will_happen(command, monkeypatch):
+    monkeypatch.setattr(slurm, "LOST_GRACE_SECONDS", -1.0)
     made_up(SWEEP, {"a": "finished", "b": "preempted"}, **GONE)
     assert command("status", "sweep", "--watch")[0] == 0
 
 
-@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["relaunch"], ["cancel"]])
-def test_what_is_no_sweep_is_answered_in_one_line(command, words):
-    refused(command(*words, "nowhere"), "nowhere: no such directory; write the directory of a")
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["relaunch"], ["cancel"]])
+def test_what_is_no_sweep_is_answered_in_one_line(command, arguments):
+    refused(command(*arguments, "nowhere"), "nowhere: no such directory; write the directory of a")
     SWEEP.mkdir()
-    refused(command(*words, "sweep"), "sweep: holds no ledger.json; write the directory of a")
+    refused(command(*arguments, "sweep"), "sweep: holds no ledger.json; write the directory of a")
     (SWEEP / "ledger.json").write_text("{")
-    refused(command(*words, "sweep"), "sweep/ledger.json: the file: Invalid JSON")
+    refused(command(*arguments, "sweep"), "sweep/ledger.json: the file: Invalid JSON")
 
 
 def test_a_relaunch_of_a_finished_sweep_touches_nothing(command):
@@ -130,8 +131,8 @@ def test_a_relaunch_starts_what_failed_stopped_or_was_lost_and_nothing_else(comm
 def test_a_lost_cell_is_started_again_and_one_at_work_is_not(command, cells_do):
     cells_do(f"echo $4 >> started; {FINISHES}")
     ledger = made_up(SWEEP, {"lost": "running", "works": "running"})
-    (told,) = RunDirectory(SWEEP / "lost").status()["attempts"]
-    RunDirectory(SWEEP / "lost").update(attempts=[{**told, **GONE}])
+    (found,) = RunDirectory(SWEEP / "lost").status()["attempts"]
+    RunDirectory(SWEEP / "lost").update(attempts=[{**found, **GONE}])
     works = stamps(SWEEP / "works")
     assert command("relaunch", "sweep")[0] == 0
     assert Path("started").read_text() == "sweep/lost\n"
@@ -154,8 +155,33 @@ def test_a_relaunch_goes_on_with_the_settings_of_the_last_start_unless_told(comm
     made_up(SWEEP, {"a": "failed"}, settings={"processes": 3, "gpus": 0})
     command("relaunch", "sweep")
     command("relaunch", "sweep", "hydra.launcher.processes=2")
-    told = [s.settings for s in Ledger.read(SWEEP).submissions[1:]]
-    assert told == [{"processes": 3, "gpus": 0}, {"processes": 2, "gpus": 0}]
+    found = [s.settings for s in Ledger.read(SWEEP).submissions[1:]]
+    assert found == [{"processes": 3, "gpus": 0}, {"processes": 2, "gpus": 0}]
+
+
+def test_overrides_of_a_relaunch_may_stand_before_and_behind_its_flag(command, cells_do):
+    cells_do("exit 5")
+    made_up(SWEEP, {"a": "failed"}, settings={"processes": 3, "gpus": 0})
+    command(
+        "relaunch", "sweep", "hydra.launcher.gpus=null", "--trust", "hydra.launcher.processes=2"
+    )
+    assert Ledger.read(SWEEP).submissions[-1].settings == {"processes": 2, "gpus": None}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", "sweep", "seed=1"],
+        ["status", "sweep", "--trust"],
+        ["relaunch", "sweep", "--all"],
+        ["cancel", "sweep", "a=1"],
+        [],
+        ["start", "sweep"],
+    ],
+)
+def test_an_argument_that_a_command_does_not_take_is_refused(command, arguments):
+    made_up(SWEEP, {"a": "failed"})
+    refused(command(*arguments), "write --help for what there is")
 
 
 def test_a_dry_relaunch_lists_what_would_start_and_starts_nothing(command, cells_do):
@@ -199,8 +225,8 @@ def test_a_wrong_override_of_a_relaunch_is_refused_and_nothing_is_started(
     made_up(SWEEP, {"a": "failed"})
     before = stamps(SWEEP)
     answer = command("relaunch", "sweep", override)
-    for words in problem.split(" | "):
-        refused(answer, words)
+    for part in problem.split(" | "):
+        refused(answer, part)
     assert stamps(SWEEP) == before
     assert not Path("started").exists()
 
@@ -257,10 +283,10 @@ def test_a_cancel_of_a_sweep_of_another_machine_is_refused_with_its_name(command
 
 @pytest.fixture
 def in_queue(monkeypatch):
-    """SLURM's queue holds job 7 of cell ``a``; the commands that it gets."""
+    """SLURM's queue holds job 7 of cell `a`; the commands that it gets."""
     job, given = queue.Job("name", "PENDING", "JobHeldUser"), []
     monkeypatch.setattr(queue, "jobs", lambda names: {"7": job} if "name" in names else {})
-    monkeypatch.setattr(queue, "slurm", lambda *words: given.append(words) or "")
+    monkeypatch.setattr(queue, "slurm", lambda *arguments: given.append(arguments) or "")
     ledger = made_up(SWEEP, {"a": "pending"}, launcher="slurm", job_name="name", jobs={"7": ["a"]})
     return ledger, given
 
@@ -303,13 +329,13 @@ def test_a_sweep_that_cannot_be_written_is_answered_in_one_line(
     assert not Path("started").exists()
 
 
-@pytest.mark.parametrize("words", [["status"], ["relaunch"], ["cancel"]])
-def test_ctrl_c_ends_a_command_as_a_shell_expects(command, monkeypatch, words):
+@pytest.mark.parametrize("arguments", [["status"], ["relaunch"], ["cancel"]])
+def test_ctrl_c_ends_a_command_as_a_shell_expects(command, monkeypatch, arguments):
     def interrupted(_: Path) -> None:
         raise KeyboardInterrupt
 
     made_up(SWEEP, {"a": "failed"})
     monkeypatch.setattr(Ledger, "read", interrupted)
-    code, shown, complaint = command(*words, "sweep")
+    code, shown, complaint = command(*arguments, "sweep")
     assert (code, shown) == (130, "")
     assert "Traceback" not in complaint

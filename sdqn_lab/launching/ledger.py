@@ -1,14 +1,14 @@
-"""``ledger.json``: the cells of a sweep, and what was started for them, when, with which code.
+"""`ledger.json`: the cells of a sweep, and what was started for them, when, with which code.
 
-Written by the commands that start cells, never by the cells, whose own words are in their
-``status.json``. What became of a cell is told by the two together and by the scheduler.
+Written by the commands that start cells, never by the cells, which write their own `status.json`.
+What became of a cell follows from both files and from what the scheduler says.
 """
 
 import fcntl
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,7 +16,7 @@ import psutil
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from sdqn_lab.runs import provenance
-from sdqn_lab.runs.directory import BusyError, timestamp
+from sdqn_lab.runs.directory import BusyError, RunDirectory, timestamp
 from sdqn_lab.runs.files import write_atomic
 
 FILE = "ledger.json"
@@ -32,20 +32,21 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     overrides: list[str]
+    """What composes the cell anew, `hydra.searchpath` and `hydra.sweep.subdir` included."""
     game: str
     seed: int
     steps: int
     """Agent steps that the cell asks for."""
 
 
-def _plain_name(name: str) -> str:
-    """Cells lie side by side in their sweep's folder, and nowhere else."""
+def plain_name(name: str) -> str:
+    """Refuse a cell that would lie anywhere but in its sweep's folder."""
     if Path(name).name != name or name in (".", ".."):
         raise ValueError(f"{name!r} is a path, a cell has a name")
     return name
 
 
-CellName = Annotated[str, AfterValidator(_plain_name)]
+CellName = Annotated[str, AfterValidator(plain_name)]
 
 
 class Submission(BaseModel):
@@ -78,8 +79,12 @@ class Submission(BaseModel):
 
     @property
     def alive(self) -> bool:
-        """Whether the process that made it is still at it on this machine."""
+        """Whether the process that made it still works, on this machine."""
         return self.ended is None and process_lives(self.host, self.pid, self.process_start)
+
+    def job_of(self, cell: str) -> str | None:
+        """The job that works on a cell."""
+        return next((job for job, cells in self.jobs.items() if cell in cells), None)
 
 
 class Ledger(BaseModel):
@@ -126,8 +131,7 @@ class Ledger(BaseModel):
         cells: list[str],
         sweep_dir: Path,
     ) -> Submission:
-        """Note a new start of cells; changes to the code against its commit are kept beside it."""
-        number = len(self.submissions)
+        """Add a start of cells; changes to the code against its commit are kept beside it."""
         process = psutil.Process()
         submission = Submission(
             launcher=launcher,
@@ -141,7 +145,7 @@ class Ledger(BaseModel):
             cells=cells,
         )
         if text := provenance.diff():
-            write_atomic(sweep_dir / f"code-{number}.diff", f"{text}\n".encode())
+            write_atomic(sweep_dir / f"code-{len(self.submissions)}.diff", f"{text}\n".encode())
         self.submissions.append(submission)
         return submission
 
@@ -156,31 +160,34 @@ _own: set[Path] = set()
 
 @contextmanager
 def locked(sweep_dir: Path) -> Iterator[None]:
-    """Be the only one who starts cells of a sweep; the system lets go when a process dies.
+    """Be the only one who starts cells of a sweep; the lock ends with its process.
 
     Raises:
         BusyError: another command is starting cells.
+        LedgerError: a file of the sweep is a link, and locking would go through it.
     """
-    with (sweep_dir / ".lock").open("ab") as file:
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            held.enter_context(RunDirectory(sweep_dir).lock())
+        except BusyError as error:
             raise BusyError(
                 f"{sweep_dir}: another command works on this sweep; wait for it, or write "
                 f"python -m sdqn_lab.sweep status {sweep_dir}"
             ) from error
+        except ValueError as error:
+            raise LedgerError(str(error)) from error
         _own.add(sweep_dir.resolve())
-        try:
-            yield
-        finally:
-            _own.remove(sweep_dir.resolve())
+        held.callback(_own.remove, sweep_dir.resolve())
+        yield
 
 
 def is_held(folder: Path) -> bool:
-    """Whether another process, on whichever machine, owns the run or the sweep in that folder."""
+    """Whether another process, on whichever machine, has locked the run or sweep of a folder."""
+    # A second lock on a file conflicts even within one process.
     if folder.resolve() in _own:
         return False
     try:
+        # Read-only and shared: a sweep may belong to another user, and NFS wants it so.
         with (folder / ".lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,5 +1,6 @@
 """The cells of a sweep on this machine, each in a process of its own."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.console import Console
 
-from sdqn_lab.checks.refused import ConfigError
+from sdqn_lab.checks.ranges import Count, Natural, check_arguments
+from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.launching.ledger import Ledger, LedgerError, locked
-from sdqn_lab.launching.observe import forget_failure, observe, unfinished
+from sdqn_lab.launching.observe import ACTIVE, forget_failure, observe, unfinished
 from sdqn_lab.launching.processes import Slot, run_cells, slots, visible_gpus
 from sdqn_lab.launching.queue import SlurmError
 from sdqn_lab.launching.table import watching
@@ -34,6 +36,7 @@ class CellLauncher(Launcher):
     config: DictConfig
     settings: dict[str, Any]
     """The arguments, as the ledger keeps them."""
+    dry_run: bool
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -58,24 +61,25 @@ class CellLauncher(Launcher):
         return [_returned(cell) for cell in cells]
 
     def launch_cells(self, sweep_dir: Path, cells: "Sequence[Cell]") -> None:
-        """Enroll cells and start those that are not finished.
+        """Prepare cells and start those that are not finished.
 
-        Whatever becomes of a cell is in its own directory.
+        A cell's own directory says what became of it.
 
         Raises:
             LaunchError: they could not be started.
         """
-        from sdqn_lab.launching.sweep import enroll
+        from sdqn_lab.launching.cells import prepare_cells  # slow, see `launch`
 
         sweep_dir.mkdir(parents=True, exist_ok=True)
         try:
             with locked(sweep_dir):
-                enroll(sweep_dir, cells)
+                prepare_cells(sweep_dir, cells)
                 self.start(sweep_dir, [cell.path.name for cell in cells])
-            self.attend(sweep_dir)
-        except (BusyError, ConfigError, LedgerError, SlurmError, OSError) as error:
+            self.wait(sweep_dir)
+        except (BusyError, ConfigError, LedgerError, Refused, SlurmError, OSError) as error:
             raise LaunchError(str(error)) from error
 
+    @abstractmethod
     def start(self, sweep_dir: Path, names: list[str]) -> None:
         """Start those of the cells that are not finished; the sweep is locked meanwhile.
 
@@ -83,49 +87,49 @@ class CellLauncher(Launcher):
             sweep_dir: the sweep, its ledger written.
             names: names of cells.
         """
-        raise NotImplementedError
 
-    def attend(self, sweep_dir: Path) -> None:
+    def wait(self, sweep_dir: Path) -> None:
         """Stay while the cells work, where that is wanted."""
 
 
 class LocalLauncher(CellLauncher):
-    """Cells on this machine, some at once; one that dies hard takes nobody along.
+    """Cells on this machine, some at once; a crash of one does not affect the others.
 
     Args:
-        processes: cells at once, >= 1. None: one a GPU; without a GPU as many as there are CPUs for
-            ``threads`` each, or one if ``threads`` is None.
-        gpus: how many GPUs cells are spread over, >= 0; with more processes than GPUs several share
-            one. None: all that are visible, or none where ``device`` is the CPU or
-            names one of them.
+        processes: cells at once. None: one per GPU; without a GPU as many as there are CPUs for
+            `threads` each, or one if `threads` is None.
+        gpus: how many GPUs cells are spread over; with more processes than GPUs several share one.
+            None: all that are visible, or none where `device` is the CPU or names one of them.
         dry_run: only say what would run; read by the command before anything starts.
 
     Raises:
         ValueError: an argument is out of range.
+        Refused: there are not so many GPUs.
     """
 
     def __init__(
-        self, processes: int | None = None, gpus: int | None = None, dry_run: bool = False
+        self, processes: Count | None = None, gpus: Natural | None = None, dry_run: bool = False
     ) -> None:
-        del dry_run
-        if processes is not None and processes < 1:
-            raise ValueError(f"processes must be >= 1, got {processes}: write 1 or more")
-        if gpus is not None and gpus < 0:
-            raise ValueError(f"gpus must be >= 0, got {gpus}: write 0 for the CPU")
-        if gpus and gpus > (there := len(visible_gpus())):
-            raise ValueError(f"gpus must be <= {there}, those visible, got {gpus}: write {there}")
-        self.settings = {"processes": processes, "gpus": gpus}
+        check_arguments(LocalLauncher.__init__, locals())
+        if gpus and gpus > (count := len(visible_gpus())):
+            raise Refused("gpus", gpus, f"must be <= {count}, those visible", str(count))
+        self.settings, self.dry_run = {"processes": processes, "gpus": gpus}, dry_run
 
     def start(self, sweep_dir: Path, names: list[str]) -> None:
         """Work through the cells until all have ended, or a signal asks to stop.
 
         Raises:
+            SlurmError: cells may be in SLURM's queue, and SLURM does not answer.
             SystemExit: with code 143, if stopped by a signal.
         """
         console = Console(stderr=True, emoji=False, markup=False, highlight=False)
-        busy = _in_queue(sweep_dir)
+        # The sweep may have been submitted before: two processes cannot work on one cell.
+        seen = observe(sweep_dir)
+        if seen.problem:
+            raise SlurmError(f"{seen.problem}; nobody knows which cells are in the queue")
+        queued = {report.name for report in seen.reports if report.job and report.state in ACTIVE}
         left = unfinished(sweep_dir, names)
-        todo = [name for name in left if name not in busy]
+        todo = [name for name in left if name not in queued]
         for name in [name for name in names if name not in todo]:
             why = "in SLURM's queue" if name in left else "finished already"
             console.print(f"{name}: {why}, not touched", soft_wrap=True)
@@ -136,30 +140,28 @@ class LocalLauncher(CellLauncher):
         ledger.write(sweep_dir)
         for name in todo:
             forget_failure(RunDirectory(sweep_dir / name))
-        stop = StopFlag()
+        stop, paths = StopFlag(), [sweep_dir / name for name in todo]
         with stop.listening(), watching(console) as watch:
-            run_cells(
-                [sweep_dir / name for name in todo],
-                self._slots(sweep_dir / todo[0]),
-                stop,
-                started=lambda path: watch.show(observe(sweep_dir)),
-                ended=lambda path: watch.show(observe(sweep_dir)),
-                tick=lambda: watch.show(observe(sweep_dir)) if watch.due() else None,
-            )
+
+            def look(changed: bool) -> None:
+                if changed or watch.due():
+                    watch.show(observe(sweep_dir))
+
+            run_cells(paths, self.shares(paths[0]), stop, look)
+        # Read anew: a command that cancels writes into it meanwhile.
         ledger = Ledger.read(sweep_dir)
         ledger.submissions[-1].ended = timestamp()
         ledger.write(sweep_dir)
         if stop.requested:
             raise SystemExit(PREEMPTED_EXIT)
 
-    def _slots(self, first: Path) -> list[Slot]:
-        """Shares of this machine; cells of a sweep have devices and threads in common."""
-        from sdqn_lab.config import stored_data
+    def shares(self, cell: Path) -> list[Slot]:
+        """Shares of this machine; all cells of a sweep have devices and threads in common."""
+        from sdqn_lab.config import stored_data  # slow, see `launch`
 
-        cfg = stored_data(first / "config.yaml")
+        cfg = stored_data(cell / "config.yaml")
         any_gpu = cfg.device in ("auto", "cuda") and self.settings["gpus"] != 0
-        gpus = visible_gpus() if any_gpu else []
-        gpus = gpus[: self.settings["gpus"]]
+        gpus = visible_gpus()[: self.settings["gpus"]] if any_gpu else []
         return slots(self.settings["processes"], gpus, cfg.threads)
 
 
@@ -174,15 +176,3 @@ def _returned(cell: "Cell") -> JobReturn:
     except (LaunchError, ValueError) as error:
         job.status, job.return_value = JobStatus.FAILED, error
     return job
-
-
-def _in_queue(sweep_dir: Path) -> set[str]:
-    """Cells that jobs of SLURM work on, or will.
-
-    Raises:
-        SlurmError: there may be some, and SLURM does not answer.
-    """
-    seen = observe(sweep_dir)
-    if seen.problem:
-        raise SlurmError(f"{seen.problem}; nobody knows which cells are in the queue")
-    return {r.name for r in seen.reports if r.job and r.state in ("running", "queued", "requeued")}

@@ -1,8 +1,8 @@
-"""Cells as processes of their own: one that dies hard takes nobody along.
+"""Cells as processes of their own: a crash does not affect the other cells.
 
-Each is ``python -m sdqn_lab.run --resume CELL --trust``, the command that a person would write, and
-its output goes to ``log.txt`` in the cell's directory. That a cell may import the classes it names
-is for those to see to who start cells: they do so only where the user's own words named them.
+Each is `python -m sdqn_lab.run --resume CELL --trust`, the command that a person would write, and
+its output goes to `log.txt` in the cell's directory. Whoever starts cells has to see to it that
+they import no class but those that the user's own command named.
 """
 
 import os
@@ -31,8 +31,9 @@ if cpus:
     os.sched_setaffinity(0, [int(cpu) for cpu in cpus.split(",")])
 os.execv(command[0], command)
 """
-"""Becomes the cell: deaf to USR2, which SLURM sends to every process of a job (when to leave is for
-the launcher to say); asked to stop should its parent die (PR_SET_PDEATHSIG); on its own CPUs."""
+"""Becomes the cell. USR2 is blocked, for SLURM sends it to every process of a job, and the launcher
+decides when cells leave. If its parent dies, it is asked to stop (PR_SET_PDEATHSIG). It keeps to
+its own CPUs."""
 
 
 class Slot(NamedTuple):
@@ -45,7 +46,7 @@ class Slot(NamedTuple):
 
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
-    import torch
+    import torch  # takes seconds, and looking at a sweep does not need it
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
@@ -56,25 +57,20 @@ def slots(processes: int | None, gpus: list[str], threads: int | None) -> list[S
     """Divide this machine.
 
     Args:
-        processes: cells at once; None chooses as many as GPUs, or as CPUs for ``threads`` each.
+        processes: cells at once; None chooses as many as GPUs, or as CPUs for `threads` each.
         gpus: what CUDA_VISIBLE_DEVICES may take, one by one; empty for the CPU.
         threads: CPU threads of a cell; None shares the CPUs out, each cell those of its own.
     """
     cpus = sorted(os.sched_getaffinity(0))
     if processes is None:
         processes = len(gpus) or (max(1, len(cpus) // threads) if threads else 1)
-    return [
-        Slot(
-            {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {},
-            _share(cpus, i, processes) if threads is None and processes > 1 else None,
-        )
-        for i in range(processes)
-    ]
-
-
-def _share(cpus: list[int], index: int, parts: int) -> frozenset[int]:
-    """CPUs number index, index + parts, ...; where there are more parts than CPUs, one of them."""
-    return frozenset(cpus[index % len(cpus) :: parts] or cpus[:1])
+    shared = threads is None and processes > 1
+    shares = []
+    for i in range(processes):
+        own = frozenset(cpus[i % len(cpus) :: processes])
+        gpu = {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}
+        shares.append(Slot(gpu, own if shared else None))
+    return shares
 
 
 class CellProcess:
@@ -84,6 +80,7 @@ class CellProcess:
         self.path, self.slot = path, slot
         self._attempts = len(RunDirectory(path).status().get("attempts", []))
         cpus = ",".join(map(str, sorted(slot.cpus or ())))
+        # Isolated and without site-packages, so that it takes no time and imports nothing else.
         become = [sys.executable, "-I", "-S", "-c", ENTRY, str(os.getpid()), cpus]
         with (path / LOG).open("ab") as log:
             self._process = subprocess.Popen(
@@ -106,7 +103,7 @@ class CellProcess:
             self._process.send_signal(signal.SIGTERM)
 
     def settle(self, stopped: bool) -> None:
-        """Write into ``status.json`` what a process that died could not write itself.
+        """Write into `status.json` what a process that died could not write itself.
 
         Args:
             stopped: it had been asked to stop.
@@ -117,56 +114,46 @@ class CellProcess:
             return
         try:
             with directory.lock():
-                _settle(directory, code, stopped, self._attempts)
+                attempts = directory.status().get("attempts", [])
+                reported = len(attempts) > self._attempts and "ended" in attempts[-1]
+                if reported or directory.state == "finished":
+                    return
+                # A stop signal that came before the cell could listen is no fault of the cell's.
+                if stopped or code in (PREEMPTED_EXIT, -signal.SIGTERM, -signal.SIGINT):
+                    directory.end_attempt("preempted")
+                else:
+                    directory.end_attempt("failed", error=self._cause(code))
         except BusyError:
             return
         except (OSError, ValueError) as error:  # its directory is gone, or damaged
             print(f"{self.path.name}: {error}", file=sys.stderr, flush=True)
 
-
-def _settle(directory: RunDirectory, code: int, stopped: bool, attempts_before: int) -> None:
-    attempts = directory.status().get("attempts", [])
-    spoke = len(attempts) > attempts_before and "ended" in attempts[-1]
-    if spoke or directory.state == "finished":
-        return
-    # A stop signal that came before the cell could listen is no fault of the cell's.
-    if stopped or code in (PREEMPTED_EXIT, -signal.SIGTERM, -signal.SIGINT):
-        directory.end_attempt("preempted")
-    else:
-        directory.end_attempt("failed", error=_cause(directory.path, code))
-
-
-def _cause(path: Path, code: int) -> str:
-    if code < 0:
-        name = signal.Signals(-code).name
-        hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-        return f"its process was ended by {name} from outside{hint}"
-    lines = (path / LOG).read_text(errors="replace").strip().splitlines()
-    return f"its process ended with code {code}: {lines[-1] if lines else 'it said nothing'}"
+    def _cause(self, code: int) -> str:
+        if code < 0:
+            hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+            return f"its process was ended by {signal.Signals(-code).name} from outside{hint}"
+        lines = (self.path / LOG).read_text(errors="replace").strip().splitlines()
+        return f"its process ended with code {code}: {lines[-1] if lines else 'without output'}"
 
 
 def run_cells(
     paths: Iterable[Path],
     slots: Iterable[Slot],
     stop: StopFlag,
-    *,
-    started: Callable[[Path], None] = lambda _: None,
-    ended: Callable[[Path], None] = lambda _: None,
-    tick: Callable[[], None] = lambda: None,
+    look: Callable[[bool], None] = lambda changed: None,
 ) -> None:
-    """Work through cells, one a slot at a time, until all have ended or a stop is requested.
+    """Work through cells, one per slot at a time, until all have ended or a stop is requested.
 
     Args:
-        paths: their directories, each with its ``config.yaml``.
+        paths: their directories, each with its `config.yaml`.
         slots: shares of this machine.
         stop: once set, cells at work are asked to save and leave, and no more are started.
-        started: called with each cell that begins.
-        ended: called with each cell whose process is gone and whose ``status.json`` is settled.
-        tick: called a few times a second.
+        look: called a few times a second, with whether a cell began or ended since.
     """
     waiting, free, working = deque(paths), deque(slots), list[CellProcess]()
     asked = False
     while working or (waiting and not stop.requested):
+        changed = False
         while waiting and free and not stop.requested:
             path = waiting.popleft()
             try:
@@ -175,7 +162,8 @@ def run_cells(
                 print(f"{path.name}: cannot be started: {error}", file=sys.stderr, flush=True)
                 continue
             free.popleft()
-            started(path)
+            changed = True
+        # Asked once: a second signal would cut short what a cell is saving.
         if stop.requested and not asked:
             asked = True
             for process in working:
@@ -184,6 +172,7 @@ def run_cells(
             process.settle(asked)
             working.remove(process)
             free.append(process.slot)
-            ended(process.path)
-        tick()
-        time.sleep(POLL_SECONDS)
+            changed = True
+        look(changed)
+        if not changed:
+            time.sleep(POLL_SECONDS)

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
 ENDS = frozenset(
@@ -11,21 +11,16 @@ ENDS = frozenset(
     | {"DEADLINE", "OUT_OF_MEMORY", "REVOKED"}
 )
 """States of a job that will do nothing more; in all others it may."""
-OVERRIDES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SBATCH_", "SLURM_TIME_FORMAT")
+PREFERENCES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SBATCH_", "SLURM_TIME_FORMAT")
 """Variables of a user's environment that would change what is asked, or submitted."""
 REFUSALS = ("nvalid job id", "ermission denied", "no such command", "isabled", "nvalid user")
 """Parts of answers that stay the same however often one asks."""
-ANSWER_SECONDS = 60
+TIMEOUT_SECONDS = 60
 T = TypeVar("T")
 
 
 class SlurmError(Exception):
     """SLURM does not answer, or refuses."""
-
-    @property
-    def final(self) -> bool:
-        """Whether it is a refusal; a controller that goes or comes says all kinds of things."""
-        return any(word in str(self) for word in REFUSALS)
 
 
 class Job(NamedTuple):
@@ -44,54 +39,55 @@ class Job(NamedTuple):
 
 def environment() -> dict[str, str]:
     """This process's environment, less what would answer or submit something else."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(OVERRIDES)}
+    return {k: v for k, v in os.environ.items() if not k.startswith(PREFERENCES)}
 
 
-def slurm(*words: str) -> str:
+def slurm(*command: str) -> str:
     """What one of SLURM's commands prints.
 
     Raises:
         SlurmError: the command is not there, fails, or does not answer.
     """
+    program = command[0]
     try:
         done = subprocess.run(
-            words,
+            command,
             capture_output=True,
             text=True,
             check=False,
-            timeout=ANSWER_SECONDS,
+            timeout=TIMEOUT_SECONDS,
             env=environment(),
         )
     except FileNotFoundError as error:
         raise SlurmError(
-            f"{words[0]}: no such command; is this a machine of the cluster?"
+            f"{program}: no such command; is this a machine of the cluster?"
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise SlurmError(f"{words[0]}: no answer within {ANSWER_SECONDS} s") from error
+        raise SlurmError(f"{program}: no answer within {TIMEOUT_SECONDS} s") from error
     if done.returncode != 0:
-        raise SlurmError(f"{words[0]}: {first_error(done.stderr) or done.returncode}")
+        raise SlurmError(f"{program}: {first_error(done.stderr) or done.returncode}")
     return done.stdout
 
 
 def first_error(text: str) -> str:
     """The line that says what is wrong; SLURM's last one often only points to the manual."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
-    errors = [line for line in lines if "error:" in line]
-    return (errors or lines or [""])[0]
+    return next((line for line in lines if "error:" in line), lines[0] if lines else "")
 
 
-def patiently(ask: Callable[[], T], patience_seconds: float) -> T:
+def retry(ask: Callable[[], T], timeout_seconds: float) -> T:
     """Ask SLURM again and again, while a controller is being restarted.
 
     Raises:
-        SlurmError: the last one, when patience is over.
+        SlurmError: a refusal that will not change, or the last error when the time is over.
     """
-    end = time.monotonic() + patience_seconds
+    end = time.monotonic() + timeout_seconds
     while True:
         try:
             return ask()
         except SlurmError as error:
-            if error.final or time.monotonic() > end:
+            # A controller that goes or comes says all kinds of things, so refusals are listed.
+            if any(part in str(error) for part in REFUSALS) or time.monotonic() > end:
                 raise
             time.sleep(2.0)
 
@@ -103,12 +99,13 @@ def jobs(names: Iterable[str]) -> dict[str, Job]:
         names: names of jobs.
 
     Returns:
-        Job id (``12``, or ``12_3`` for a task of an array) -> job; jobs that ended are in it for
-        as long as the controller keeps them.
+        Job id (`12`, or `12_3` for a task of an array) -> job; jobs that ended are in it for as
+        long as the controller keeps them.
 
     Raises:
         SlurmError: SLURM does not answer.
     """
+    # Also those that ended: they tell a cell that lost its job from one whose answer is missing.
     wanted = f"--name={','.join(names)}"
     answer = slurm("squeue", "-a", "-h", "-r", "-t", "all", wanted, "-o", "%i|%T|%r|%j")
     fields = [line.split("|", 3) for line in answer.splitlines() if line]
@@ -117,15 +114,31 @@ def jobs(names: Iterable[str]) -> dict[str, Job]:
     return {job: Job(name, state, reason) for job, state, reason, name in fields}
 
 
-def endings(ids: Iterable[str]) -> dict[str, str]:
+def active_jobs(names: Mapping[str, str]) -> list[str]:
+    """Those of some jobs that may still work.
+
+    Args:
+        names: job id -> name of the job.
+
+    Raises:
+        SlurmError: SLURM does not answer.
+    """
+    found = jobs(names.values()) if names else {}
+    # A controller that lost its state counts from 1 again: an id alone proves nothing.
+    same = {job for job, name in names.items() if job in found and found[job].name == name}
+    return [job for job in names if job in same and found[job].active]
+
+
+def final_states(ids: Iterable[str]) -> dict[str, str]:
     """How jobs ended, from the accounting; empty where the cluster has none.
 
     Returns:
-        Job id -> state, e.g. ``OUT_OF_MEMORY``, ``NODE_FAIL``, ``CANCELLED by 0``.
+        Job id -> state, e.g. `OUT_OF_MEMORY`, `NODE_FAIL`, `CANCELLED by 0`.
     """
     wanted = ",".join(ids)
     if not wanted:
         return {}
+    # Many clusters have no accounting, and some an accounting that is down for hours.
     try:
         lines = slurm("sacct", "-X", "-n", "-P", "-j", wanted, "-o", "JobID,State")
     except SlurmError:
@@ -133,18 +146,18 @@ def endings(ids: Iterable[str]) -> dict[str, str]:
     return dict(line.split("|", 1) for line in lines.splitlines() if "|" in line)
 
 
-def facts(job: str) -> dict[str, str]:
-    """``scontrol show job``: key -> value of one job.
+def job_info(job: str) -> dict[str, str]:
+    """`scontrol show job`: key -> value of one job.
 
     Raises:
         SlurmError: SLURM does not answer, or has forgotten the job.
     """
-    words = slurm("scontrol", "-o", "show", "job", job).split()
-    return dict(word.split("=", 1) for word in words if "=" in word)
+    fields = slurm("scontrol", "-o", "show", "job", job).split()
+    return dict(field.split("=", 1) for field in fields if "=" in field)
 
 
-def most_tasks() -> int:
-    """How many tasks an array may have.
+def max_array_size() -> int:
+    """How many jobs an array may have.
 
     Raises:
         SlurmError: SLURM does not answer.

@@ -23,13 +23,13 @@ TINY += ["budget.log_every_steps=200", "protocol.eval_episodes=1"]
 LONG = [*TINY, "budget.steps=4000"]
 """Seconds: long enough to be hit in the middle."""
 FINISHES = """echo '{"state": "finished"}' > "$4/status.json" """
-"""A cell that is done at once; see ``let_cells_do``."""
+"""A cell that is done at once; see `let_cells_do`."""
 GONE = {"pid": 1, "process_start": 0.0}
 """No process on this machine: the first one began later."""
 
 
 def submission(cells: list[str], **changes: Any) -> Submission:
-    """A local start of cells by this process, unless told otherwise."""
+    """A local start of cells by this process; keywords say otherwise."""
     process = psutil.Process()
     facts = {
         "launcher": "local",
@@ -46,7 +46,7 @@ def submission(cells: list[str], **changes: Any) -> Submission:
 
 
 def attempt(**changes: Any) -> dict[str, Any]:
-    """A start of a cell by this process, unless told otherwise."""
+    """A start of a cell by this process; keywords say otherwise."""
     process = psutil.Process()
     facts = {"host": socket.gethostname(), "pid": process.pid, "started": "2025-12-31T00:00:00Z"}
     return {**facts, "process_start": process.create_time(), **changes}
@@ -78,7 +78,7 @@ def cell(path: Path, state: str, **status: Any) -> RunDirectory:
 
 
 def let_cells_do(body: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a few lines of shell stand in for cells; ``$4`` is a cell's directory."""
+    """Let a few lines of shell stand in for cells; `$4` is a cell's directory."""
     file = folder / "program"
     becoming = f'[ "$1" = -I ] && exec {sys.executable} "$@"'  # what precedes a cell
     file.write_text(f"#!/bin/sh\n{becoming}\n{body}\n")
@@ -96,13 +96,14 @@ def cells(sweep_dir: Path) -> list[Path]:
 
 def numbers(sweep_dir: Path) -> dict[str, list[dict[str, Any]]]:
     """Every record of every cell, without the clock's."""
-    return {path.name: _records(path) for path in cells(sweep_dir)}
+    return {path.name: records(path) for path in cells(sweep_dir)}
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
-    clock = ("time/", "wall", "seconds")
-    return [{k: v for k, v in line.items() if not k.startswith(clock)} for line in lines]
+def records(cell: Path) -> list[dict[str, Any]]:
+    """A cell's metrics without what says the time."""
+    lines = map(json.loads, (cell / "metrics.jsonl").read_text().splitlines())
+    clock = ("time/", "wall", "second")
+    return [{k: v for k, v in line.items() if not any(t in k for t in clock)} for line in lines]
 
 
 def stamps(sweep_dir: Path) -> dict[Path, tuple[int, bytes]]:
@@ -111,9 +112,9 @@ def stamps(sweep_dir: Path) -> dict[Path, tuple[int, bytes]]:
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def start(module: str, *words: str, **environment: str) -> subprocess.Popen[str]:
+def start(module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", f"sdqn_lab.{module}", *words],
+        [sys.executable, "-m", f"sdqn_lab.{module}", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

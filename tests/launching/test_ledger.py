@@ -21,9 +21,9 @@ def test_what_is_written_is_what_is_read():
 
 def without(key: str):
     def damage(file: Path) -> None:
-        told = json.loads(file.read_text())
-        del told["submissions"][0][key]
-        file.write_text(json.dumps(told))
+        content = json.loads(file.read_text())
+        del content["submissions"][0][key]
+        file.write_text(json.dumps(content))
 
     return damage
 
@@ -73,6 +73,14 @@ def test_one_command_at_a_time_starts_cells():
     with locked(SWEEP), busy, locked(SWEEP):
         pass
     with locked(SWEEP):
+        pass
+
+
+def test_a_sweep_is_not_locked_through_a_link():
+    made_up(SWEEP, {})
+    Path("elsewhere").touch()
+    (SWEEP / ".lock").symlink_to(Path("elsewhere").absolute())
+    with pytest.raises(LedgerError, match=r"sweep/\.lock: a link"), locked(SWEEP):
         pass
 
 

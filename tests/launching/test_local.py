@@ -17,6 +17,7 @@ from sdqn_lab.launching import queue
 from sdqn_lab.launching.ledger import Ledger
 from sdqn_lab.launching.local import LocalLauncher
 from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.stopping import BUSY_EXIT
 from tests.launching.sweeps import (
     FINISHES,
     LONG,
@@ -38,7 +39,7 @@ TWO = ["-m", *LONG, "seed=0,1", "hydra.launcher.processes=2", f"hydra.sweep.dir=
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> dict[str, list[dict]]:
-    """What the two cells tell when nobody bothers them."""
+    """What the two cells record when nobody disturbs them."""
     home, before = tmp_path_factory.mktemp("undisturbed"), Path.cwd()
     os.chdir(home)
     try:
@@ -53,8 +54,8 @@ def started() -> Iterator:
     """Start commands; none of them outlives the test."""
     processes = []
 
-    def begin(*words: str):
-        processes.append(start("run", *words))
+    def begin(*arguments: str):
+        processes.append(start("run", *arguments))
         return processes[-1]
 
     yield begin
@@ -100,11 +101,6 @@ def test_a_stopped_sweep_has_saved_and_the_same_command_finishes_it_with_the_sam
     assert set(states(SWEEP)) <= {"preempted", "finished"}
     assert "preempted" in states(SWEEP)
     assert not working()
-    second = started(*TWO)
-    wait_until(lambda: "running" in states(SWEEP), "a cell at work again")
-    second.send_signal(signal.SIGINT)
-    assert second.wait(120) == 143
-    assert not working()
     assert run.main(TWO) == 0
     assert numbers(SWEEP) == undisturbed
     assert {name for s in Ledger.read(SWEEP).submissions for name in s.cells} == set(undisturbed)
@@ -126,6 +122,17 @@ def test_cells_save_and_leave_when_their_launcher_is_killed_and_a_relaunch_finis
     assert "2 cells: 2 finished" in capsys.readouterr().out
     assert numbers(SWEEP) == undisturbed
     assert {path: stamps(path) for path in finished} == finished
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "USR2"])
+def test_any_stop_signal_to_a_launcher_lets_its_cells_save_and_leave(tmp_path, monkeypatch, name):
+    let_cells_do(f"kill -{name} $PPID; sleep 60 & wait", tmp_path, monkeypatch)
+    made_up(SWEEP, {"a": "pending", "b": "pending"}, cells=[])
+    with pytest.raises(SystemExit) as left:
+        LocalLauncher(processes=1).start(SWEEP, ["a", "b"])
+    assert left.value.code == 143
+    assert states(SWEEP) == ["preempted", "pending"]
+    assert Ledger.read(SWEEP).submissions[-1].ended
 
 
 BROKEN = """
@@ -185,42 +192,51 @@ def test_cells_that_die_in_any_way_are_named_with_cause_and_log_and_the_others_f
     assert sweep.main(["status", str(SWEEP)]) == 1
 
 
-def test_a_cell_that_a_single_command_works_on_is_left_alone_and_the_others_finish(capsys):
-    words = ["-m", *TINY, "seed=0,1", f"hydra.sweep.dir={SWEEP}"]
+def test_a_cell_that_a_single_command_works_on_is_left_alone_and_the_others_finish(
+    tmp_path, monkeypatch, capsys
+):
+    command = ["-m", *TINY, "seed=0,1", f"hydra.sweep.dir={SWEEP}"]
     first, _ = plan_cells(SWEEP, expand([*TINY, "seed=0,1"]))
     taken = RunDirectory(first.path)
     taken.path.mkdir(parents=True)
     taken.config.write_text(OmegaConf.to_yaml(first.cfg))
     taken.update(state="running", attempts=[attempt()])
     before = taken.status()
+    # As a cell does that finds its lock held, and leaves.
+    busy = f"[ $4 = {first.path} ] && [ ! -e free ] && exit {BUSY_EXIT}"
+    let_cells_do(f"{busy}; {FINISHES}", tmp_path, monkeypatch)
     with taken.lock():
-        assert run.main(words) == 1
+        assert run.main(command) == 1
         assert taken.status() == before
     assert sorted(map(str, states(SWEEP))) == ["finished", "running"]
     taken.update(state="preempted", attempts=[])
-    assert run.main(words) == 0
+    Path("free").touch()
+    assert run.main(command) == 0
 
 
-def test_a_cell_whose_directory_was_deleted_is_made_anew_by_a_relaunch_and_finishes(capsys):
-    assert run.main(["-m", *TINY, "seed=0,1", f"hydra.sweep.dir={SWEEP}"]) == 0
-    gone, kept = cells(SWEEP)
-    told, before = numbers(SWEEP), stamps(kept)
+def test_a_relaunch_makes_what_was_deleted_anew_and_starts_what_has_its_config_alone(capsys):
+    assert run.main(["-m", *TINY, "seed=0,1,2", f"hydra.sweep.dir={SWEEP}"]) == 0
+    gone, bare, kept = cells(SWEEP)
+    recorded, before = numbers(SWEEP), stamps(kept)
     shutil.rmtree(gone)
-    assert sweep.main(["relaunch", str(SWEEP)]) == 0
-    assert numbers(SWEEP) == told
-    assert stamps(kept) == before
-
-
-def test_a_cell_of_which_the_config_alone_was_kept_is_started_by_a_relaunch(capsys):
-    assert run.main(["-m", *TINY, "seed=0,1", f"hydra.sweep.dir={SWEEP}"]) == 0
-    bare, kept = cells(SWEEP)
-    told, before = numbers(SWEEP), stamps(kept)
     for file in bare.rglob("*"):
         if file.is_file() and file.name != "config.yaml":
             file.unlink()
     assert sweep.main(["relaunch", str(SWEEP)]) == 0
-    assert numbers(SWEEP) == told
+    assert numbers(SWEEP) == recorded
     assert stamps(kept) == before
+
+
+def test_a_relaunch_makes_a_cell_anew_by_the_name_that_the_sweep_gave_it(
+    tmp_path, monkeypatch, capsys
+):
+    let_cells_do(FINISHES, tmp_path, monkeypatch)
+    ledger = made_up(SWEEP, {"s7": None})
+    ledger.cells["s7"].overrides = [*TINY, "seed=7", "hydra.sweep.subdir=s${seed}"]
+    ledger.write(SWEEP)
+    assert sweep.main(["relaunch", str(SWEEP), "--trust"]) == 0
+    assert states(SWEEP) == ["finished"]
+    assert (SWEEP / "s7" / "config.yaml").exists()
 
 
 IN_QUEUE = {"launcher": "slurm", "job_name": "name", "jobs": {"7_0": ["a"], "7_1": ["b"]}}

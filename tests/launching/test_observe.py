@@ -1,14 +1,16 @@
-"""What a sweep is said to be: the ledger against the cells' own words."""
+"""What a sweep is said to be: the ledger against the cells' own status."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sdqn_lab.launching import queue
 from sdqn_lab.launching.ledger import is_held, locked
 from sdqn_lab.launching.observe import WRONG, observe, unfinished
-from sdqn_lab.launching.table import notes, out, summary, table
+from sdqn_lab.launching.table import SUMMARY_SECONDS, notes, out, summary, table, watching
 from sdqn_lab.runs.directory import RunDirectory
 from tests.launching.sweeps import GONE, attempt, cell, made_up
 
@@ -20,13 +22,18 @@ def only():
     return report
 
 
+def recorded(*records: dict, cell: str = "a") -> None:
+    lines = [f"{json.dumps(record)}\n" for record in records]
+    RunDirectory(SWEEP / cell).metrics.write_text("".join(lines))
+
+
 def since(**changes):
     """A start after the submission."""
     return attempt(started="2026-01-01T00:00:01Z", **changes)
 
 
 @pytest.mark.parametrize(
-    ("told", "launcher_lives", "state"),
+    ("written", "launcher_lives", "state"),
     [
         ("finished", True, "finished"),
         ("finished", False, "finished"),
@@ -42,8 +49,10 @@ def since(**changes):
         (None, False, "missing"),
     ],
 )
-def test_a_cells_state_is_what_it_said_and_whether_its_launcher_lives(told, launcher_lives, state):
-    made_up(SWEEP, {"a": told}, **({} if launcher_lives else GONE))
+def test_a_cells_state_is_what_it_wrote_and_whether_its_launcher_lives(
+    written, launcher_lives, state
+):
+    made_up(SWEEP, {"a": written}, **({} if launcher_lives else GONE))
     assert only().state == state
 
 
@@ -54,7 +63,7 @@ def test_a_cell_whose_process_is_gone_without_a_word_is_lost(attempts):
     assert (only().state, only().reason) == ("lost", "its process is gone")
 
 
-def test_a_cell_that_was_enrolled_and_never_submitted_is_missing():
+def test_a_cell_that_was_prepared_and_never_submitted_is_missing():
     made_up(SWEEP, {"a": "pending"}, cells=[])
     assert only().state == "missing"
 
@@ -65,9 +74,9 @@ def test_a_cell_that_saved_and_left_while_others_go_on_is_stopped():
     assert only().state == "stopped"
 
 
-@pytest.mark.parametrize(("told", "state"), [("preempted", "stopped"), ("pending", "missing")])
-def test_nothing_waits_for_a_launcher_that_is_done(told, state):
-    made_up(SWEEP, {"a": told}, ended="2026-01-01T00:00:09Z")
+@pytest.mark.parametrize(("written", "state"), [("preempted", "stopped"), ("pending", "missing")])
+def test_nothing_waits_for_a_launcher_that_is_done(written, state):
+    made_up(SWEEP, {"a": written}, ended="2026-01-01T00:00:09Z")
     assert only().state == state
 
 
@@ -77,7 +86,7 @@ def test_a_cell_that_was_started_once_and_waits_for_nobody_is_stopped():
     assert only().state == "stopped"
 
 
-def test_a_failure_is_told_by_its_last_line_and_the_place_of_its_log():
+def test_a_failure_is_described_by_its_last_line_and_the_place_of_its_log():
     made_up(SWEEP, {"a": "failed"})
     (SWEEP / "a" / "log.txt").touch()
     assert notes(observe(SWEEP)) == ["a: failed: ValueError: no; log: sweep/a/log.txt"]
@@ -95,15 +104,41 @@ def test_a_damaged_status_is_named_and_the_other_cells_are_shown(text):
 
 def test_progress_is_read_from_the_end_of_the_metrics():
     made_up(SWEEP, {"a": "running"})
-    records = [
-        {"step": 100, "time/steps_per_second": 10.0, "train/return": 1.0},
-        {"step": 200, "eval/return_mean": 5.0},
-        {"step": 300, "time/steps_per_second": 20.0, "train/return": 2.0},
-    ]
-    RunDirectory(SWEEP / "a").metrics.write_text("".join(f"{json.dumps(r)}\n" for r in records))
+    recorded(
+        {"step": 100, "wall_seconds": 10.0, "train/return": 1.0},
+        {"step": 200, "wall_seconds": 40.0, "eval/return_mean": 5.0},
+        {"step": 300, "wall_seconds": 50.0, "train/return": 2.0},
+    )
     found = only()
-    assert (found.steps, found.rate, found.last_return, found.evaluation) == (300, 20.0, 2.0, 5.0)
-    assert found.seconds_left == (1000 - 300) / 20.0
+    assert (found.steps, found.rate, found.last_return, found.evaluation) == (300, 5.0, 2.0, 5.0)
+    assert found.seconds_left == (1000 - 300) / 5.0
+
+
+def test_steps_before_the_first_update_are_no_measure_of_the_speed():
+    made_up(SWEEP, {"a": "running"})
+    recorded({"step": 5, "wall_seconds": 0.5}, {"step": 10, "wall_seconds": 1.0})
+    assert only().seconds_left is None
+    slow = {"step": 20, "wall_seconds": 5.0, "loss/td": 1.0}
+    recorded({"step": 10, "wall_seconds": 1.0}, slow)
+    assert only().seconds_left is None, "how long an update takes is not known yet"
+    recorded({"step": 10, "wall_seconds": 1.0}, slow, {"step": 40, "wall_seconds": 15.0})
+    assert only().seconds_left == (1000 - 40) / 2.0
+
+
+def test_an_agent_without_updates_has_a_speed_as_soon_as_some_of_its_steps_are_done():
+    made_up(SWEEP, {"a": "running"})
+    recorded({"step": 5, "wall_seconds": 0.5}, {"step": 25, "wall_seconds": 2.5})
+    assert only().seconds_left == (1000 - 25) / 10.0
+
+
+def test_a_cell_that_stopped_before_its_first_record_stands_where_its_checkpoint_does():
+    made_up(SWEEP, {"a": "preempted"})
+    checkpoint = SWEEP / "a" / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "manifest.json").write_text('{"facts": {"steps": 263}}')
+    assert only().steps == 263
+    recorded({"step": 200, "wall_seconds": 1.0})
+    assert only().steps == 263
 
 
 @pytest.mark.parametrize("torn", ['{"step": 40', "garbage\n", '{"step"\n', "[1]\n", "\udcff\n"])
@@ -140,8 +175,7 @@ def test_code_that_ran_before_the_last_submission_is_no_matter():
 
 def test_the_summary_counts_and_estimates_from_what_runs_now():
     made_up(SWEEP, {"a": "finished", "b": "running", "c": "pending"})
-    record = {"step": 500, "time/steps_per_second": 10.0}
-    RunDirectory(SWEEP / "b").metrics.write_text(f"{json.dumps(record)}\n")
+    recorded({"step": 400, "wall_seconds": 0}, {"step": 500, "wall_seconds": 10}, cell="b")
     expected = "3 cells: 1 finished, 1 running, 1 queued; ETA 2m 30s"
     assert summary(observe(SWEEP)) == expected
 
@@ -153,6 +187,24 @@ def test_a_long_table_shows_what_went_wrong_first_and_says_what_it_hides():
         console.print(table(observe(SWEEP)))
     assert "│ z " in shown.get()
     assert "(21 cells not shown; --all shows them)" in shown.get()
+
+
+def test_without_a_terminal_a_sweep_reports_each_change_and_is_not_silent_for_long(monkeypatch):
+    made_up(SWEEP, {"a": "running", "b": "pending"})
+    seen = observe(SWEEP)
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
+    console = Console(force_terminal=False, width=200)
+    with console.capture() as shown, watching(console) as watch:
+        for seconds in (0.0, SUMMARY_SECONDS - 1, SUMMARY_SECONDS + 1, SUMMARY_SECONDS + 2):
+            monkeypatch.setattr("time.monotonic", lambda seconds=seconds: seconds)
+            watch.show(seen)
+        cell_ended = replace(seen.reports[0], state="finished", evaluation=5.0)
+        watch.show(replace(seen, reports=[cell_ended, seen.reports[1]]))
+    assert shown.get().splitlines() == [
+        "a: running (2 cells: 1 running, 1 queued)",
+        "2 cells: 1 running, 1 queued",
+        "a: finished with 5.00 (2 cells: 1 finished, 1 queued)",
+    ]
 
 
 def test_unfinished_are_all_but_the_finished():
@@ -167,7 +219,7 @@ def test_unfinished_are_all_but_the_finished():
 
 
 @pytest.mark.parametrize(
-    ("told", "held", "state"),
+    ("written", "held", "state"),
     [
         ("finished", "sweep", "finished"),
         ("running", "cell", "running"),
@@ -179,8 +231,8 @@ def test_unfinished_are_all_but_the_finished():
         ("pending", None, "missing"),
     ],
 )
-def test_a_cell_started_on_another_machine_is_judged_by_what_is_locked(told, held, state):
-    made_up(SWEEP, {"a": told}, host="elsewhere")
+def test_a_cell_started_on_another_machine_is_judged_by_what_is_locked(written, held, state):
+    made_up(SWEEP, {"a": written}, host="elsewhere")
     if held is None:
         assert only().state == state
         return
@@ -210,14 +262,14 @@ def test_a_lock_of_ones_own_is_no_sign_of_another_machine():
         assert is_held(SWEEP)
 
 
-# Sweeps on SLURM, by its words.
+# Sweeps on SLURM, by its answers.
 
 
-def submitted(monkeypatch, told: str, *found: queue.Job, ending: str | None = None) -> None:
+def submitted(monkeypatch, written: str, *found: queue.Job, ending: str | None = None) -> None:
     """Cell ``a`` was submitted as job 7; what the queue and the accounting say of that."""
-    made_up(SWEEP, {"a": told}, launcher="slurm", job_name="name", jobs={"7": ["a"]})
+    made_up(SWEEP, {"a": written}, launcher="slurm", job_name="name", jobs={"7": ["a"]})
     monkeypatch.setattr(queue, "jobs", lambda names: dict.fromkeys("7", *found) if found else {})
-    monkeypatch.setattr(queue, "endings", lambda ids: {j: ending for j in ids if ending})
+    monkeypatch.setattr(queue, "final_states", lambda ids: {j: ending for j in ids if ending})
 
 
 @pytest.mark.parametrize("reason", ["JobHeldUser", "ReqNodeNotAvail, UnavailableNodes:n[1-2]"])

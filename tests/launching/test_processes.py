@@ -1,6 +1,6 @@
 """Cells as processes: how each can end, and what its directory then says.
 
-A few lines of shell stand in for a cell; ``$4`` is its directory.
+A few lines of shell stand in for a cell; `$4` is its directory.
 """
 
 import json
@@ -22,9 +22,22 @@ def program(tmp_path, monkeypatch) -> Callable[[str], None]:
     return lambda body: let_cells_do(body, tmp_path, monkeypatch)
 
 
-def work(*names: str, slots: int = 1, stop: StopFlag | None = None, **told) -> list[RunDirectory]:
+def work(*names: str, slots: int = 1) -> list[RunDirectory]:
     directories = [cell(Path(name), "pending") for name in names]
-    run_cells([d.path for d in directories], [Slot({})] * slots, stop or StopFlag(), **told)
+    run_cells([d.path for d in directories], [Slot({})] * slots, StopFlag())
+    return directories
+
+
+def stopped(*names: str) -> list[RunDirectory]:
+    """Cells of which the first is asked to stop once it has made its file `up`."""
+    directories, stop = [cell(Path(name), "pending") for name in names], StopFlag()
+
+    def look(changed: bool) -> None:
+        if changed and not stop.requested:
+            wait_until((directories[0].path / "up").exists, "the cell at work")
+            stop.signal = signal.SIGTERM
+
+    run_cells([d.path for d in directories], [Slot({})], stop, look)
     return directories
 
 
@@ -32,8 +45,8 @@ ENDS = {
     "killed": ("kill -KILL $$", "failed", "ended by SIGKILL from outside, perhaps for want of mem"),
     "crashed": ("kill -SEGV $$", "failed", "its process was ended by SIGSEGV from outside"),
     "left": ("echo some; echo last words; exit 7", "failed", "ended with code 7: last words"),
-    "silent": ("exit 3", "failed", "its process ended with code 3: it said nothing"),
-    "zero": ("exit 0", "failed", "its process ended with code 0: it said nothing"),
+    "silent": ("exit 3", "failed", "its process ended with code 3: without output"),
+    "zero": ("exit 0", "failed", "its process ended with code 0: without output"),
     "stopped": ("kill -TERM $$", "preempted", None),
     "busy": (f"exit {BUSY_EXIT}", "pending", None),
 }
@@ -49,18 +62,18 @@ def test_how_a_process_ended_is_written_for_it(program, end):
 
 
 ATTEMPT = '"attempts": [{"started": "then", "ended": "now"}]'
-TOLD = {
+REPORTED = {
     "finished": f'{{"state": "finished", {ATTEMPT}}}',
     "failed": f'{{"state": "failed", "error": "its own", {ATTEMPT}}}',
     "preempted": f'{{"state": "preempted", {ATTEMPT}}}',
 }
 
 
-@pytest.mark.parametrize("state", TOLD)
-def test_what_a_cell_said_itself_stands(program, state):
-    program(f"""echo '{TOLD[state]}' > "$4/status.json"; exit 143""")
+@pytest.mark.parametrize("state", REPORTED)
+def test_what_a_cell_wrote_itself_stands(program, state):
+    program(f"""echo '{REPORTED[state]}' > "$4/status.json"; exit 143""")
     (directory,) = work("a")
-    assert directory.status() == json.loads(TOLD[state])
+    assert directory.status() == json.loads(REPORTED[state])
 
 
 def test_a_cell_whose_lock_another_process_holds_is_left_alone(program):
@@ -71,13 +84,13 @@ def test_a_cell_whose_lock_another_process_holds_is_left_alone(program):
     assert directory.state == "pending"
 
 
-def test_one_that_dies_takes_nobody_along(program):
+def test_a_crash_does_not_affect_the_other_cells(program):
     program(f"case $4 in b) kill -KILL $$;; *) {FINISHES};; esac")
     assert [d.state for d in work("a", "b", "c", slots=2)] == ["finished", "failed", "finished"]
 
 
 def test_no_more_cells_are_at_work_than_there_are_slots_and_all_slots_are_used(program):
-    program(f"touch $4/here; ls */here | wc -l >> counts; sleep 0.5; rm $4/here; {FINISHES}")
+    program(f"touch $4/here; ls */here | wc -l >> counts; sleep 0.3; rm $4/here; {FINISHES}")
     work(*"abcdef", slots=2)
     counts = {int(line) for line in Path("counts").read_text().split()}
     assert max(counts) == 2
@@ -112,26 +125,14 @@ def test_the_output_of_every_start_is_kept(program):
 
 def test_a_stop_is_passed_on_and_nothing_more_is_started(program):
     program("touch $4/up; sleep 60 & wait")
-    stop = StopFlag()
-
-    def hit(path: Path) -> None:
-        wait_until((path / "up").exists, "the cell at work")
-        stop.signal = signal.SIGTERM
-
-    first, second = work("a", "b", stop=stop, started=hit)
+    first, second = stopped("a", "b")
     assert (first.state, second.state) == ("preempted", "pending")
     assert not Path("b/up").exists()
 
 
 def test_a_cell_that_leaves_by_an_error_while_it_stops_counts_as_stopped(program):
     program("trap 'exit 1' TERM; touch $4/up; sleep 60 & wait")
-    stop = StopFlag()
-
-    def hit(path: Path) -> None:
-        wait_until((path / "up").exists, "the cell at work")
-        stop.signal = signal.SIGTERM
-
-    assert work("a", stop=stop, started=hit)[0].state == "preempted"
+    assert stopped("a")[0].state == "preempted"
 
 
 @pytest.mark.parametrize("damage", ["echo { > $4/status.json", "rm -r $4"])

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from sdqn_lab.launching import queue
-from sdqn_lab.launching.queue import SlurmError, first_error, patiently
+from sdqn_lab.launching.queue import SlurmError, first_error, retry
 from sdqn_lab.launching.slurm import own_environment
 
 
@@ -46,7 +46,7 @@ def test_of_many_lines_the_one_that_says_what_is_wrong_is_shown(text, line):
     assert first_error(text) == line
 
 
-def test_a_command_that_fails_is_told_by_that_line():
+def test_a_command_that_fails_is_described_by_that_line():
     script = "echo hint >&2; echo 'squeue: error: Invalid user' >&2; exit 1"
     with pytest.raises(SlurmError) as caught:
         queue.slurm("sh", "-c", script)
@@ -70,7 +70,7 @@ def asked(monkeypatch, *answers: str | None, patience: float = 3600.0) -> int:
             raise SlurmError(answer)
 
     try:
-        patiently(ask, patience)
+        retry(ask, patience)
     except SlurmError as error:
         assert str(error) in answers
     return count
@@ -108,6 +108,6 @@ def test_patience_ends(monkeypatch):
 
 
 def test_an_answer_that_makes_no_sense_is_an_error_and_no_empty_queue(monkeypatch):
-    monkeypatch.setattr(queue, "slurm", lambda *words: "CLUSTER: other\n")
+    monkeypatch.setattr(queue, "slurm", lambda *arguments: "CLUSTER: other\n")
     with pytest.raises(SlurmError, match="squeue: cannot make sense of CLUSTER: other"):
         queue.jobs(["name"])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.launching import local
 from sdqn_lab.launching.local import LocalLauncher
 from sdqn_lab.launching.processes import slots, visible_gpus
@@ -21,7 +22,7 @@ def named(shares) -> list[str | None]:
     return [share.environment.get("CUDA_VISIBLE_DEVICES") for share in shares]
 
 
-def test_without_words_each_gpu_takes_one_cell():
+def test_by_default_each_gpu_takes_one_cell():
     assert named(slots(None, ["0", "1", "2"], threads=None)) == ["0", "1", "2"]
 
 
@@ -99,4 +100,19 @@ def test_cells_are_spread_over_gpus_unless_their_device_says_otherwise(
 ):
     monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "1", "2"])
     Path("config.yaml").write_text(f"device: {device}\nthreads: 1\n")
-    assert named(LocalLauncher(gpus=gpus)._slots(Path())) == expected
+    assert named(LocalLauncher(gpus=gpus).shares(Path())) == expected
+
+
+def test_more_gpus_than_there_are_is_refused_with_their_number(monkeypatch):
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "1"])
+    with pytest.raises(Refused) as refused:
+        LocalLauncher(gpus=3)
+    error = refused.value
+    assert (error.key, error.value, error.instead) == ("gpus", 3, "2")
+    assert LocalLauncher(gpus=2).settings["gpus"] == 2
+
+
+@pytest.mark.parametrize("wrong", [{"processes": 0}, {"gpus": -1}])
+def test_a_number_out_of_its_range_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        LocalLauncher(**wrong)

@@ -1,6 +1,6 @@
 """What is submitted, and what becomes of it when SLURM or a person gets in between.
 
-A few lines of shell stand in for each of SLURM's programs; a real SLURM is in ``tests/slurm``.
+A few lines of shell stand in for each of SLURM's programs; a real SLURM is in `tests/slurm`.
 """
 
 import os
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.launching import slurm
 from sdqn_lab.launching.ledger import Ledger, Submission
 from sdqn_lab.launching.observe import Observation, Report
@@ -27,8 +28,6 @@ cp "$1" "script$(wc -l < count)"
 echo "Submitted batch job $(wc -l < count)"
 """
 FAILS = "echo 'sbatch: error: Socket timed out' >&2; exit 1"
-LATER = f"[ -e count ] && {{ {FAILS}; }}; {TAKES}"
-"""Takes the first array."""
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +68,31 @@ def options(script: str = "script1") -> list[str]:
 )
 def test_options_of_sbatch_that_are_the_launchers_own_are_refused(name):
     dashed = name.replace("_", "-")
-    with pytest.raises(ValueError, match=f"additional_parameters must leave out {dashed}, got"):
+    with pytest.raises(Refused) as refused:
         SlurmLauncher(additional_parameters={"nice": 1, name: "x"})
+    assert refused.value.key == "additional_parameters"
+    assert dashed in refused.value.rule
+    assert refused.value.instead == "{nice: 1}"
+
+
+@pytest.mark.parametrize("delay", [0, 30, 60])
+def test_cells_have_less_than_half_the_time_limit_for_saving(delay):
+    with pytest.raises(Refused) as refused:
+        SlurmLauncher(timeout_min=1, signal_delay_s=delay)
+    assert (refused.value.key, refused.value.value) == ("signal_delay_s", delay)
+    SlurmLauncher(timeout_min=1, signal_delay_s=int(refused.value.instead))
+
+
+def test_more_jobs_than_an_array_may_have_are_refused_with_what_to_write(program):
+    program("scontrol", "echo MaxArraySize = 3")
+    with pytest.raises(Refused) as refused:
+        submit(*"abcdefg", cells_per_task=2)
+    assert (refused.value.key, refused.value.value) == ("hydra.launcher.cells_per_task", 2)
+    assert refused.value.instead.startswith("hydra.launcher.cells_per_task=3,")
+    assert not Path("count").exists()
+    assert len(Ledger.read(SWEEP).submissions) == 1
+    submit(*"abcdefg", sweep_dir=Path("other"), cells_per_task=3)
+    assert "--array=0-2%3" in options()
 
 
 def test_additional_parameters_reach_sbatch_and_one_that_is_false_is_left_out():
@@ -105,29 +127,28 @@ def test_jobs_have_a_name_that_the_queue_can_be_asked_for(name):
 
 
 LOST = {
-    "an error": (LATER, "sbatch: sbatch: error: Socket timed out"),
-    "no word": (f"[ -e count ] && exit 0; {TAKES}", "sbatch: Could not make sense of sbatch outp"),
+    "an error": (FAILS, "sbatch: sbatch: error: Socket timed out"),
+    "no word": ("exit 0", "sbatch: Could not make sense of sbatch outp"),
 }
 
 
 @pytest.mark.parametrize("answer", LOST)
-def test_jobs_whose_taking_was_answered_wrongly_are_cancelled_and_those_noted_stay(program, answer):
+def test_jobs_whose_taking_was_answered_wrongly_are_cancelled(program, answer):
     sbatch, problem = LOST[answer]
     program("sbatch", sbatch)
-    program("scontrol", "echo MaxArraySize = 1")
-    program("squeue", 'for i in 1 2 3_0; do echo "$i|PENDING|None|name"; done; echo $* > asked')
+    program("squeue", 'for i in 2 3_0; do echo "$i|PENDING|None|name"; done; echo $* > asked')
     with pytest.raises(SlurmError) as caught:
         submit("a", "b")
     assert str(caught.value).startswith(problem)
     assert "\n" not in str(caught.value)
-    (told,) = Ledger.read(SWEEP).submissions[1:]
-    assert (told.jobs, told.cells) == ({"1": ["a"]}, ["a"])
+    (made,) = Ledger.read(SWEEP).submissions[1:]
+    assert (made.jobs, made.cells) == ({}, [])
     assert Path("cancelled").read_text() == "2 3_0\n"
-    assert f"--name={told.job_name}" in Path("asked").read_text()
+    assert f"--name={made.job_name}" in Path("asked").read_text()
 
 
 @pytest.mark.parametrize("squeue", ["exit 0", "echo 'squeue: error: down' >&2; exit 1"])
-def test_a_refusal_is_told_in_sbatchs_words_whatever_the_queue_says(program, squeue):
+def test_a_refusal_is_answered_in_sbatchs_words_whatever_the_queue_says(program, squeue):
     program("sbatch", FAILS)
     program("squeue", squeue)
     with pytest.raises(SlurmError, match=r"^sbatch: sbatch: error: Socket timed out$"):
@@ -153,7 +174,7 @@ def test_a_stop_during_a_submission_comes_when_its_jobs_are_in_the_ledger(monkey
         signal.raise_signal(signal.SIGTERM)
         return ["7_0", "7_1"]
 
-    monkeypatch.setattr(slurm, "_submit_array", submitted)
+    monkeypatch.setattr(slurm, "submit_array", submitted)
     before = signal.signal(
         signal.SIGTERM, lambda *_: noted.append(Ledger.read(SWEEP).submissions[-1].jobs)
     )
@@ -178,11 +199,11 @@ def test_what_a_waiting_command_sees_for_a_moment_only_does_not_end_it(monkeypat
         return seen_as(states[-1])
 
     monkeypatch.setattr(slurm, "observe", observe)
-    assert slurm.attend(SWEEP, poll_seconds=0.01).reports[0].state == "finished"
+    assert slurm.watch(SWEEP, poll_seconds=0.01).reports[0].state == "finished"
     assert len(states) == 5
 
 
 def test_a_cell_that_stays_stopped_ends_the_waiting(monkeypatch):
-    monkeypatch.setattr(slurm, "DOUBT_SECONDS", 0.1)
+    monkeypatch.setattr(slurm, "LOST_GRACE_SECONDS", 0.1)
     monkeypatch.setattr(slurm, "observe", lambda _: seen_as("stopped"))
-    assert slurm.attend(SWEEP, poll_seconds=0.01).reports[0].state == "stopped"
+    assert slurm.watch(SWEEP, poll_seconds=0.01).reports[0].state == "stopped"

@@ -67,8 +67,8 @@ def test_a_job_whose_cells_did_not_finish_fails_and_names_them(cells_do):
     cells_do(f"case $4 in */bad) exit 5;; esac; {FINISHES}")
     cell(SWEEP / "good", "pending")
     cell(SWEEP / "bad", "pending")
-    told = r"^2 of 3 did not finish: bad \(failed\), gone \(missing\)$"
-    with pytest.raises(CellsFailedError, match=told):
+    problem = r"^2 of 3 did not finish: bad \(failed\), gone \(missing\)$"
+    with pytest.raises(CellsFailedError, match=problem):
         work("good", "bad", "gone")
     assert states(SWEEP) == ["failed", "finished"]
 

@@ -58,7 +58,6 @@ class Cluster:
     Args:
         folder: where all state goes; must not exist yet. None: a new one among temporary files.
         accounting: with slurmdbd on a MariaDB of its own, so that sacct answers.
-        max_array_size: SLURM's MaxArraySize, one more than the largest index of an array.
         settings: more lines of slurm.conf, or others in place of those set here.
     """
 
@@ -67,14 +66,13 @@ class Cluster:
         folder: Path | None = None,
         *,
         accounting: bool = False,
-        max_array_size: int = 2001,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         folder = folder or Path(tempfile.gettempdir()) / f"slurm-{secrets.token_hex(4)}"
         self.folder = folder.resolve()
         self.conf = self.folder / "slurm.conf"
         self.accounting = accounting
-        self._settings = {"MaxArraySize": str(max_array_size), **(settings or {})}
+        self._settings = settings or {}
         self._user = pwd.getpwuid(os.geteuid()).pw_name
         self._munge_socket = self.folder / "munge" / "socket"
         self._host = socket.gethostname().partition(".")[0]
@@ -131,11 +129,11 @@ class Cluster:
         if self.folder.exists():
             shutil.rmtree(self.folder)
 
-    def run(self, *words: str | Path) -> str:
+    def run(self, *arguments: str | Path) -> str:
         """Runs one command on the cluster.
 
         Args:
-            words: the command and its arguments.
+            arguments: the command and its arguments.
 
         Returns:
             What it wrote to stdout, without space around it.
@@ -143,9 +141,9 @@ class Cluster:
         Raises:
             RuntimeError: the command failed; the message holds what it wrote to stderr.
         """
-        done = subprocess.run(words, env=self.env, capture_output=True, text=True, check=False)
+        done = subprocess.run(arguments, env=self.env, capture_output=True, text=True, check=False)
         if done.returncode:
-            command = " ".join(map(str, words))
+            command = " ".join(map(str, arguments))
             raise RuntimeError(f"`{command}` ended with {done.returncode}: {done.stderr.strip()}")
         return done.stdout.strip()
 
@@ -163,7 +161,7 @@ class Cluster:
         end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > end:
-                raise TimeoutError(f"waited {seconds:g} s for {what}\n{self._last_words()}")
+                raise TimeoutError(f"waited {seconds:g} s for {what}\n{self._log_tails()}")
             time.sleep(0.05)
 
     def clear(self) -> None:
@@ -326,14 +324,17 @@ class Cluster:
         # After a restart the controller shows the old state with a star until the node answered.
         return self.run("sinfo", "--noheader", "--format=%T") in {"idle", "mixed", "allocated"}
 
-    def _succeeds(self, *words: str) -> bool:
-        return subprocess.run(words, env=self.env, capture_output=True, check=False).returncode == 0
+    def _succeeds(self, *arguments: str) -> bool:
+        return (
+            subprocess.run(arguments, env=self.env, capture_output=True, check=False).returncode
+            == 0
+        )
 
-    def _start(self, *words: str | Path, **more_env: str) -> None:
+    def _start(self, *arguments: str | Path, **more_env: str) -> None:
         """Runs a program that ends, or goes on behind the scenes by itself."""
         with (self.folder / "log" / "output").open("a") as output:
             done = subprocess.run(
-                words,
+                arguments,
                 env=self.env | more_env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,  # no pipe: a daemon would hold it open
@@ -343,9 +344,8 @@ class Cluster:
                 check=False,
             )
         if done.returncode:
-            raise RuntimeError(
-                f"{words[0]} ended with {done.returncode} instead of starting\n{self._last_words()}"
-            )
+            fault = f"{arguments[0]} ended with {done.returncode} instead of starting"
+            raise RuntimeError(f"{fault}\n{self._log_tails()}")
 
     def _stop(self, daemon: str, how: signal.Signals) -> None:
         self._signal(how, lambda name: name == daemon)
@@ -375,7 +375,7 @@ class Cluster:
             if (daemon and (ours or inside)) or (ours and "SLURM_JOB_ID" in env):
                 yield process
 
-    def _last_words(self) -> str:
+    def _log_tails(self) -> str:
         """The last lines of each log."""
         logs = sorted((self.folder / "log").glob("*"))
         tails = [(log.name, log.read_text(errors="replace").splitlines()[-5:]) for log in logs]
@@ -398,11 +398,11 @@ def _listens(path: Path) -> bool:
     return False
 
 
-def main(words: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Brings up, takes down or shows a cluster in a folder.
 
     Args:
-        words: the command line, or None for this program's own.
+        arguments: the command line, or None for this program's own.
 
     Returns:
         The program's exit status.
@@ -411,7 +411,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("command", choices=("up", "down", "status"))
     parser.add_argument("folder", type=Path, help="where all state of the cluster is")
     parser.add_argument("--accounting", action="store_true", help="up: with MariaDB and slurmdbd")
-    given = parser.parse_args(words)
+    given = parser.parse_args(arguments)
     cluster = Cluster(given.folder, accounting=given.accounting)
     try:
         _do(given.command, cluster)

@@ -1,7 +1,6 @@
 """A SLURM of their own for the tests of this folder.
 
-One cluster of each kind serves all tests of a worker; after each test its jobs are gone, so a test
-finds the cluster as it was. Job numbers go on from test to test.
+One cluster of each kind serves all tests. Job numbers go on from test to test.
 """
 
 import os
@@ -13,7 +12,6 @@ import pytest
 from tests.slurm.cluster import Cluster
 
 HERE = Path(__file__).parent
-CLUSTERS = ("cluster", "accounted_cluster")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -40,21 +38,28 @@ def slurm_programs() -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(slurm_programs: None) -> Iterator[Cluster]:
+def plain(slurm_programs: None) -> Iterator[Cluster]:
     """Without accounting: sacct has no answer."""
     with Cluster() as up:
         yield up
 
 
 @pytest.fixture(scope="session")
-def accounted_cluster(slurm_programs: None) -> Iterator[Cluster]:
+def lab(slurm_programs: None) -> Iterator[Cluster]:
+    """With accounting; cleared at the end only, for sweeps go on in it from test to test."""
     with Cluster(accounting=True) as up:
         yield up
 
 
-@pytest.fixture(autouse=True)
-def left_clear(request: pytest.FixtureRequest) -> Iterator[None]:
-    used = [request.getfixturevalue(name) for name in CLUSTERS if name in request.fixturenames]
-    yield
-    for each in used:
-        each.clear()
+@pytest.fixture(scope="session")
+def blunt(slurm_programs: None) -> Iterator[Cluster]:
+    """Without accounting, and a preemption is announced by SIGTERM alone."""
+    with Cluster(settings={"SlurmctldParameters": "idle_on_node_suspend"}) as up:
+        yield up
+
+
+@pytest.fixture
+def cluster(plain: Cluster) -> Iterator[Cluster]:
+    """The one without accounting, with nothing in its queue."""
+    yield plain
+    plain.clear()

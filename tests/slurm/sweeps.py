@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from sdqn_lab.launching.ledger import Ledger
+from tests.launching.sweeps import records
 from tests.slurm.cluster import Cluster
 from tests.slurm.throttled import BROKEN, SLOW
 
@@ -28,8 +29,8 @@ SLURM = [
     *("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=0.5"),
     "hydra.launcher.poll_seconds=1",
 ]
+COMMAND = (sys.executable, "-m", "tests.slurm.command")
 HOLD = "hydra.launcher.additional_parameters={hold: true}"
-CLOCK = ("wall", "seconds", "per_second", "time/")
 SECONDS = 180
 """Patience with a machine that does other things as well."""
 
@@ -41,18 +42,9 @@ OWN = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 def undisturbed_sweep(folder: Path, seeds: int) -> list[list[dict[str, Any]]]:
     """The metrics of all cells, by seed, from one process on this machine."""
     own = ["hydra/launcher=basic", f"seed=range({seeds})", f"hydra.sweep.dir={folder}"]
-    words = [sys.executable, "-m", "sdqn_lab.run", "-m", *CELL, *own]
-    subprocess.run(words, cwd=folder, env=os.environ | OWN, capture_output=True, check=True)
+    arguments = [sys.executable, "-m", "sdqn_lab.run", "-m", *CELL, *own]
+    subprocess.run(arguments, cwd=folder, env=os.environ | OWN, capture_output=True, check=True)
     return [records(next(folder.glob(f"*_seed{seed}_*"))) for seed in range(seeds)]
-
-
-def records(cell: Path) -> list[dict[str, Any]]:
-    """A cell's metrics without what tells the time."""
-    lines = (cell / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if not any(word in k for word in CLOCK)}
-        for line in lines
-    ]
 
 
 class Sweep:
@@ -62,15 +54,15 @@ class Sweep:
         cluster: where.
         folder: where the commands are given; the sweep lies in it.
         seeds: how many cells.
-        words: more of the command line.
+        arguments: more of the command line.
     """
 
-    def __init__(self, cluster: Cluster, folder: Path, seeds: int, *words: str) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, seeds: int, *arguments: str) -> None:
         self.cluster, self.folder, self.seeds = cluster, folder, range(seeds)
         self.dir = folder / "sweep"
         self._command = [
-            *(sys.executable, "-m", "sdqn_lab.run", "-m", *CELL, f"seed=range({seeds})"),
-            *(*SLURM, f"hydra.sweep.dir={self.dir}", *words),
+            *(*COMMAND, "run", "-m", *CELL, f"seed=range({seeds})"),
+            *(*SLURM, f"hydra.sweep.dir={self.dir}", *arguments),
         ]
 
     def slow(self, seconds: float = 0.1) -> None:
@@ -81,22 +73,22 @@ class Sweep:
         """From now on all cells run as fast as they can."""
         (self.folder / SLOW).unlink(missing_ok=True)
 
-    def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        """Give the sweep's command, with more words, and wait for its end."""
-        return self._done([*self._command, *words])
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Give the sweep's command, with more arguments, and wait for its end."""
+        return self._done([*self._command, *arguments])
 
-    def submit(self, *words: str) -> str:
+    def submit(self, *arguments: str) -> str:
         """Give the sweep's command without waiting for the cells; returns what it printed."""
-        done = self.run("hydra.launcher.wait=false", *words)
+        done = self.run("hydra.launcher.wait=false", *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     @contextmanager
-    def running(self, *words: str) -> Iterator["subprocess.Popen[str]"]:
+    def running(self, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
         """The sweep's command at work, in the background."""
         with (self.folder / "command.log").open("ab") as log:
             process = subprocess.Popen(
-                [*self._command, *words],
+                [*self._command, *arguments],
                 cwd=self.folder,
                 env=self.cluster.env | OWN,
                 stdout=log,
@@ -114,17 +106,17 @@ class Sweep:
         self.until(lambda: process.poll() is not None, "the command's end")
         return process.returncode, (self.folder / "command.log").read_text()
 
-    def tend(self, verb: str, *words: str) -> "subprocess.CompletedProcess[str]":
-        """``python -m sdqn_lab.sweep VERB`` on this sweep."""
-        return self._done([sys.executable, "-m", "sdqn_lab.sweep", verb, str(self.dir), *words])
+    def tend(self, verb: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """`python -m sdqn_lab.sweep VERB` on this sweep."""
+        return self._done([*COMMAND, "sweep", verb, str(self.dir), *arguments])
 
-    def relaunch(self, *words: str) -> int:
+    def relaunch(self, *arguments: str) -> int:
         """Start again what is missing and wait for it; returns the exit code."""
-        return self.tend("relaunch", "hydra.launcher.wait=true", *words, "--trust").returncode
+        return self.tend("relaunch", "hydra.launcher.wait=true", *arguments, "--trust").returncode
 
-    def _done(self, words: list[str]) -> "subprocess.CompletedProcess[str]":
+    def _done(self, arguments: list[str]) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            words,
+            arguments,
             cwd=self.folder,
             env=self.cluster.env | OWN,
             capture_output=True,
@@ -159,7 +151,7 @@ class Sweep:
         return [self.status(seed).get("state", "missing") for seed in self.seeds]
 
     def reports(self) -> list[dict[str, Any]]:
-        """What ``sweep status`` says of every cell, by seed."""
+        """What `sweep status` says of every cell, by seed."""
         cells = json.loads(self.tend("status", "--json").stdout)["cells"]
         return sorted(cells, key=lambda cell: cell["seed"])
 
@@ -172,8 +164,8 @@ class Sweep:
 
     def sacct(self, seed: int) -> str:
         """How the accounting says that a cell's job ended."""
-        words = ("sacct", "-X", "-n", "-P", "-o", "State", "-j", self.job(seed))
-        return self.cluster.run(*words)
+        arguments = ("sacct", "-X", "-n", "-P", "-o", "State", "-j", self.job(seed))
+        return self.cluster.run(*arguments)
 
     def steps(self, seed: int) -> int:
         """How far a cell's metrics tell that it is."""
@@ -254,7 +246,7 @@ class Sweep:
         task.send_signal(number)
 
     def release(self) -> None:
-        """Let jobs begin that were submitted with ``HOLD``."""
+        """Let jobs begin that were submitted with `HOLD`."""
         jobs = Ledger.read(self.dir).submissions[-1].jobs
         self.cluster.run("scontrol", "release", *{job.partition("_")[0] for job in jobs})
 

@@ -28,17 +28,15 @@ def starts(count: int) -> Callable[[], bool]:
     return lambda: log.exists() and len(log.read_text().splitlines()) == count
 
 
-def test_a_job_runs_and_accounting_tells_how_it_ended(accounted_cluster: Cluster) -> None:
-    good = submit(accounted_cluster, "echo from the node")
-    bad = submit(accounted_cluster, "exit 3")
+def test_a_job_runs_and_accounting_says_how_it_ended(lab: Cluster) -> None:
+    good = submit(lab, "echo from the node")
+    bad = submit(lab, "exit 3")
     ask = ("sacct", "--noheader", "--parsable2", "--allocations", "--format=state,exitcode")
 
-    def told() -> list[str]:
-        return [accounted_cluster.run(*ask, f"--jobs={job}") for job in (good, bad)]
+    def ends() -> list[str]:
+        return [lab.run(*ask, f"--jobs={job}") for job in (good, bad)]
 
-    accounted_cluster.wait_until(
-        lambda: told() == ["COMPLETED|0:0", "FAILED|3:0"], "the two ends in sacct"
-    )
+    lab.wait_until(lambda: ends() == ["COMPLETED|0:0", "FAILED|3:0"], "the two ends in sacct")
     assert Path(f"slurm-{good}.out").read_text() == "from the node\n"
 
 
@@ -56,14 +54,17 @@ def test_a_requeued_job_starts_again_soon(cluster: Cluster) -> None:
     assert Path("starts").read_text() == "start 0\nstart 1\n"
 
 
-def test_an_urgent_job_preempts_a_main_one_which_comes_back(slurm_programs: None) -> None:
-    with Cluster() as own:
-        own.run("scontrol", "update", "PartitionName=main", "GraceTime=0")
-        submit(own, STARTS, "--cpus-per-task=8")
-        own.wait_until(starts(1), "the first start")
-        own.run("srun", "--partition=urgent", "--cpus-per-task=8", "touch", "urgent_ran")
+def test_an_urgent_job_preempts_a_main_one_which_comes_back(cluster: Cluster) -> None:
+    grace = ("scontrol", "update", "PartitionName=main")
+    cluster.run(*grace, "GraceTime=0")
+    try:
+        submit(cluster, STARTS, "--cpus-per-task=8")
+        cluster.wait_until(starts(1), "the first start")
+        cluster.run("srun", "--partition=urgent", "--cpus-per-task=8", "touch", "urgent_ran")
         assert Path("urgent_ran").exists()
-        own.wait_until(starts(2), "the second start")
+        cluster.wait_until(starts(2), "the second start")
+    finally:
+        cluster.run(*grace, "GraceTime=30")
 
 
 def test_a_job_outlives_the_controller(cluster: Cluster) -> None:
@@ -97,25 +98,19 @@ def test_clearing_ends_jobs_that_ignore_signals(cluster: Cluster) -> None:
     assert state(cluster, stubborn) != "RUNNING"
 
 
-def test_an_index_beyond_the_largest_array_is_refused(slurm_programs: None) -> None:
-    with Cluster(max_array_size=4) as small:
-        submit(small, "true", "--array=3")
-        with pytest.raises(RuntimeError, match="Invalid job array specification"):
-            submit(small, "true", "--array=4")
+def test_two_clusters_know_nothing_of_each_other(cluster: Cluster, blunt: Cluster) -> None:
+    submit(cluster, "sleep 600")
+    assert cluster.run("squeue", "--noheader")
+    assert not blunt.run("squeue", "--noheader")
 
 
-def test_two_clusters_know_nothing_of_each_other(slurm_programs: None) -> None:
-    with Cluster() as one, Cluster() as other:
-        submit(one, "sleep 600")
-        assert one.run("squeue", "--noheader")
-        assert not other.run("squeue", "--noheader")
-
-
-def test_settings_reach_slurm_and_replace_those_set_here(slurm_programs: None) -> None:
-    with Cluster(settings={"KillWait": "7", "RequeueExit": "75"}) as own:
-        config = own.run("scontrol", "show", "config").replace(" ", "")
-    assert "KillWait=7sec" in config
-    assert "RequeueExit=75" in config
+def test_settings_reach_slurm_and_replace_those_set_by_default(
+    cluster: Cluster, blunt: Cluster
+) -> None:
+    config = ("scontrol", "show", "config")
+    assert "preempt_send_user_signal" in cluster.run(*config)
+    assert "preempt_send_user_signal" not in blunt.run(*config)
+    assert "idle_on_node_suspend" in blunt.run(*config)
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["exit", "dead_slurm"])
@@ -132,14 +127,16 @@ def test_nothing_is_left_of_daemons_and_jobs(slurm_programs: None, end: signal.S
     assert not _alive(int(Path("pid").read_text()))
 
 
-def test_what_does_not_start_is_told_with_its_log_and_leaves_nothing(slurm_programs: None) -> None:
+def test_what_does_not_start_is_described_with_its_log_and_leaves_nothing(
+    slurm_programs: None,
+) -> None:
     broken = Cluster(settings={"SlurmctldPort": "nowhere"})
     with pytest.raises(RuntimeError, match=r"(?s)slurmctld ended with 1.*nowhere"):
         broken.up()
     assert not broken.folder.exists()
 
 
-def test_waiting_in_vain_tells_for_what(cluster: Cluster) -> None:
+def test_waiting_in_vain_says_for_what(cluster: Cluster) -> None:
     with pytest.raises(TimeoutError, match=r"(?s)waited 0 s for Godot.*slurmctld: "):
         cluster.wait_until(lambda: False, "Godot", seconds=0)
 
@@ -188,7 +185,7 @@ def _alive(pid: int) -> bool:
 
 
 def _traces(process: psutil.Process) -> str:
-    """By what a process could be told to belong to a folder."""
+    """By what a process could be seen to belong to a folder."""
     try:
         return f"{process.cmdline()} {process.cwd()} {process.environ()}"
     except psutil.Error:

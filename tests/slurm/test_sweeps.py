@@ -16,34 +16,18 @@ from typing import Any
 import pytest
 
 from sdqn_lab.launching.ledger import Ledger
+from tests.launching.sweeps import records
 from tests.slurm.cluster import Cluster
-from tests.slurm.sweeps import HOLD, Sweep, records, undisturbed_sweep
+from tests.slurm.sweeps import HOLD, Sweep, undisturbed_sweep
 
 Records = list[dict[str, Any]]
 SEEDS = 7
-TASKS = 2
-"""Jobs of the largest array that the cluster with small arrays takes."""
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Records]:
     """The metrics of all cells, by seed, from one process that nobody disturbed."""
     return undisturbed_sweep(tmp_path_factory.mktemp("undisturbed"), SEEDS)
-
-
-@pytest.fixture(scope="module")
-def lab(slurm_programs: None) -> Iterator[Cluster]:
-    """With accounting; cleared at the end only, for sweeps go on in it from test to test."""
-    with Cluster(accounting=True) as up:
-        yield up
-
-
-@pytest.fixture(scope="module")
-def blunt(slurm_programs: None) -> Iterator[Cluster]:
-    """Small arrays, no accounting, and a preemption that is announced by SIGTERM alone."""
-    settings = {"SlurmctldParameters": "idle_on_node_suspend"}
-    with Cluster(max_array_size=TASKS, settings=settings) as up:
-        yield up
 
 
 def same(sweep: Sweep, undisturbed: list[Records]) -> bool:
@@ -73,7 +57,8 @@ def time_limits(lab: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         for allowed in (20, 0):
             word = f"hydra.launcher.max_num_timeout={allowed}"
             sweep = Sweep(lab, tmp_path_factory.mktemp("limits"), 1, *limits, word)
-            sweep.slow(0.4)
+            # So slow that none of them gets as far as an evaluation, which is never cut in half.
+            sweep.slow(2.0)
             sweeps.append(sweep)
             commands.append(stack.enter_context(sweep.running()))
         yield TimeLimits(*sweeps, *commands)
@@ -283,9 +268,9 @@ def test_after_the_storm_metrics_are_those_of_an_undisturbed_sweep(
 
 
 @pytest.fixture(scope="module")
-def packed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Storm:
-    words = ("hydra.launcher.cells_per_task=2", "hydra.launcher.cpus_per_task=2")
-    sweep = Sweep(cluster, tmp_path_factory.mktemp("packed"), 4, *words)
+def packed(plain: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Storm:
+    arguments = ("hydra.launcher.cells_per_task=2", "hydra.launcher.cpus_per_task=2")
+    sweep = Sweep(plain, tmp_path_factory.mktemp("packed"), 4, *arguments)
     sweep.slow()
     sweep.submit()
     with preempted(sweep, list(sweep.seeds)) as (repeated, seen):
@@ -359,50 +344,41 @@ def test_after_preemption_and_deaths_a_relaunch_completes_the_sweep(
     assert same(packed.sweep, undisturbed)
 
 
-# More cells than an array may have, preempted by SIGTERM, and a lost node.
+# Signals that come at a bad time, and a lost node.
 
 
 @dataclass(frozen=True)
-class Chunks:
-    """What was seen of two sweeps in several arrays."""
+class Rough:
+    """What was seen of a sweep of which two cells may run at once."""
 
-    pairs: Sweep
-    singles: Sweep
+    sweep: Sweep
     repeated: dict[int, int]
-    seen: list[str]
+    seen: dict[int, str]
+    """States of the cells that were preempted."""
     lost: dict[int, int]
     """The cells that lost their node, and how often they had been started."""
-    most_pairs: int
+    most_running: int
     """The most jobs at once that were seen."""
-    most_singles: int
 
 
 @pytest.fixture(scope="module")
-def chunks(blunt: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Chunks:
-    pairs, singles = (
-        Sweep(
-            blunt,
-            tmp_path_factory.mktemp("chunks"),
-            cells,
-            f"hydra.launcher.array_parallelism={parallelism}",
-        )
-        for cells, parallelism in ((5, 2), (3, 1))
-    )
-    pairs.slow()
-    pairs.submit()
-    with most_running(pairs) as most_pairs:
-        with preempted(pairs, [0, 2]) as (repeated, seen):
-            pass
-        pairs.until(lambda: len(pairs.working()) == 2, "two cells at work")
-        lost = {seed: pairs.starts(seed) for seed in pairs.working()}
-        lose_node(pairs)
-        pairs.fast()
-        singles.submit(HOLD)
-        singles.signal_start(0, signal.SIGUSR2)
-        with most_running(singles) as most_singles:
-            pairs.until(lambda: set(pairs.states()) == {"finished"}, "all pairs")
-            singles.until(lambda: set(singles.states()) == {"finished"}, "all singles")
-    return Chunks(pairs, singles, repeated, seen, lost, max(most_pairs), max(most_singles))
+def rough(blunt: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Rough:
+    two = "hydra.launcher.array_parallelism=2"
+    sweep = Sweep(blunt, tmp_path_factory.mktemp("rough"), 3, two)
+    sweep.slow()
+    sweep.submit(HOLD)
+    sweep.signal_start(0, signal.SIGUSR2)
+    with most_running(sweep) as counts:
+        sweep.until(lambda: len(sweep.working()) == 2, "two cells at work")
+        working = sweep.working()
+        with preempted(sweep, working) as (repeated, states):
+            seen = {seed: states[seed] for seed in working}
+        sweep.until(lambda: len(sweep.working()) == 2, "two cells at work again")
+        lost = {seed: sweep.starts(seed) for seed in sweep.working()}
+        lose_node(sweep)
+        sweep.fast()
+        sweep.until(lambda: set(sweep.states()) == {"finished"}, "all cells")
+    return Rough(sweep, repeated, seen, lost, max(counts))
 
 
 def lose_node(sweep: Sweep) -> None:
@@ -419,12 +395,12 @@ def lose_node(sweep: Sweep) -> None:
 def most_running(sweep: Sweep) -> Iterator[list[int]]:
     """Count a sweep's running jobs again and again."""
     name = Ledger.read(sweep.dir).submissions[-1].job_name
-    words = ("squeue", "-h", "-r", "-t", "running", "-o", "%i", f"--name={name}")
+    arguments = ("squeue", "-h", "-r", "-t", "running", "-o", "%i", f"--name={name}")
     counts, over = [0], threading.Event()
 
     def count() -> None:
         while not over.wait(0.2):
-            counts.append(len(sweep.cluster.run(*words).split()))
+            counts.append(len(sweep.cluster.run(*arguments).split()))
 
     thread = threading.Thread(target=count)
     thread.start()
@@ -435,33 +411,27 @@ def most_running(sweep: Sweep) -> Iterator[list[int]]:
         thread.join()
 
 
-def test_cells_beyond_the_largest_array_go_into_more_arrays_and_all_finish(
-    chunks: Chunks, undisturbed: list[Records]
+def test_no_more_jobs_than_wanted_run_at_once(rough: Rough) -> None:
+    assert rough.most_running == 2
+
+
+def test_a_preemption_announced_by_sigterm_alone_costs_no_step(rough: Rough) -> None:
+    assert list(rough.seen.values()) == ["requeued"] * 2
+    assert list(rough.repeated.values()) == [0, 0]
+
+
+def test_cells_on_a_lost_node_come_back_by_themselves_and_finish(
+    rough: Rough, undisturbed: list[Records]
 ) -> None:
-    jobs = Ledger.read(chunks.pairs.dir).submissions[-1].jobs
-    arrays = [job.partition("_")[0] for job in jobs]
-    assert sorted(map(arrays.count, set(arrays))) == [1, TASKS, TASKS]
-    assert same(chunks.pairs, undisturbed)
-    assert same(chunks.singles, undisturbed)
+    assert len(rough.lost) == 2
+    assert {seed: rough.sweep.starts(seed) - 1 for seed in rough.lost} == rough.lost
+    assert same(rough.sweep, undisturbed)
 
 
-def test_no_more_jobs_than_wanted_run_at_once_over_all_arrays(chunks: Chunks) -> None:
-    assert (chunks.most_pairs, chunks.most_singles) == (2, 1)
-
-
-def test_a_preemption_announced_by_sigterm_alone_costs_no_step(chunks: Chunks) -> None:
-    assert [chunks.seen[seed] for seed in (0, 2)] == ["requeued"] * 2
-    assert chunks.repeated == {0: 0, 2: 0}
-
-
-def test_cells_on_a_lost_node_come_back_by_themselves(chunks: Chunks) -> None:
-    assert len(chunks.lost) == 2
-    assert {seed: chunks.pairs.starts(seed) - 1 for seed in chunks.lost} == chunks.lost
-
-
-def test_a_preemption_that_comes_while_a_job_is_loading_is_heard(chunks: Chunks) -> None:
-    assert chunks.singles.causes(0) == ["preemption", None]
-    assert [chunks.singles.starts(seed) for seed in chunks.singles.seeds] == [1, 1, 1]
+def test_a_preemption_that_comes_while_a_job_is_loading_is_received(rough: Rough) -> None:
+    causes = rough.sweep.causes(0)
+    assert causes[0] == "preemption"
+    assert rough.sweep.starts(0) == len(causes) - 1, "the cell had not begun"
 
 
 # The time limits, which have gone by in the meantime.
@@ -476,7 +446,8 @@ def test_a_cell_that_needs_the_time_of_three_jobs_gets_it(
     assert sweep.end(time_limits.patient_command)[0] == 0
     causes = sweep.causes(0)
     assert causes == ["time limit"] * (len(causes) - 1) + [None]
-    assert sweep.starts(0) == len(causes) >= 3
+    # A machine may be so busy that a job's time is over before its cell has begun.
+    assert len(causes) >= sweep.starts(0) >= 3
     sweep.until(lambda: sweep.sacct(0) == "COMPLETED", "sacct")
     assert same(sweep, undisturbed)
 
@@ -494,6 +465,7 @@ def test_a_cell_that_may_not_time_out_fails_plainly_and_a_relaunch_goes_on(
     sweep.until(lambda: sweep.sacct(0) == "FAILED", "sacct")
     assert sweep.repeated(0) == 0
     sweep.fast()
+    before = sweep.starts(0)
     assert sweep.relaunch("hydra.launcher.timeout_min=5") == 0
-    assert sweep.starts(0) == 2
+    assert sweep.starts(0) == before + 1
     assert same(sweep, undisturbed)

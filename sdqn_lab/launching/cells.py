@@ -1,4 +1,4 @@
-"""A sweep on disk: its cells' directories and its ledger."""
+"""The directories of a sweep's cells, made before anything is started."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +12,8 @@ from sdqn_lab.runs.directory import BusyError, RunDirectory
 from sdqn_lab.runs.files import write_atomic
 
 
-def enroll(sweep_dir: Path, cells: Sequence[Cell]) -> Ledger:
-    """Make every cell's directory with its config, and note the cells in the ledger.
+def prepare_cells(sweep_dir: Path, cells: Sequence[Cell]) -> None:
+    """Make every cell's directory with its config, and list the cells in the ledger.
 
     A cell that another process works on, or that is finished, is left as it is.
 
@@ -24,26 +24,21 @@ def enroll(sweep_dir: Path, cells: Sequence[Cell]) -> Ledger:
     sweep_dir.mkdir(parents=True, exist_ok=True)
     ledger = Ledger.open(sweep_dir)
     for cell in cells:
-        ledger.cells[cell.path.name] = Entry(
+        directory, name = RunDirectory(cell.path), cell.path.name
+        ledger.cells[name] = Entry(
             overrides=cell.overrides,
             game=str(cell.cfg.choices["env"]),
             seed=cell.cfg.seed,
             steps=cell.cfg.budget.steps,
         )
-        _prepare(cell)
+        if begun("hydra.sweep.dir", directory, cell.cfg) == "finished":
+            continue
+        directory.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with directory.lock():
+                write_atomic(directory.config, OmegaConf.to_yaml(cell.cfg).encode())
+                if directory.state is None:
+                    directory.update(state="pending", cell=name)
+        except BusyError:  # whoever works on it has its config already
+            continue
     ledger.write(sweep_dir)
-    return ledger
-
-
-def _prepare(cell: Cell) -> None:
-    directory = RunDirectory(cell.path)
-    if begun("hydra.sweep.dir", directory, cell.cfg) == "finished":
-        return
-    directory.path.mkdir(parents=True, exist_ok=True)
-    try:
-        with directory.lock():
-            write_atomic(directory.config, OmegaConf.to_yaml(cell.cfg).encode())
-            if directory.state is None:
-                directory.update(state="pending", cell=cell.path.name)
-    except BusyError:
-        return
