@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from sdqn_lab.agents.base import Agent
 from sdqn_lab.checks.ranges import fault
 from sdqn_lab.checks.refused import ConfigError, Refused, alternatives, written
+from sdqn_lab.config.foreign import OWN_CODE, unfit_keys
 from sdqn_lab.config.schema import Config
-from sdqn_lab.config.stored import OWN_CODE, unfit_keys
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.networks.blocks import Torso
 from sdqn_lab.spiking.encoder import Encoder

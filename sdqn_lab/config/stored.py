@@ -1,18 +1,15 @@
 """A run's `config.yaml`, read as data."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from sdqn_lab.checks.refused import ConfigError, Refused, first_line, short
-from sdqn_lab.config.schema import CHOOSING, GROUPS, Config
+from sdqn_lab.config.foreign import outside_code, unfit_keys
+from sdqn_lab.config.schema import Config
 from sdqn_lab.runs.upgrade import upgraded
-
-NAMES_CLASS = frozenset(GROUPS) - {"protocol", "budget", *CHOOSING}
-"""The only places of a config that name a class."""
-OWN_CODE = "sdqn_lab."
 
 
 def stored_data(file: Path) -> DictConfig:
@@ -79,21 +76,6 @@ def _no_config(file: Path, error: Exception) -> ConfigError:
     return ConfigError([Refused(str(file), None, rule)])
 
 
-def unfit_keys(node: Mapping[Any, Any] | Sequence[Any], prefix: str = "") -> Iterator[Refused]:
-    """Keys that are for Hydra's `instantiate`, which this program does not use.
-
-    A class is named by `_target_` in the groups of `NAMES_CLASS`; whatever lies deeper is data.
-    """
-    items = node.items() if isinstance(node, Mapping) else enumerate(node)
-    for key, value in items:
-        name = f"{prefix}{key}"
-        if str(key).startswith("_") and not (key == "_target_" and prefix[:-1] in NAMES_CLASS):
-            rule = "a class is named by GROUP._target_ alone; leave it out"
-            yield Refused(f"{name}={short(value)}", None, rule)
-        elif isinstance(value, dict | list):
-            yield from unfit_keys(value, f"{name}.")
-
-
 def _references(node: dict[Any, Any] | list[Any], prefix: str = "") -> Iterator[Refused]:
     """A run stores what references led to; one that is there could read what is not the run's."""
     for key, value in node.items() if isinstance(node, dict) else enumerate(node):
@@ -103,17 +85,6 @@ def _references(node: dict[Any, Any] | list[Any], prefix: str = "") -> Iterator[
         elif isinstance(value, str) and "${" in value:
             rule = "a stored config holds no references; write the value"
             yield Refused(f"{name}={short(value)}", None, rule)
-
-
-def outside_code(cfg: Any) -> dict[str, str]:
-    """Keys of a config that name code from outside this package, with their values.
-
-    Gymnasium imports the module that stands before the colon of an id.
-    """
-    named = {f"{group}._target_": str(cfg[group]["_target_"]) for group in sorted(NAMES_CLASS)}
-    found = {key: value for key, value in named.items() if not value.startswith(OWN_CODE)}
-    game = str(cfg["env"]["id"])
-    return found | ({"env.id": game} if ":" in game else {})
 
 
 def resume_command(path: Path, cfg: DictConfig) -> str:

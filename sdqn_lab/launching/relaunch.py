@@ -10,9 +10,9 @@ from omegaconf.errors import OmegaConfBaseException
 from sdqn_lab import config
 from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.config.directories import state_of
+from sdqn_lab.config.foreign import outside_code
 from sdqn_lab.config.planning import plan_cells
 from sdqn_lab.config.plugins import check_launcher
-from sdqn_lab.config.stored import outside_code
 from sdqn_lab.launching import queue
 from sdqn_lab.launching.cells import prepare_cells
 from sdqn_lab.launching.ledger import Ledger, Submission, locked
