@@ -13,11 +13,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from sdqn_lab.checks.refused import Refused
+
 Count = Annotated[int, Ge(1)]
 """How many of something, or a period: a whole number, at least 1."""
 Natural = Annotated[int, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 """A probability or a discount."""
+ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 Weight = Annotated[float, Gt(0), Le(1)]
 """The share that something new has in a running mean."""
 Positive = Annotated[float, Gt(0)]
@@ -71,11 +74,11 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
         given: its `locals()`; names without an annotated range are not looked at.
 
     Raises:
-        ValueError: the first argument out of its range, as `name must ..., got value`.
+        Refused: the first argument out of its range.
     """
     for name, hint in _hints(function).items():
         if _range(hint) and (rule := fault(given[name], hint)):
-            raise ValueError(f"{name} {rule}, got {given[name]}")
+            raise Refused(name, given[name], rule)
 
 
 @cache

@@ -2,8 +2,8 @@
 
 from sdqn_lab import build, config
 from sdqn_lab.envs.base import Protocol
-from sdqn_lab.envs.toy import Chain, Identity
 from sdqn_lab.training.trainer import Settings, Trainer
+from tests.toy_envs import Chain, Identity
 
 TINY = [
     "env=cartpole",
