@@ -6,10 +6,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdqn_lab.agents.returns import BoolArray, IntArray
-from sdqn_lab.networks.network import SpikingNetwork
 
 
 class Choice(NamedTuple):
@@ -47,7 +46,7 @@ class Policy(ABC):
 
     def __init__(
         self,
-        network: SpikingNetwork,
+        network: nn.Module,
         num_actions: int,
         *,
         epsilon: float = 0.0,

@@ -4,9 +4,14 @@ import hashlib
 import json
 import math
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+CLOCK = re.compile(r"^time/|wall_|seconds|per_second")
+"""Keys of a record whose values depend on the clock."""
 
 
 class MetricsFile:
@@ -109,6 +114,11 @@ def _first_damaged(lines: bytes) -> int | None:
         except (ValueError, RecursionError):
             return number
     return None if lines.endswith(b"\n") or not lines else lines.count(b"\n") + 1
+
+
+def reproducible(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without what depends on the clock: equal in two runs of one config and seed."""
+    return {key: value for key, value in record.items() if not CLOCK.search(key)}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ class Collector:
     """Steps N environments together.
 
     The emulator cannot save its state, but it is deterministic: the state of the environments is
-    the seed of their last start and the actions since. ``load_state_dict`` plays them again.
+    the seed of their last start and the actions since. `load_state_dict` plays them again.
 
     Args:
         env: the environments.
@@ -28,7 +28,7 @@ class Collector:
 
     Attributes:
         observations: (N, ...) what the environments show now; from `start` on.
-        running: whether an iteration is running.
+        running: whether an iteration is running; set to False, its episodes leave no return.
     """
 
     def __init__(
@@ -64,10 +64,6 @@ class Collector:
         episodes = self._score(step, valid)
         self.observations = step.observations
         return Row(seen, actions, rewards, terminal, valid), episodes
-
-    def close(self) -> None:
-        """End the iteration: running episodes count as truncated and leave no return behind."""
-        self.running = False
 
     def _score(self, step: Step, valid: np.ndarray) -> list[Episode]:
         self._returns += step.rewards

@@ -1,4 +1,4 @@
-"""``--resume RUN_DIR``: which run goes on, and with which config."""
+"""`--resume RUN_DIR`: which run goes on, and with which config."""
 
 import argparse
 from pathlib import Path
@@ -18,14 +18,14 @@ from sdqn_lab.training.checkpoint import Checkpoint, CheckpointError
 
 
 def resumed(words: list[str]) -> tuple[RunDirectory, DictConfig | None]:
-    """What ``--resume RUN_DIR [--trust] [overrides]`` asks for.
+    """What `--resume RUN_DIR [--trust] [overrides]` asks for.
 
     Returns:
         The run's directory and the config to go on with, None where it is finished already.
 
     Raises:
         ConfigError: nothing to resume, an override would change a number, the directory names code
-            of others without ``--trust``, or it is damaged.
+            of others without `--trust`, or it is damaged.
     """
     path, overrides, trust = _arguments(words)
     directory = RunDirectory(path)

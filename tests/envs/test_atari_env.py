@@ -7,7 +7,7 @@ from ale_py import Action, ALEInterface, LoggerMode, roms
 
 from sdqn_lab.envs.atari import REFUSED, Atari, games
 from sdqn_lab.envs.base import environment_seeds
-from tests.envs.conftest import refuses
+from tests.refusals import refuses
 
 
 class PlainEmulator:

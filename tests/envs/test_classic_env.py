@@ -7,7 +7,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 from sdqn_lab.envs.base import EnvironmentFailed, environment_seeds
 from sdqn_lab.envs.classic import Classic
-from tests.envs.conftest import refuses
+from tests.refusals import refuses
 
 
 @pytest.mark.parametrize("id", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])

@@ -11,7 +11,7 @@ from sdqn_lab.envs.atari import Atari
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.envs.classic import Classic
 from sdqn_lab.envs.minatar import GAMES, MinAtar
-from tests.envs.conftest import refuses
+from tests.refusals import refuses
 from tests.toy_envs import Chain, Identity
 
 N = 2

@@ -6,7 +6,7 @@ import pytest
 
 from sdqn_lab.envs.base import environment_seeds
 from sdqn_lab.envs.minatar import GAMES, MinAtar
-from tests.envs.conftest import refuses
+from tests.refusals import refuses
 
 CHANNELS = {"asterix": 4, "breakout": 4, "freeway": 7, "seaquest": 10, "space_invaders": 6}
 

@@ -9,8 +9,8 @@ from sdqn_lab.envs.atari import Atari
 from sdqn_lab.envs.base import Watchable
 from sdqn_lab.envs.classic import Classic
 from sdqn_lab.envs.minatar import GAMES, MinAtar
-from tests.envs.conftest import refuses
 from tests.envs.test_every_env import drawn_actions, play, same
+from tests.refusals import refuses
 from tests.toy_envs import Chain, Identity
 
 STEPS = 120

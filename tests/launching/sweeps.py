@@ -1,6 +1,5 @@
 """Sweeps for tests: made-up ones on disk, and real ones of the smallest cells there are."""
 
-import json
 import os
 import socket
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 
 from sdqn_lab.launching.ledger import Entry, Ledger, Submission
 from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.metrics import read_metrics, reproducible
 
 TINY = ["env=cartpole", "tracker=none", "network.hidden=8", "time_window=1", "threads=1"]
 TINY += ["device=cpu", "algo.num_envs=2", "algo.iteration_steps=1000", "algo.batch_size=4"]
@@ -96,13 +96,8 @@ def cells(sweep_dir: Path) -> list[Path]:
 
 def numbers(sweep_dir: Path) -> dict[str, list[dict[str, Any]]]:
     """Every record of every cell, without the clock's."""
-    return {path.name: _records(path) for path in cells(sweep_dir)}
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
-    clock = ("time/", "wall", "seconds")
-    return [{k: v for k, v in line.items() if not k.startswith(clock)} for line in lines]
+    records = {path.name: read_metrics(path / "metrics.jsonl") for path in cells(sweep_dir)}
+    return {name: list(map(reproducible, of_cell)) for name, of_cell in records.items()}
 
 
 def stamps(sweep_dir: Path) -> dict[Path, tuple[int, bytes]]:

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from sdqn_lab.launching.ledger import Ledger
+from sdqn_lab.runs.metrics import read_metrics, reproducible
 from tests.slurm.cluster import Cluster
 from tests.slurm.throttled import BROKEN, SLOW
 
@@ -29,7 +30,6 @@ SLURM = [
     "hydra.launcher.poll_seconds=1",
 ]
 HOLD = "hydra.launcher.additional_parameters={hold: true}"
-CLOCK = ("wall", "seconds", "per_second", "time/")
 SECONDS = 180
 """Patience with a machine that does other things as well."""
 
@@ -48,11 +48,7 @@ def undisturbed_sweep(folder: Path, seeds: int) -> list[list[dict[str, Any]]]:
 
 def records(cell: Path) -> list[dict[str, Any]]:
     """A cell's metrics without what tells the time."""
-    lines = (cell / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if not any(word in k for word in CLOCK)}
-        for line in lines
-    ]
+    return list(map(reproducible, read_metrics(cell / "metrics.jsonl")))
 
 
 class Sweep:
