@@ -30,7 +30,7 @@ POINTS = {
     "remove old files": (Checkpoint, "_sweep"),
 }
 """What a run calls again and again, in every phase of its life."""
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
 
 # A server that forks before any thread is started; it loads what every child needs once.
 server = multiprocessing.get_context("forkserver")

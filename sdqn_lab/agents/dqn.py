@@ -121,6 +121,7 @@ class DQN(Agent):
         super().__init__(
             network, env, seed=seed, num_envs=num_envs, iteration_steps=iteration_steps
         )
+        # A copy, so that weights are drawn once: a second draw would move the stream `init`.
         self.target_network = copy.deepcopy(network).requires_grad_(False).eval()
         self.optimizer = OPTIMIZERS[optimizer](
             network.parameters(),
@@ -194,10 +195,12 @@ class DQN(Agent):
         q = online.train()(batch.observations, generator=self.generator)
         returns = batch.actions, batch.returns, batch.discounts
         loss = self._loss(td_error(q, *returns, next_q_online=judge, next_q_target=next_q))
+        # None and not zeros: the optimizer leaves a parameter alone that the loss does not reach.
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         parameters = [p for p in online.parameters() if p.grad is not None]
         grad_norm = get_total_norm(cast(list[Tensor], [p.grad for p in parameters]))
+        # The norm that is reported, before clipping, is also the one that clipping needs.
         if self.max_grad_norm is not None:
             clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
         self.optimizer.step()

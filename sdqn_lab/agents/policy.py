@@ -92,8 +92,10 @@ class Policy(ABC):
             rng: source of exploration, and of a policy that draws.
             time_window: simulation steps T; None: the network's own.
         """
+        # Drawn before it is known who explores: the stream is the same for every epsilon.
         explored = rng.random(len(observations)) < self.epsilon
         actions = rng.integers(self.num_actions, size=len(observations))
+        # Early in training nearly every action is random, and a forward would be for nothing.
         if explored.all():
             return Choice(actions, explored, None)
         outputs = self.outputs(observations, time_window)

@@ -166,6 +166,7 @@ class Replay:
         if not 0 <= actions.min() <= actions.max() <= MAX_ACTION:
             raise Refused("actions", actions.tolist(), f"must lie in [0, {MAX_ACTION}]")
         at = self.rows_written % self.capacity_rows
+        # Frames since the episode's start, which tells a stack how far back it may look.
         age: Array = np.zeros(self.num_envs, np.uint8)
         if self.rows:
             before = (self.rows_written - 1) % self.capacity_rows
@@ -230,6 +231,7 @@ class Replay:
         terminal, stop = self._ends(at, envs)
         rewards = self._columns["rewards"][at[:-1], envs]
         returns, discounts, lengths = n_step_return(rewards, terminal, stop, gamma)
+        # One gather for both ends: on a GPU two would wait for the host twice.
         observations = self._observations(
             np.concatenate([rows, rows + lengths]), np.concatenate([envs, envs])
         )
@@ -271,6 +273,7 @@ class Replay:
             _check_shape(name, arrays[name], row_shape)
         if not self.rows:
             self._first_row = first
+        # Rows beyond the capacity would overwrite each other: only the newest are written.
         count = len(arrays["frames"])
         kept = slice(max(0, count - self.capacity_rows), None)
         at = np.arange(first, first + count)[kept] % self.capacity_rows

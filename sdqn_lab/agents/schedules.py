@@ -35,6 +35,7 @@ class LinearSchedule:
 
     def __call__(self, step: int) -> float:
         """Value at agent step `step` >= 0."""
+        # Not by min(): rounding could leave begin + (end - begin) beside `end`.
         if step >= self.decay_steps:
             return self.end
         return self.begin + (self.end - self.begin) * (step / self.decay_steps)

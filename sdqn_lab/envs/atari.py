@@ -142,8 +142,10 @@ class Atari:
         if self._screen is not None:
             self._shown = self._screen.step(actions[:1].astype(np.int64, copy=False))[0]
         started = self._over
+        # The counter also goes down with the game and up with the next; neither is a lost life.
         life_lost = (info["lives"] < self._lives) & ~terminated & ~started
         self._lives = info["lives"]
+        # The emulator starts a game anew in the step after its end, and does not say so.
         self._over = terminated | truncated
         return Step(
             observations, rewards.astype(np.float32), terminated, truncated, life_lost, started

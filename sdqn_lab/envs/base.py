@@ -186,6 +186,7 @@ def environment_seeds(seed: int, num_envs: int) -> list[int]:
     """
     if not 0 <= seed < 2**31:
         raise Refused("seed", seed, "must lie in [0, 2**31)", "0")
+    # Not seed + i: run 1 would then play the games of run 0, moved by one.
     return [int(word) >> 1 for word in np.random.SeedSequence(seed).generate_state(num_envs)]
 
 

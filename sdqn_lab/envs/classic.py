@@ -94,6 +94,7 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
 
     def __init__(self, id: str) -> None:
         try:
+            # Without the checker, which only warns: shapes and numbers are refused here.
             super().__init__(gymnasium.make(id, disable_env_checker=True))
         except (gymnasium.error.Error, ImportError) as error:
             reason = " ".join(str(error).split())
@@ -119,6 +120,7 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
         self._shape, self._channels_last = shape, len(shape) == 3 and shape[-1] <= shape[0]
         low, high, dtype = (0, 255, np.uint8) if self.is_image else (-np.inf, np.inf, np.float32)
         self.observation_space = Box(low, high, self._arranged(np.empty(shape)).shape, dtype)
+        # A space may begin anywhere, and networks count actions from 0.
         self._first_action = int(actions.start)
         self.action_space = Discrete(int(actions.n))
 
@@ -133,6 +135,7 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
         return self._observed, info
 
     def step(self, action: int) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        # From here on a copy could no longer catch up.
         self._fresh_seed = None
         observation, reward, terminated, truncated, info = self.env.step(
             action + self._first_action

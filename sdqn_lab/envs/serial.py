@@ -77,6 +77,7 @@ class Serial:
         """
         check_actions(actions, self.num_envs, self.num_actions)
         started = self._over
+        # Fresh arrays in every step: replay and recordings may keep what they were handed.
         observations = np.empty((self.num_envs, *self.observation_shape), self.observation_dtype)
         rewards = np.zeros(self.num_envs, np.float32)
         terminated = np.zeros(self.num_envs, np.bool_)

@@ -58,7 +58,7 @@ class StopFlag:
     def listening(self) -> Iterator[None]:
         """Let the signals set this flag; who listened before listens again afterwards."""
         if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread is told of signals
+            yield  # only the main thread gets signals
             return
         before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
         try:

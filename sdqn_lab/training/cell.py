@@ -125,6 +125,7 @@ def _train(
         stack.enter_context(stop.listening())
         train_env = build.build_env(cfg, cfg.algo.num_envs)
         stack.callback(train_env.close)
+        # Of its own: an evaluation must not move the games of training.
         eval_env = build.build_env(cfg, cfg.protocol.eval_episodes)
         stack.callback(eval_env.close)
         agent = build.build_agent(cfg, build.env_spec(train_env))

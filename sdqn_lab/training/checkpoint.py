@@ -35,6 +35,8 @@ HEADER_BYTES = 1 << 16
 """Of a file of arrays, at most: names, types and shapes."""
 SEGMENT_ROWS = 4096
 """Rows in one increment at most, so that memory stays small while one is packed."""
+EMPTY: dict[str, Any] = {"version": VERSION, "serial": 0, "facts": {"steps": 0}, "segments": []}
+"""The manifest before the first checkpoint."""
 
 
 class CheckpointError(Exception):
@@ -46,7 +48,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._manifest = _no_checkpoint()
+        self._manifest = EMPTY
 
     @property
     def exists(self) -> bool:
@@ -80,6 +82,7 @@ class Checkpoint:
         except OSError as error:
             self._sweep()
             raise CheckpointError(f"{self.folder}: cannot save a checkpoint: {error}") from error
+        # Only now does nothing name the old files any more.
         self._manifest = manifest
         self._sweep()
 
@@ -165,7 +168,7 @@ class Checkpoint:
     def drop(self) -> None:
         """Remove the checkpoint, the manifest first: no half of it is ever taken for whole."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
-        self._manifest = _no_checkpoint()
+        self._manifest = EMPTY
         self._sweep()
         with suppress(OSError):  # it is gone, or something else is in it
             self.folder.rmdir()
@@ -176,6 +179,7 @@ class Checkpoint:
             return {"segments": [], "rows": 0}
         written, oldest = memory.rows_written, memory.rows_written - memory.capacity_rows
         entries = [entry for entry in self._manifest["segments"] if entry["last"] > oldest]
+        # Rows that left the ring before they were ever saved are not needed.
         begin = max(self._manifest.get("rows", 0), oldest)
         for first in range(begin, written, SEGMENT_ROWS):
             last = min(first + SEGMENT_ROWS, written)
@@ -206,11 +210,6 @@ class Checkpoint:
             if (FILE.fullmatch(path.name) or TEMPORARY.fullmatch(path.name))
             and (path.is_symlink() or path.is_file())
         ]
-
-
-def _no_checkpoint() -> dict[str, Any]:
-    """The manifest before the first checkpoint."""
-    return {"version": VERSION, "serial": 0, "facts": {"steps": 0}, "segments": []}
 
 
 def pack(tree: Any) -> dict[str, torch.Tensor]:

@@ -52,7 +52,7 @@ class Collector:
         """Carry out actions (N,).
 
         Returns:
-            The row that learning shall see, and the episodes that ended with it.
+            The row that learning sees, and the episodes that ended with it.
         """
         seen, step = self.observations, self._env.step(actions)
         valid = ~step.started
@@ -60,6 +60,7 @@ class Collector:
         if self._life_loss_ends_bootstrap:
             terminal |= step.life_lost
         rewards = np.sign(step.rewards) if self._reward_clipping else step.rewards
+        # A byte each: no environment with more than 256 actions gets this far.
         self._actions.append(actions.astype(np.uint8))
         episodes = self._score(step, valid)
         self.observations = step.observations
@@ -100,6 +101,7 @@ class Collector:
             self._score(step, ~step.started)
             self.observations = step.observations
         self._actions = list(state["actions"])
+        # A difference ends the run, because its numbers would no longer be those of one run.
         if not np.array_equal(self.observations, state["observations"]):
             raise RuntimeError(
                 "the environment does not repeat itself under the same seed and actions, "

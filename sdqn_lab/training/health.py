@@ -97,6 +97,7 @@ def probe(
         seed: for an encoder that draws.
         by_gradient: whether the network is to learn by gradients.
     """
+    # In training mode, as learning runs it: running statistics would hide a dead normalization.
     network = deepcopy(network).train()
     device = next(network.parameters()).device
     network.zero_grad(set_to_none=True)

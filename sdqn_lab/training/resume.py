@@ -17,7 +17,7 @@ from sdqn_lab.runs.metrics import check_kept
 from sdqn_lab.training.checkpoint import Checkpoint, CheckpointError
 
 
-def resumed(words: list[str]) -> tuple[RunDirectory, DictConfig | None]:
+def resumed(argv: list[str]) -> tuple[RunDirectory, DictConfig | None]:
     """What `--resume RUN_DIR [--trust] [overrides]` asks for.
 
     Returns:
@@ -27,37 +27,40 @@ def resumed(words: list[str]) -> tuple[RunDirectory, DictConfig | None]:
         ConfigError: nothing to resume, an override would change a number, the directory names code
             of others without `--trust`, or it is damaged.
     """
-    path, overrides, trust = _arguments(words)
+    path, overrides, trust = _arguments(argv)
     directory = RunDirectory(path)
-    state = state_of(directory)
+    state, checkpoint = state_of(directory), Checkpoint(directory.checkpoint)
     if state is None or not directory.config.exists():
         missing = "holds no run" if exists(path) else "no such directory"
         raise ConfigError([f"--resume {path}: {missing}; write --resume RUN_DIR"])
     stored = config.stored_config(directory.config, trust)
     cfg = _changed(stored, overrides)
-    if state == "finished" and not _extended(directory, stored, cfg):
-        return directory, None
+    if state == "finished":
+        if cfg.budget.steps == stored.budget.steps:
+            return directory, None
+        if not checkpoint.exists:
+            line = (
+                f"budget.steps={cfg.budget.steps}: {path} dropped its state when it "
+                "finished; runs started with keep_state=true can be extended"
+            )
+            raise ConfigError([line])
     validate(cfg)
-    _check_checkpoint(directory)
-    return directory, cfg
-
-
-def _check_checkpoint(directory: RunDirectory) -> None:
-    checkpoint = Checkpoint(directory.checkpoint)
+    # Looked at before anything starts: damage found later would be a run that failed.
     try:
         facts = checkpoint.read()
         check_kept(directory.metrics, facts.get("offset", 0), facts.get("metrics_sha256"))
     except (CheckpointError, ValueError) as error:
         line = f"{error}; put the file back, or delete {checkpoint.folder} to run anew"
         raise ConfigError([line]) from error
+    return directory, cfg
 
 
-def _arguments(words: list[str]) -> tuple[Path, list[str], bool]:
+def _arguments(argv: list[str]) -> tuple[Path, list[str], bool]:
     parser = argparse.ArgumentParser(prog="python -m sdqn_lab.run", add_help=False)
     parser.add_argument("--resume", metavar="RUN_DIR", type=Path, nargs="?")
     parser.add_argument("--trust", action="store_true")
     parser.add_argument("overrides", nargs="*")
-    args, unknown = parser.parse_known_intermixed_args(words)
+    args, unknown = parser.parse_known_intermixed_args(argv)
     problems = [f"{word}: no flag that goes with --resume; write overrides" for word in unknown]
     if args.resume is None:
         problems.append("--resume: which run? write --resume RUN_DIR")
@@ -76,7 +79,23 @@ def _changed(stored: DictConfig, overrides: list[str]) -> DictConfig:
             problems += error.problems
     if not problems:
         check_plugins(changed)  # an override may name a class, and what follows asks it
-    problems += _changed_numbers(stored, changed)
+    before, after = config.flat_identity(stored), config.flat_identity(changed)
+    problems += [
+        f"{key}={after[key]}: would change the run's numbers (it began with {before[key]}); "
+        "write a command for a run of its own"
+        for key in before
+        if before[key] != after[key] and key != "budget.steps"
+    ]
+    if changed.threads not in (None, stored.threads):
+        problems.append(
+            f"threads={changed.threads}: sums depend on it, so a resumed run keeps its own; "
+            "leave it out"
+        )
+    if changed.budget.steps < stored.budget.steps:
+        problems.append(
+            f"budget.steps={changed.budget.steps}: a run cannot get shorter than it was; "
+            f"write budget.steps={stored.budget.steps} or more"
+        )
     if problems:
         raise ConfigError(problems)
     return changed
@@ -109,37 +128,3 @@ def _change(cfg: DictConfig, override: Override) -> None:
         OmegaConf.update(cfg, key, override.value())
     except OmegaConfBaseException as error:
         raise ConfigError([config.explain_value(override, error)]) from error
-
-
-def _changed_numbers(stored: DictConfig, changed: DictConfig) -> list[str]:
-    before, after = config.flat_identity(stored), config.flat_identity(changed)
-    problems = [
-        f"{key}={after[key]}: would change the run's numbers (it began with {before[key]}); "
-        "write a command for a run of its own"
-        for key in before
-        if before[key] != after[key] and key != "budget.steps"
-    ]
-    if changed.threads not in (None, stored.threads):
-        problems.append(
-            f"threads={changed.threads}: sums depend on it, so a resumed run keeps its own; "
-            "leave it out"
-        )
-    if changed.budget.steps < stored.budget.steps:
-        problems.append(
-            f"budget.steps={changed.budget.steps}: a run cannot get shorter than it was; "
-            f"write budget.steps={stored.budget.steps} or more"
-        )
-    return problems
-
-
-def _extended(directory: RunDirectory, stored: DictConfig, cfg: DictConfig) -> bool:
-    if cfg.budget.steps == stored.budget.steps:
-        return False
-    if not Checkpoint(directory.checkpoint).exists:
-        raise ConfigError(
-            [
-                f"budget.steps={cfg.budget.steps}: {directory.path} dropped its state when it "
-                "finished; runs started with keep_state=true can be extended"
-            ]
-        )
-    return True

@@ -117,6 +117,7 @@ class Trainer:
             if collector.running:
                 agent.close(collector.observations)
                 collector.running, counters.trained = False, True
+            # An evaluation may take minutes: a stop that came before it is answered now.
             self._save_if_due()
             self._evaluate()
             self._probe()
@@ -172,6 +173,7 @@ class Trainer:
             time_window=settings.time_window_eval,
             stop_requested=self._stop_requested,
         )
+        # Asked to stop: begun again, the evaluation plays the same episodes from their start.
         if played is None:
             self._save(self)
             raise StopRequested

@@ -15,6 +15,7 @@ class Window:
 
     def add(self, values: Mapping[str, float | torch.Tensor]) -> None:
         """Add one observation of each quantity; tensors are 0-d and must need no gradient."""
+        # In double: float32 would lose digits over the thousands of updates of a window.
         for key, value in values.items():
             number = value.double() if isinstance(value, torch.Tensor) else float(value)
             self._sums[key] = self._sums.get(key, 0.0) + number

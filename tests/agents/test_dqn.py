@@ -498,6 +498,16 @@ def test_a_replay_that_does_not_fit_the_memory_is_a_problem_here_and_not_elsewhe
         assert [problem.key for problem in DQN.problems(FITTING, run)] == keys
 
 
+def test_parameter_copies_count_what_training_keeps_of_each_parameter():
+    agent = make_agent()
+    agent.update(make_batch(0))
+    own, target = agent.network.parameters(), agent.target_network.parameters()
+    moments = [t for state in agent.optimizer.state.values() for t in state.values() if t.ndim]
+    kept = [*own, *target, *moments, *(p.grad for p in agent.network.parameters())]
+    numbers = sum(p.numel() for p in agent.network.parameters())
+    assert sum(tensor.numel() for tensor in kept) == DQN.parameter_copies * numbers
+
+
 def test_updates_made_are_those_that_learning_makes():
     made = {"replay_start_steps": 100, "learn_every_steps": 7}
     assert [DQN.updates_made(made, steps) for steps in (50, 106, 107, 800)] == [0, 0, 1, 100]
