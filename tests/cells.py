@@ -4,11 +4,13 @@ import itertools
 import multiprocessing
 import os
 import signal
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from rich.console import Console
 
 from sdqn_lab import config
@@ -37,9 +39,13 @@ server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(["tests.cells"])
 
 
-def run(words: list[str], path: Path, console: Console | None = None) -> int:
-    quiet = Console(file=StringIO())
-    return run_cell(config.compose(words), RunDirectory(path), console or quiet)
+def run(words: list[str], path: Path) -> int:
+    return run_cell(composed(tuple(words)), RunDirectory(path), Console(file=StringIO()))
+
+
+@cache
+def composed(words: tuple[str, ...]) -> DictConfig:
+    return config.compose(list(words))
 
 
 def numbers(path: Path) -> list[dict[str, Any]]:
@@ -49,7 +55,8 @@ def numbers(path: Path) -> list[dict[str, Any]]:
 
 def kill_at(call: str, count: int, words: list[str], path: Path) -> None:
     """Begin or continue a cell, and kill it -9 as it enters a call for the count-th time."""
-    process = server.Process(target=_doomed, args=(call, count, words, path))
+    cfg = composed(tuple(words))
+    process = server.Process(target=_doomed, args=(call, count, cfg, path))
     process.start()
     process.join(PATIENCE_SECONDS)
     process.kill()
@@ -57,7 +64,7 @@ def kill_at(call: str, count: int, words: list[str], path: Path) -> None:
     assert process.exitcode == -signal.SIGKILL, f"never came to {call} number {count}"
 
 
-def _doomed(call: str, count: int, words: list[str], path: Path) -> None:
+def _doomed(call: str, count: int, cfg: DictConfig, path: Path) -> None:
     torch.use_deterministic_algorithms(True)
     (owner, name), calls = POINTS[call], itertools.count(1)
     inner = getattr(owner, name)
@@ -68,4 +75,4 @@ def _doomed(call: str, count: int, words: list[str], path: Path) -> None:
         return inner(*args, **more)
 
     setattr(owner, name, outer)
-    os._exit(run(words, path))
+    os._exit(run_cell(cfg, RunDirectory(path), Console(file=StringIO())))

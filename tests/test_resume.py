@@ -1,14 +1,17 @@
 """A run can die at any instant and be resumed to exactly the metrics of the run that never died."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+from sdqn_lab.runs import stopping
 from sdqn_lab.runs.directory import BusyError, RunDirectory
 from sdqn_lab.runs.files import write_atomic
 from sdqn_lab.runs.metrics import MetricsFile, reproducible
@@ -66,7 +69,7 @@ def terminate_after_the_last(monkeypatch, method: str) -> None:
 
 KILLS = [
     *[("act", 20), ("learn", 5), ("write a file", 3), ("remove old files", 2), ("evaluate", 10)],
-    *[("write the manifest", 2), ("learn", 30), ("write a file", 2), ("evaluate", 3), ("act", 9)],
+    *[("write the manifest", 2), ("learn", 30), ("evaluate", 3)],
 ]
 
 
@@ -233,13 +236,13 @@ def test_a_further_signal_ends_a_run_whose_environment_hangs_and_says_what_is_lo
         text=True,
     )
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not (tmp_path / "hangs").exists() and time.monotonic() < end:
             time.sleep(0.1)
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
             process.send_signal(number)
             time.sleep(0.2)  # signals of one number that wait together are one
-        said = process.communicate(timeout=60)[1]
+        said = process.communicate(timeout=120)[1]
     finally:
         process.kill()
     assert process.returncode == PREEMPTED_EXIT
@@ -247,6 +250,34 @@ def test_a_further_signal_ends_a_run_whose_environment_hangs_and_says_what_is_lo
     assert RunDirectory(tmp_path / "run").state == "preempted"
 
 
+def test_a_cell_can_run_in_a_thread_though_no_signal_reaches_it(tmp_path):
+    codes = []
+    words = [*MINATAR, "budget.steps=300", "algo.iteration_steps=300"]
+    thread = threading.Thread(target=lambda: codes.append(run(words, tmp_path)))
+    thread.start()
+    thread.join(300)
+    assert codes == [0]
+
+
 def test_what_a_run_reproduces_is_its_record_without_the_clock():
     record = {"step": 3, "wall_seconds": 0.1, "time/steps_per_second": 9.0, "loss/td": 0.5}
     assert reproducible(record) == {"step": 3, "loss/td": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("insist", "after_seconds", "signals_taken"),
+    [(True, 0.0, 1), (True, math.inf, 2), (False, 0.0, 9)],
+    ids=["later", "at once", "a launcher"],
+)
+def test_a_signal_sent_twice_at_once_is_one_request_and_a_later_one_insists(
+    insist, after_seconds, signals_taken, monkeypatch
+):
+    monkeypatch.setattr(stopping, "INSIST_AFTER_SECONDS", after_seconds)
+    stop = stopping.StopFlag(insist=insist)
+    with stop.listening():
+        for _ in range(signals_taken):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested
+        if insist:
+            with pytest.raises(stopping.StopNow):
+                os.kill(os.getpid(), signal.SIGINT)

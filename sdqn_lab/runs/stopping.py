@@ -69,7 +69,9 @@ class StopFlag:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
-        self._times.append(time.monotonic())
-        late = self._times[-1] - self._times[0] >= INSIST_AFTER_SECONDS
-        if self._insist and (late or len(self._times) > 2):
+        now = time.monotonic()
+        again = bool(self._times) and now - self._times[0] >= INSIST_AFTER_SECONDS
+        self._times.append(now)
+        # A scheduler and a launcher make two signals of one request at most, never three.
+        if self._insist and (again or len(self._times) > 2):
             raise StopNow
