@@ -36,7 +36,7 @@ PATIENCE_SECONDS = 300
 
 # A server that forks before any thread is started; it loads what every child needs once.
 server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["tests.cells"])
+server.set_forkserver_preload(["tests.cells", "minatar", "sdqn_lab.spiking.kernels.cpu"])
 
 
 def run(words: list[str], path: Path) -> int:

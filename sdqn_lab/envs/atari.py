@@ -80,7 +80,9 @@ class Atari:
     ) -> None:
         check_arguments(Atari.__init__, locals())
         if id in REFUSED:
-            rule = "ends the whole process when the emulator loads it: a game for two players"
+            rule = (
+                "must be a game for one player: the emulator ends the whole process with this one"
+            )
             raise Refused("id", id, rule, "env=pong")
         if id not in games():
             close = difflib.get_close_matches(id, games(), n=3) or ["pong", "breakout"]

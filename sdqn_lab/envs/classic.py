@@ -115,7 +115,8 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
             wrapper = "env.id=ID of it under a wrapper (gymnasium.wrappers.FlattenObservation)"
             raise Refused("id", id, rule, wrapper)
         if not isinstance(actions, Discrete):
-            rule = f"must have Discrete actions to choose among, and has {_described(actions)}"
+            rule = "must have Discrete actions (Q-learning chooses among finitely many), "
+            rule += f"and has {_described(actions)}"
             raise Refused("id", id, rule, "CartPole-v1")
         self._shape, self._channels_last = shape, len(shape) == 3 and shape[-1] <= shape[0]
         low, high, dtype = (0, 255, np.uint8) if self.is_image else (-np.inf, np.inf, np.float32)
