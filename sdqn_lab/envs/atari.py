@@ -81,7 +81,7 @@ class Atari:
         check_arguments(Atari.__init__, locals())
         if id in REFUSED:
             rule = (
-                "must be a game for one player: the emulator ends the whole process with this one"
+                "must be a game for one player: the emulator ends the whole process here"
             )
             raise Refused("id", id, rule, "env=pong")
         if id not in games():
