@@ -224,7 +224,8 @@ def task(cfg: DictConfig) -> float:
 
 def _train(cfg: DictConfig, directory: RunDirectory, out: Console) -> int:
     try:
-        return run_cell(cfg, directory, out)
+        command = config.resume_command(directory.path, cfg)
+        return run_cell(cfg, directory, out, continue_with=command)
     except BusyError as error:
         out.print(str(error), soft_wrap=True)
         return BUSY_EXIT

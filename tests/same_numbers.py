@@ -1,11 +1,10 @@
-"""Do two commits make the same numbers? ``python tests/same_numbers.py COMMIT [CELL ...]``
+"""Do two commits make the same numbers? `python tests/same_numbers.py COMMIT [CELL ...]`
 
 Runs smoke cells of every axis in this working tree and in a checkout of COMMIT, and compares their
 metrics, but for the clock's keys, and the last network's weights, bit by bit. Two cells are killed
 with SIGKILL and resumed. One thread, on a CPU; about ten minutes on two cores.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,8 @@ import time
 from pathlib import Path
 
 from safetensors.numpy import load_file
+
+from sdqn_lab.runs.metrics import read_metrics, reproducible
 
 HERE = Path(__file__).resolve().parents[1]
 MINATAR = ("env=minatar_breakout", "time_window=4")
@@ -52,7 +53,6 @@ CELLS = {
     "killed": (*MINATAR, "experiment=pl_sdqn", "checkpoint_every_minutes=0.001"),
     "killed_poisson": (*MINATAR, "encoder=poisson", "checkpoint_every_minutes=0.001"),
 }
-CLOCKS = ("wall", "seconds", "per_second")
 
 
 def main(commit: str, names: list[str]) -> int:
@@ -76,12 +76,12 @@ def main(commit: str, names: list[str]) -> int:
 def cell(name: str, tree: Path, path: Path) -> tuple[list[dict], dict[str, bytes]]:
     """Run a cell with the code of a tree: its records without clocks, and its weights."""
     command = [sys.executable, "-m", "sdqn_lab.run"]
-    words = [*CELLS[name], "budget=smoke", "tracker=none", "threads=1", "device=cpu"]
+    arguments = [*CELLS[name], "budget=smoke", "tracker=none", "threads=1", "device=cpu"]
     where = {"cwd": tree, "env": {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tree)}}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    run = subprocess.Popen([*command, *words, f"hydra.run.dir={path}"], **where, **quiet)
+    run = subprocess.Popen([*command, *arguments, f"hydra.run.dir={path}"], **where, **quiet)
     if name.startswith("killed"):
-        while run.poll() is None and len(records(path)) < 3:
+        while run.poll() is None and len(read_metrics(path / "metrics.jsonl")) < 3:
             time.sleep(0.02)
         run.kill()
         run.wait()
@@ -89,15 +89,8 @@ def cell(name: str, tree: Path, path: Path) -> tuple[list[dict], dict[str, bytes
     if run.wait():
         raise SystemExit(f"{name}: ended with code {run.returncode} under {tree}")
     weights = load_file(path / "network_last.safetensors")
-    return records(path), {key: value.tobytes() for key, value in weights.items()}
-
-
-def records(path: Path) -> list[dict]:
-    """All complete records so far, without what depends on the clock."""
-    file = path / "metrics.jsonl"
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    whole = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [{k: v for k, v in one.items() if not any(c in k for c in CLOCKS)} for one in whole]
+    records = list(map(reproducible, read_metrics(path / "metrics.jsonl")))
+    return records, {key: value.tobytes() for key, value in weights.items()}
 
 
 if __name__ == "__main__":

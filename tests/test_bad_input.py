@@ -174,7 +174,7 @@ CONTRADICTIONS = [
         "protocol.noop_max=30 env=minatar_breakout",
         "protocol.noop_max=30: must be 0 for MinAtar; write protocol=minatar",
     ),
-    ("protocol=minatar env=pong", "protocol.difficulty_ramping=True: | write protocol=braincog"),
+    ("protocol=minatar env=pong", "protocol.difficulty_ramping=true: | write protocol=braincog"),
     ("protocol=machado env=cartpole", "protocol.sticky_actions=0.25: | write protocol=plain"),
     ("protocol=braincog env=cartpole", "protocol.noop_max=30: | write protocol=plain"),
     ("device=cuda", "device=cuda: this machine has 0 CUDA devices; write device=cpu"),

@@ -21,6 +21,7 @@ from sdqn_lab.config import schema
 from sdqn_lab.config.overrides import options
 from sdqn_lab.envs.atari import games
 from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.metrics import read_metrics, reproducible
 from sdqn_lab.spiking import neuron
 from sdqn_lab.training import resume
 from sdqn_lab.training.cell import run_cell
@@ -244,13 +245,11 @@ def test_the_fused_optimizer_differs_from_the_plain_one_by_rounding_alone(optimi
 
 def test_the_health_check_changes_no_number(tmp_path):
     words = ["env=cartpole", "budget=smoke", "tracker=none", *SMALL]
-    told = []
+    records = []
     for health in ("warn", "off"):
         cfg = config.compose([*words, f"health='{health}'"])
         path = tmp_path / health
         assert run_cell(cfg, RunDirectory(path), Console(quiet=True)) == 0
-        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-        clocks = ("wall_", "time/")
-        told.append([{k: v for k, v in r.items() if not k.startswith(clocks)} for r in lines])
+        records.append(list(map(reproducible, read_metrics(path / "metrics.jsonl"))))
         assert (path / "health.json").exists() == (health == "warn")
-    assert told[0] == told[1]
+    assert records[0] == records[1]

@@ -1,29 +1,26 @@
 """A run can die at any instant and be resumed to exactly the metrics of the run that never died."""
 
 import json
-import mmap
-import multiprocessing
+import math
 import os
-import random
 import signal
+import subprocess
+import sys
+import threading
 import time
-from contextlib import suppress
-from io import StringIO
-from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from sdqn_lab import config
+from sdqn_lab.runs import stopping
 from sdqn_lab.runs.directory import BusyError, RunDirectory
 from sdqn_lab.runs.files import write_atomic
-from sdqn_lab.runs.metrics import MetricsFile
-from sdqn_lab.training import checkpoint, evaluation
+from sdqn_lab.runs.metrics import MetricsFile, reproducible
+from sdqn_lab.runs.stopping import PREEMPTED_EXIT
+from sdqn_lab.training import evaluation
 from sdqn_lab.training import trainer as loop
-from sdqn_lab.training.cell import PREEMPTED_EXIT, run_cell
+from sdqn_lab.training.collector import Collector
+from tests.cells import kill_at, numbers, run
 
-fork = multiprocessing.get_context("fork")
-PHASES = ("acting", "learning", "evaluating", "checkpointing")
 COMMON = ["tracker=none", "threads=1", "time_window=2", "checkpoint_every_minutes=0.002"]
 MINATAR = [
     *COMMON,
@@ -45,54 +42,17 @@ ATARI = [
 ]
 
 
-def run(words: list[str], path: Path) -> int:
-    return run_cell(config.compose(words), RunDirectory(path), Console(file=StringIO()))
+def signal_at_step(monkeypatch, counts: tuple[int, ...], number: int) -> None:
+    """Send this process a signal before its environments' steps of these numbers."""
+    step, calls = Collector.step, []
 
+    def outer(collector, actions):
+        calls.append(1)
+        if len(calls) in counts:
+            os.kill(os.getpid(), number)
+        return step(collector, actions)
 
-def numbers(path: Path) -> list[dict]:
-    """The records without what depends on clock or machine."""
-    clocks = ("wall", "seconds", "per_second")
-    lines = (path / "metrics.jsonl").read_text().splitlines()
-    return [
-        {
-            key: value
-            for key, value in json.loads(line).items()
-            if not key.startswith("time/") and not any(word in key for word in clocks)
-        }
-        for line in lines
-    ]
-
-
-class Phase:
-    """Which phase the child is in, seen by the parent through shared memory."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 1)
-
-    def wrap(self, owner: object, name: str, phase: str) -> None:
-        inner = getattr(owner, name)
-
-        def outer(*args, **kwargs):
-            before, self._memory[0] = self._memory[0], PHASES.index(phase) + 1
-            try:
-                return inner(*args, **kwargs)
-            finally:
-                self._memory[0] = before
-
-        setattr(owner, name, outer)
-
-    def watch(self) -> None:
-        self.wrap(loop.Trainer, "_act", "acting")
-        self.wrap(loop.Trainer, "_learn", "learning")
-        self.wrap(loop, "evaluate", "evaluating")
-        self.wrap(checkpoint.Checkpoint, "save", "checkpointing")
-
-    def wait(self, phase: str, child) -> bool:
-        wanted = PHASES.index(phase) + 1
-        while child.is_alive():
-            if self._memory[0] == wanted:
-                return True
-        return False
+    monkeypatch.setattr(Collector, "step", outer)
 
 
 def terminate_after_the_last(monkeypatch, method: str) -> None:
@@ -107,42 +67,20 @@ def terminate_after_the_last(monkeypatch, method: str) -> None:
     monkeypatch.setattr(loop.Trainer, method, outer)
 
 
-def begin(words: list[str], path: Path, phase: Phase):
-    def child() -> None:
-        phase.watch()
-        os._exit(run(words, path))
-
-    process = fork.Process(target=child)
-    process.start()
-    return process
-
-
-def kill_in(phase_name: str, rng: random.Random, words: list[str], path: Path) -> bool:
-    """Kill -9 at a random instant of the phase; False where the run ended before."""
-    phase = Phase()
-    process = begin(words, path, phase)
-    time.sleep(0.15 + rng.uniform(0, 0.5))
-    caught = phase.wait(phase_name, process)
-    time.sleep(rng.uniform(0, 0.002))
-    with suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    return caught and process.exitcode == -signal.SIGKILL
+KILLS = [
+    *[("act", 20), ("learn", 5), ("write a file", 3), ("remove old files", 2), ("evaluate", 10)],
+    *[("write the manifest", 2), ("learn", 30), ("evaluate", 3)],
+]
 
 
 @pytest.mark.parametrize(
-    ("words", "kills_a_phase"), [(MINATAR, 5), (ATARI, 2)], ids=["minatar", "atari"]
+    ("words", "kills"), [(MINATAR, KILLS), (ATARI, KILLS[:5])], ids=["minatar", "atari"]
 )
-def test_killed_at_any_instant_a_run_resumes_to_the_same_metrics(words, kills_a_phase, tmp_path):
-    undisturbed, folder, rounds = tmp_path / "undisturbed", tmp_path / "killed", 0
+def test_killed_in_each_phase_a_run_resumes_to_the_same_metrics(words, kills, tmp_path):
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
     assert run(words, undisturbed) == 0
-    rng, done = random.Random(0), dict.fromkeys(PHASES, 0)
-    while min(done.values()) < kills_a_phase:
-        if RunDirectory(folder).state == "finished":
-            assert numbers(folder) == numbers(undisturbed)
-            folder, rounds = tmp_path / f"killed{rounds}", rounds + 1
-        phase = min(PHASES, key=lambda name: done[name])
-        done[phase] += kill_in(phase, rng, words, folder)
+    for call, count in kills:
+        kill_at(call, count, words, folder)
     assert run(words, folder) == 0
     assert numbers(folder) == numbers(undisturbed)
 
@@ -157,21 +95,11 @@ def test_two_runs_of_one_cell_are_equal_and_another_seed_differs(tmp_path):
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("encoder", ["poisson"])
-@pytest.mark.parametrize("norm", ["batchnorm"])
-def test_a_stop_request_saves_and_the_run_goes_on_exactly(encoder, norm, tmp_path, monkeypatch):
-    words = [*MINATAR, f"encoder={encoder}", f"norm={norm}", "checkpoint_every_minutes=60"]
+def test_a_stop_request_saves_and_the_run_goes_on_exactly(tmp_path, monkeypatch):
+    words = [*MINATAR, "encoder=poisson", "norm=batchnorm", "checkpoint_every_minutes=60"]
     assert run(words, tmp_path / "whole") == 0
     stopped = tmp_path / "stopped"
-    act, calls = loop.Trainer._act, []
-
-    def act_and_interrupt(trainer):
-        calls.append(1)
-        if len(calls) in (40, 200):
-            os.kill(os.getpid(), signal.SIGUSR2)
-        act(trainer)
-
-    monkeypatch.setattr(loop.Trainer, "_act", act_and_interrupt)
+    signal_at_step(monkeypatch, (40, 200), signal.SIGUSR2)
     assert run(words, stopped) == PREEMPTED_EXIT
     assert RunDirectory(stopped).state == "preempted"
     assert run(words, stopped) == PREEMPTED_EXIT
@@ -200,7 +128,7 @@ def test_a_stop_request_in_an_evaluation_is_heard_and_the_evaluation_repeated(
 def test_a_stop_at_the_very_last_step_still_leaves_its_evaluation_to_come(tmp_path, monkeypatch):
     assert run(MINATAR, tmp_path / "whole") == 0
     stopped = tmp_path / "stopped"
-    terminate_after_the_last(monkeypatch, "_act")
+    terminate_after_the_last(monkeypatch, "_log_if_due")
     assert run(MINATAR, stopped) == PREEMPTED_EXIT
     assert run(MINATAR, stopped) == 0
     assert numbers(stopped) == numbers(tmp_path / "whole")
@@ -238,25 +166,12 @@ def test_a_record_shorter_than_the_checkpoint_knows_is_refused(tmp_path):
         MetricsFile(path, 7)
 
 
-def test_a_crash_between_networks_and_checkpoint_loses_neither(tmp_path, monkeypatch):
+def test_a_crash_between_networks_and_checkpoint_loses_neither(tmp_path):
     """The last save dies half way; the resumed run still ends with its networks."""
-    crashed, save = tmp_path / "crashed", checkpoint.Checkpoint.save
-    assert run(MINATAR, tmp_path / "whole") == 0
-
-    def child() -> None:
-        def dying(self, state, memory, facts):
-            if facts["steps"] >= 3000:
-                os._exit(9)
-            save(self, state, memory, facts)
-
-        monkeypatch.setattr(checkpoint.Checkpoint, "save", dying)
-        os._exit(run(MINATAR, crashed))
-
-    process = fork.Process(target=child)
-    process.start()
-    process.join()
-    assert process.exitcode == 9
-    assert run(MINATAR, crashed) == 0
+    crashed, words = tmp_path / "crashed", [*MINATAR, "checkpoint_every_minutes=60"]
+    assert run(words, tmp_path / "whole") == 0
+    kill_at("save", 3, words, crashed)
+    assert run(words, crashed) == 0
     for name in ("network_last.safetensors", "network_best.safetensors"):
         assert (crashed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -274,3 +189,95 @@ def test_a_signal_that_comes_too_late_still_stops_whoever_runs_several(tmp_path,
     assert run(MINATAR, tmp_path) == PREEMPTED_EXIT
     assert RunDirectory(tmp_path).state == "finished"
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_stop_before_the_first_record_leaves_the_steps_of_the_checkpoint(tmp_path, monkeypatch):
+    signal_at_step(monkeypatch, (10,), signal.SIGTERM)
+    assert run([*MINATAR, "budget.log_every_steps=2000"], tmp_path) == PREEMPTED_EXIT
+    assert numbers(tmp_path) == []
+    steps = RunDirectory(tmp_path).status()["steps"]
+    assert steps == RunDirectory(tmp_path).saved_steps > 0
+
+
+HANGING = """
+import gymnasium, time
+from gymnasium.envs.classic_control import CartPoleEnv
+
+
+class Hanging(CartPoleEnv):
+    steps = 0
+
+    def step(self, action):
+        Hanging.steps += 1
+        if Hanging.steps == 300:
+            open("hangs", "w").close()
+            while True:
+                try:
+                    time.sleep(1)
+                except Exception:
+                    pass
+        return super().step(action)
+
+
+gymnasium.register("Hanging-v0", Hanging)
+"""
+
+
+def test_a_further_signal_ends_a_run_whose_environment_hangs_and_says_what_is_lost(tmp_path):
+    (tmp_path / "hanging.py").write_text(HANGING)
+    words = ["env=gymnasium", "env.id=hanging:Hanging-v0", "tracker=none", "threads=1"]
+    words += ["time_window=1", "budget=smoke", "hydra.run.dir=run"]
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sdqn_lab.run", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        end = time.monotonic() + 300
+        while not (tmp_path / "hangs").exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            process.send_signal(number)
+            time.sleep(0.2)  # signals of one number that wait together are one
+        said = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
+    assert process.returncode == PREEMPTED_EXIT
+    assert "step 0 is lost; continue with" in said
+    assert RunDirectory(tmp_path / "run").state == "preempted"
+
+
+def test_a_cell_can_run_in_a_thread_though_no_signal_reaches_it(tmp_path):
+    codes = []
+    words = [*MINATAR, "budget.steps=300", "algo.iteration_steps=300"]
+    thread = threading.Thread(target=lambda: codes.append(run(words, tmp_path)))
+    thread.start()
+    thread.join(300)
+    assert codes == [0]
+
+
+def test_what_a_run_reproduces_is_its_record_without_the_clock():
+    record = {"step": 3, "wall_seconds": 0.1, "time/steps_per_second": 9.0, "loss/td": 0.5}
+    assert reproducible(record) == {"step": 3, "loss/td": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("insist", "after_seconds", "signals_taken"),
+    [(True, 0.0, 1), (True, math.inf, 2), (False, 0.0, 9)],
+    ids=["later", "at once", "a launcher"],
+)
+def test_a_signal_sent_twice_at_once_is_one_request_and_a_later_one_insists(
+    insist, after_seconds, signals_taken, monkeypatch
+):
+    monkeypatch.setattr(stopping, "INSIST_AFTER_SECONDS", after_seconds)
+    stop = stopping.StopFlag(insist=insist)
+    with stop.listening():
+        for _ in range(signals_taken):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested
+        if insist:
+            with pytest.raises(stopping.StopNow):
+                os.kill(os.getpid(), signal.SIGINT)

@@ -3,26 +3,19 @@
 import json
 import os
 import signal
-from io import StringIO
-from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 import sdqn_lab
 from sdqn_lab import config, play, report
-from sdqn_lab.runs.directory import RunDirectory
-from sdqn_lab.runs.metrics import read_metrics
 from sdqn_lab.runs.stopping import PREEMPTED_EXIT
-from sdqn_lab.training import trainer as loop
-from sdqn_lab.training.cell import run_cell
-from tests.toy_agent import TOY
+from tests.cells import numbers, run
+from tests.toy_agent import TOY, ToyActor
 from tests.training.toys import toy_trainer
 
 WORDS = ["algo=toy", "tracker=none", "threads=1", "time_window=3", "budget.steps=700"]
 WORDS += ["budget.log_every_steps=100", "protocol.eval_episodes=2"]
-CLOCKS = ("wall", "seconds", "per_second")
 
 
 @pytest.fixture
@@ -31,17 +24,6 @@ def words(tmp_path) -> list[str]:
     (tmp_path / "conf" / "algo").mkdir(parents=True)
     (tmp_path / "conf" / "algo" / "toy.yaml").write_text(TOY)
     return [*WORDS, f"hydra.searchpath=[file://{tmp_path / 'conf'}]"]
-
-
-def run(words: list[str], path: Path) -> int:
-    return run_cell(config.compose(words), RunDirectory(path), Console(file=StringIO()))
-
-
-def numbers(path: Path) -> list[dict]:
-    return [
-        {key: value for key, value in record.items() if not any(c in key for c in CLOCKS)}
-        for record in read_metrics(path / "metrics.jsonl")
-    ]
 
 
 @pytest.mark.parametrize("env", ["minatar_breakout", "cartpole"])
@@ -60,17 +42,17 @@ def test_it_trains_and_says_so_as_every_algorithm_does(env, words, tmp_path):
 def test_stopped_in_the_middle_of_a_rollout_it_resumes_bit_for_bit(words, tmp_path, monkeypatch):
     words = [*words, "env=minatar_breakout", "norm=batchnorm"]
     assert run(words, tmp_path / "whole") == 0
-    act, calls = loop.Trainer._act, []
+    observe, calls = ToyActor.observe, []
 
-    def act_and_stop(trainer):
-        calls.append(len(trainer.agent.rows))
+    def observe_and_stop(agent, row, extras):
+        observe(agent, row, extras)
+        calls.append(len(agent.rows))
         if len(calls) == 40:
             os.kill(os.getpid(), signal.SIGUSR2)
-        act(trainer)
 
-    monkeypatch.setattr(loop.Trainer, "_act", act_and_stop)
+    monkeypatch.setattr(ToyActor, "observe", observe_and_stop)
     assert run(words, tmp_path / "stopped") == PREEMPTED_EXIT
-    assert calls[-1] > 0
+    assert 0 < calls[-1] < 16  # rows of a rollout
     assert run(words, tmp_path / "stopped") == 0
     assert numbers(tmp_path / "stopped") == numbers(tmp_path / "whole")
     weights = [

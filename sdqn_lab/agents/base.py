@@ -8,17 +8,20 @@ evaluation and checkpoints.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdqn_lab.agents.policy import Policy
 from sdqn_lab.agents.returns import BoolArray, IntArray
 from sdqn_lab.checks.ranges import Count
-from sdqn_lab.networks.network import SpikingNetwork
+from sdqn_lab.checks.refused import Refused
+
+if TYPE_CHECKING:
+    from sdqn_lab.networks.network import SpikingNetwork
 
 Array = npt.NDArray[Any]
 Arguments = Mapping[str, Any]
@@ -43,7 +46,7 @@ class EnvSpec:
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
-        """Shape of an observation's newest frame, which is all that a memory need keep a step."""
+        """Shape of an observation's newest frame, which is all that a memory must keep per step."""
         return (self.observation_shape[0] // self.stack, *self.observation_shape[1:])
 
 
@@ -55,7 +58,7 @@ class Decision(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One step of N environments as learning shall see it.
+    """One step of N environments as learning sees it.
 
     Attributes:
         observations: (N, *observation_shape) that were acted on.
@@ -92,24 +95,8 @@ class Memory(Protocol):
         ...
 
     def check_valid(self) -> None:
-        """Raise ValueError if the stored rows contradict each other."""
+        """Raise a ValueError if the stored rows contradict each other."""
         ...
-
-
-class Problem(NamedTuple):
-    """A setting that cannot work, shown as `key=value: rule; write instead`.
-
-    Attributes:
-        key: with its group, e.g. `algo.batch_size`.
-        value: what it was set to.
-        rule: what it breaks.
-        instead: what to write, as `key=value`.
-    """
-
-    key: str
-    value: Any
-    rule: str
-    instead: str
 
 
 class RunFacts(NamedTuple):
@@ -139,7 +126,7 @@ class Agent(ABC):
     of the next row, or the one given to `close`.
 
     Args:
-        network: with the heads that `heads` names, on the agent's device.
+        network: a `SpikingNetwork` with the heads that `heads` names, on the agent's device.
         env: the environment's shapes.
         seed: the run's; every random stream is named and derived from it.
         num_envs: environments N stepped together.
@@ -148,22 +135,25 @@ class Agent(ABC):
     Attributes:
         learns_by_gradient: False for rules that make no gradient; their network's health is then
             judged by its spikes.
+        parameter_copies: what training keeps for each parameter: itself, its gradient and two
+            moments of the optimizer.
         memory: rows for incremental checkpoints; None where all memory is in `state_dict`.
     """
 
     learns_by_gradient: ClassVar[bool] = True
+    parameter_copies: ClassVar[int] = 4
     memory: Memory | None = None
 
     def __init__(
         self,
-        network: SpikingNetwork,
+        network: nn.Module,
         env: EnvSpec,
         *,
         seed: int,
         num_envs: Count,
         iteration_steps: Count,
     ) -> None:
-        self.network = network
+        self.network = cast("SpikingNetwork", network)
         self.env = env
         self.seed = seed
         self.num_envs = num_envs
@@ -201,8 +191,8 @@ class Agent(ABC):
     def state_dict(self) -> dict[str, Any]:
         """All that the future depends on but the rows of `memory`.
 
-        Tensors, arrays, numbers of Python's own, strings and None in dictionaries, lists and
-        tuples; a named tuple comes back as a list.
+        Tensors, arrays, numbers, strings and None in dictionaries, lists and tuples. A number of
+        NumPy comes back as one of Python, a named tuple as a list.
         """
 
     @abstractmethod
@@ -217,7 +207,7 @@ class Agent(ABC):
     @staticmethod
     @abstractmethod
     def policy(
-        network: SpikingNetwork,
+        network: nn.Module,
         num_actions: int,
         *,
         epsilon: float = 0.0,
@@ -226,8 +216,11 @@ class Agent(ABC):
         """How a trained network of this algorithm acts in evaluation and play."""
 
     @staticmethod
-    def problems(arguments: Arguments, run: RunFacts) -> list[Problem]:
-        """Arguments that do not fit each other or the run; each is in its own range already."""
+    def problems(arguments: Arguments, run: RunFacts) -> list[Refused]:
+        """Arguments that do not fit each other or the run, by full keys such as `algo.gamma`.
+
+        Each is in its own range already.
+        """
         return []
 
     @staticmethod

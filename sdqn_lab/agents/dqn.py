@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from sdqn_lab.agents.base import Agent, Arguments, Array, Decision, EnvSpec, Problem, Row, RunFacts
+from sdqn_lab.agents.base import Agent, Arguments, Array, Decision, EnvSpec, Row, RunFacts
 from sdqn_lab.agents.losses import Loss, huber, mse, td_error
 from sdqn_lab.agents.policy import Greedy
 from sdqn_lab.agents.replay import Batch, Replay
@@ -24,14 +24,14 @@ from sdqn_lab.checks.ranges import (
     Weight,
     check_arguments,
 )
-from sdqn_lab.networks.network import SpikingNetwork
+from sdqn_lab.checks.refused import Refused
 
 OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
-LEAVE_FREE = 0.9
-"""Share of the available memory that replay may take."""
+MAX_MEMORY_SHARE = 0.9
+"""Of the memory that is free, what replay may take."""
 
 
 class DQN(Agent):
@@ -80,17 +80,18 @@ class DQN(Agent):
         epsilon_decay_steps: agent steps of the decay.
 
     Raises:
-        ValueError: an argument outside its range.
+        Refused: an argument outside its range.
 
     Source: Mnih et al. 2015; van Hasselt, Guez and Silver 2016; the order of target copy and step
     is that of BrainCog's sdqn example (tianshou 0.4.5).
     """
 
+    parameter_copies = 5  # the online network's four, and the target network
     memory: Replay
 
     def __init__(
         self,
-        network: SpikingNetwork,
+        network: nn.Module,
         env: EnvSpec,
         *,
         seed: int,
@@ -120,6 +121,7 @@ class DQN(Agent):
         super().__init__(
             network, env, seed=seed, num_envs=num_envs, iteration_steps=iteration_steps
         )
+        # A copy, so that weights are drawn once: a second draw would move the stream `init`.
         self.target_network = copy.deepcopy(network).requires_grad_(False).eval()
         self.optimizer = OPTIMIZERS[optimizer](
             network.parameters(),
@@ -159,23 +161,19 @@ class DQN(Agent):
 
     def observe(self, row: Row, extras: Mapping[str, Array]) -> None:
         """Keep the newest frame of what was seen, the action and what followed."""
-        self.memory.append(
-            self._newest(row.observations),
-            row.actions,
-            row.rewards,
-            terminal=row.terminal,
-            valid=row.valid,
-        )
+        newest = row.observations[:, -self.env.frame_shape[0] :]
+        self.memory.append(newest, row.actions, row.rewards, terminal=row.terminal, valid=row.valid)
 
     def close(self, observations: Array) -> None:
         """End the timeline: running episodes count as truncated."""
-        self.memory.close(self._newest(observations))
+        self.memory.close(observations[:, -self.env.frame_shape[0] :])
 
     def learn(self, step: int) -> Iterator[dict[str, Tensor]]:
         """Make the updates that are due, each on a batch of its own."""
         due = max(0, step - self.replay_start_steps) // self.learn_every_steps
-        while self.updates < due and self._can_sample():
-            yield self.update(self._batch(self._draws))
+        while self.updates < due and self.memory.can_sample(self.batch_size, self.n_step):
+            batch = self.memory.sample(self.batch_size, self.n_step, self.gamma, self._draws)
+            yield self.update(batch)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Make one gradient step.
@@ -184,30 +182,43 @@ class DQN(Agent):
             0-d tensors that stay on the device: "loss/td", "q/mean" (mean of Q over the batch at
             the actions taken) and "grad/norm" (L2 over all parameters, before clipping).
         """
+        online, target = self.network, self.target_network
         if self.target_ema == 1.0 and self.updates % self.target_update_every_updates == 0:
-            self.target_network.load_state_dict(self.network.state_dict())
+            target.load_state_dict(online.state_dict())
         batch = batch.to(self.device)
-        next_q_online, next_q_target = self._next_values(batch.next_observations)
-        q = self._values(self.network.train(), batch.observations)
-        error = td_error(
-            q,
-            batch.actions,
-            batch.returns,
-            batch.discounts,
-            next_q_online=next_q_online,
-            next_q_target=next_q_target,
-        )
-        loss = self._loss(error)
-        grad_norm = self._step(loss)
+        # Target and a* come first: an encoder that draws draws in this order.
+        with torch.no_grad():
+            next_q = target(batch.next_observations, generator=self.generator)
+            judge = None
+            if self.double:
+                judge = online.eval()(batch.next_observations, generator=self.generator)
+        q = online.train()(batch.observations, generator=self.generator)
+        returns = batch.actions, batch.returns, batch.discounts
+        loss = self._loss(td_error(q, *returns, next_q_online=judge, next_q_target=next_q))
+        # None and not zeros: the optimizer leaves a parameter alone that the loss does not reach.
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for p in online.parameters() if p.grad is not None]
+        grad_norm = get_total_norm(cast(list[Tensor], [p.grad for p in parameters]))
+        # The norm that is reported, before clipping, is also the one that clipping needs.
+        if self.max_grad_norm is not None:
+            clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
+        self.optimizer.step()
         self.updates += 1
         if self.target_ema < 1.0:
-            self._move_target()
+            with torch.no_grad():
+                for old, new in zip(target.parameters(), online.parameters(), strict=True):
+                    old.lerp_(new, self.target_ema)
+            for buffer, source in zip(target.buffers(), online.buffers(), strict=True):
+                buffer.copy_(source)
         taken = q.detach().gather(1, batch.actions.unsqueeze(1))
         return {"loss/td": loss.detach(), "q/mean": taken.mean(), "grad/norm": grad_norm}
 
     def sample(self, rng: np.random.Generator) -> Tensor | None:
         """Observations of one batch of replay."""
-        return self._batch(rng).observations if self._can_sample() else None
+        if not self.memory.can_sample(self.batch_size, self.n_step):
+            return None
+        return self.memory.sample(self.batch_size, self.n_step, self.gamma, rng).observations
 
     def metrics(self, step: int) -> dict[str, float]:
         """Exploration at this step."""
@@ -250,7 +261,7 @@ class DQN(Agent):
 
     @staticmethod
     def policy(
-        network: SpikingNetwork,
+        network: nn.Module,
         num_actions: int,
         *,
         epsilon: float = 0.0,
@@ -272,83 +283,42 @@ class DQN(Agent):
         return int(learning // arguments["learn_every_steps"])
 
     @staticmethod
-    def problems(arguments: Arguments, run: RunFacts) -> list[Problem]:
+    def problems(arguments: Arguments, run: RunFacts) -> list[Refused]:
         """Batch, start and exploration must fit replay and each other, replay the memory."""
         batch, start = arguments["batch_size"], arguments["replay_start_steps"]
-        capacity, num_envs = arguments["replay_capacity_steps"], arguments["num_envs"]
+        num_envs, n_step = arguments["num_envs"], arguments["n_step"]
         begin, end = arguments["epsilon_begin"], arguments["epsilon_end"]
-        replay = f"algo.replay_capacity_steps={capacity}"
+        key, capacity = "algo.replay_capacity_steps", arguments["replay_capacity_steps"]
         found = []
+        stored = batch + n_step * num_envs
         if batch > capacity:
-            instead = f"algo.batch_size={min(32, capacity)}, or a larger replay"
-            found += [Problem("algo.batch_size", batch, f"larger than replay ({replay})", instead)]
-        elif run.steps < batch + arguments["n_step"] * num_envs:
+            rule, instead = f"larger than replay ({key}={capacity})", str(min(32, capacity))
+            found.append(Refused("algo.batch_size", batch, rule, instead))
+        elif run.steps < stored:
             rule = f"more than the run ever stores (budget.steps={run.steps}), so it cannot learn"
-            found += [Problem("algo.batch_size", batch, rule, "a smaller batch, or a longer run")]
+            found.append(Refused("algo.batch_size", batch, rule, f"budget.steps={stored} or more"))
         if start > capacity:
-            instead = f"algo.replay_start_steps={capacity} or less"
-            rule = f"more than replay holds ({replay})"
-            found += [Problem("algo.replay_start_steps", start, rule, instead)]
+            rule, instead = f"more than replay holds ({key}={capacity})", f"{capacity} or less"
+            found.append(Refused("algo.replay_start_steps", start, rule, instead))
         if run.steps <= start:
             rule = f"ends before learning starts (algo.replay_start_steps={start})"
-            instead = f"budget.steps={start + 1} or more, or start earlier"
-            found += [Problem("budget.steps", run.steps, rule, instead)]
+            found.append(Refused("budget.steps", run.steps, rule, f"{start + 1} or more"))
         if end > begin:
             rule = f"above algo.epsilon_begin={begin}, and exploration decays"
-            instead = f"algo.epsilon_end={begin} or less"
-            found += [Problem("algo.epsilon_end", end, rule, instead)]
-        return found or _replay_problems(arguments, run)
-
-    def _can_sample(self) -> bool:
-        return self.memory.can_sample(self.batch_size, self.n_step)
-
-    def _batch(self, rng: np.random.Generator) -> Batch:
-        return self.memory.sample(self.batch_size, self.n_step, self.gamma, rng)
-
-    def _newest(self, observations: Array) -> Array:
-        return observations[:, -self.env.frame_shape[0] :]
-
-    def _values(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        return cast(Tensor, network(inputs, generator=self.generator))
-
-    @torch.no_grad()
-    def _next_values(self, inputs: Tensor) -> tuple[Tensor | None, Tensor]:
-        target = self._values(self.target_network, inputs)
-        return (self._values(self.network.eval(), inputs) if self.double else None), target
-
-    def _step(self, loss: Tensor) -> Tensor:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        parameters = [p for p in self.network.parameters() if p.grad is not None]
-        norm = get_total_norm(cast(list[Tensor], [p.grad for p in parameters]))
-        if self.max_grad_norm is not None:
-            clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
-        self.optimizer.step()
-        return norm
-
-    @torch.no_grad()
-    def _move_target(self) -> None:
-        online, target = self.network, self.target_network
-        for old, new in zip(target.parameters(), online.parameters(), strict=True):
-            old.lerp_(new, self.target_ema)
-        for buffer, source in zip(target.buffers(), online.buffers(), strict=True):
-            buffer.copy_(source)
-
-
-def _replay_problems(arguments: Arguments, run: RunFacts) -> list[Problem]:
-    """A full replay can always be drawn from, else learning would wait for ever; and it fits."""
-    key, capacity = "algo.replay_capacity_steps", arguments["replay_capacity_steps"]
-    num_envs, n_step, batch = (arguments[k] for k in ("num_envs", "n_step", "batch_size"))
-    # Not drawable: the rows whose window is incomplete, at both ends, and some between episodes.
-    least = batch + (n_step + run.env.stack + 1) * num_envs
-    if capacity < least:
-        rule = f"{num_envs} environments with algo.n_step={n_step} and algo.batch_size={batch} "
-        return [Problem(key, capacity, f"{rule}need more", f"{key}={least} or more")]
-    if run.free_bytes is None:
-        return []
-    needed, free = DQN.memory_bytes(arguments, run.env), run.free_bytes[arguments["replay_device"]]
-    if needed <= LEAVE_FREE * free:
-        return []
-    rule = f"replay needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-    instead = f"{key}={int(capacity * LEAVE_FREE * free / needed)} or less"
-    return [Problem(key, capacity, rule, instead)]
+            found.append(Refused("algo.epsilon_end", end, rule, f"{begin} or less"))
+        # Not drawable: rows whose window is incomplete, at both ends, and some between episodes. A
+        # full replay that can never be drawn from would let learning wait for ever.
+        least = batch + (n_step + run.env.stack + 1) * num_envs
+        if not found and capacity < least:
+            rule = f"too few for algo.num_envs={num_envs}, algo.n_step={n_step} and "
+            rule += f"algo.batch_size={batch}"
+            found.append(Refused(key, capacity, rule, f"{least} or more"))
+        if found or run.free_bytes is None:
+            return found
+        needed = DQN.memory_bytes(arguments, run.env)
+        free = run.free_bytes[arguments["replay_device"]]
+        if needed > MAX_MEMORY_SHARE * free:
+            rule = f"replay needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+            fitting = int(capacity * MAX_MEMORY_SHARE * free / needed)
+            found.append(Refused(key, capacity, rule, f"{fitting} or less"))
+        return found

@@ -6,10 +6,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdqn_lab.agents.returns import BoolArray, IntArray
-from sdqn_lab.networks.network import SpikingNetwork
 
 
 class Choice(NamedTuple):
@@ -47,7 +46,7 @@ class Policy(ABC):
 
     def __init__(
         self,
-        network: SpikingNetwork,
+        network: nn.Module,
         num_actions: int,
         *,
         epsilon: float = 0.0,
@@ -93,8 +92,10 @@ class Policy(ABC):
             rng: source of exploration, and of a policy that draws.
             time_window: simulation steps T; None: the network's own.
         """
+        # Drawn before it is known who explores: the stream is the same for every epsilon.
         explored = rng.random(len(observations)) < self.epsilon
         actions = rng.integers(self.num_actions, size=len(observations))
+        # Early in training nearly every action is random, and a forward would be for nothing.
         if explored.all():
             return Choice(actions, explored, None)
         outputs = self.outputs(observations, time_window)

@@ -2,19 +2,23 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from sdqn_lab.agents.returns import BoolArray, IntArray, n_step_return, summed_steps
+from sdqn_lab.checks.ranges import Count, Share, check_arguments
+from sdqn_lab.checks.refused import Refused
 
 Array = npt.NDArray[Any]
 
 MAX_AGE = 255
 MAX_ACTION = 255
+StackSize = Annotated[int, Ge(1), Le(MAX_AGE + 1)]
 COLUMNS: dict[str, np.dtype[Any]] = {
     "actions": np.dtype(np.uint8),
     "rewards": np.dtype(np.float32),
@@ -61,27 +65,31 @@ class Replay:
 
     Args:
         capacity_steps: transitions to hold, rounded up to whole rows; at least two rows.
-        num_envs: environments N a row, >= 1.
+        num_envs: environments N per row.
         frame_shape: shape of one frame, e.g. (1, 84, 84); frames are stacked along axis 0.
         stack: frames in an observation, 1 to 256; those before an episode's start are zeros.
         dtype: of the frames.
         device: where the frames lie.
 
     Raises:
-        ValueError: an argument outside its range.
+        Refused: an argument outside its range.
     """
 
     def __init__(
         self,
-        capacity_steps: int,
-        num_envs: int,
+        capacity_steps: Count,
+        num_envs: Count,
         frame_shape: Sequence[int],
-        stack: int,
+        stack: StackSize,
         *,
         dtype: torch.dtype = torch.uint8,
         device: torch.device | str = "cpu",
     ) -> None:
-        _check_sizes(capacity_steps, num_envs, frame_shape, stack)
+        check_arguments(Replay.__init__, locals())
+        if capacity_steps <= num_envs:
+            raise Refused("capacity_steps", capacity_steps, f"must be > {num_envs} (num_envs)")
+        if not frame_shape or min(frame_shape) < 1:
+            raise Refused("frame_shape", tuple(frame_shape), "must have sizes >= 1")
         self.capacity_rows = _rows(capacity_steps, num_envs)
         self.num_envs = num_envs
         self.frame_shape = tuple(frame_shape)
@@ -142,18 +150,32 @@ class Replay:
         Args:
             frames: (N, *frame_shape) newest frame of the observation that was acted on.
             actions: (N,) integers in [0, 255].
-            rewards: (N,) as learning shall see them.
+            rewards: (N,) as learning sees them.
             terminal: (N,) no value is expected after this step (game over, or a life lost).
             valid: (N,) False for steps that ignored their action and started a new episode.
 
         Raises:
-            ValueError: arrays of another shape, frames of another dtype, an action above 255.
+            Refused: arrays of another shape, frames of another dtype, an action above 255.
         """
         row = {"actions": actions, "rewards": rewards, "terminal": terminal, "valid": valid}
-        self._check_row(frames, row)
+        _check_shape("frames", frames, (self.num_envs, *self.frame_shape))
+        for name, values in row.items():
+            _check_shape(name, values, (self.num_envs,))
+        if frames.dtype != self._frame_dtype:
+            raise Refused("frames", str(frames.dtype), f"must be {self._frame_dtype}")
+        if not 0 <= actions.min() <= actions.max() <= MAX_ACTION:
+            raise Refused("actions", actions.tolist(), f"must lie in [0, {MAX_ACTION}]")
         at = self.rows_written % self.capacity_rows
-        self._columns["age"][at] = self._next_age()
-        self._write_frames(at, frames)
+        # Frames since the episode's start, which tells a stack how far back it may look.
+        age: Array = np.zeros(self.num_envs, np.uint8)
+        if self.rows:
+            before = (self.rows_written - 1) % self.capacity_rows
+            age = _age_after(self._columns["age"][before], self._columns["valid"][before])
+        self._columns["age"][at] = age
+        if self._host_frames is None:
+            self._frames[at].copy_(torch.from_numpy(frames), non_blocking=True)
+        else:  # so few bytes that torch's threads cost more than they save
+            self._host_frames[at] = frames
         for name, values in row.items():
             self._columns[name][at] = values
         self.rows_written += 1
@@ -178,7 +200,9 @@ class Replay:
         lost_rows = self.stack - 1 if self.oldest_row > 0 else 0
         return self.transitions - self.num_envs * (n_step + lost_rows) >= batch_size
 
-    def sample(self, batch_size: int, n_step: int, gamma: float, rng: np.random.Generator) -> Batch:
+    def sample(
+        self, batch_size: Count, n_step: Count, gamma: Share, rng: np.random.Generator
+    ) -> Batch:
         """Draw transitions uniformly, with replacement.
 
         Drawable is a valid row whose window's end is stored (the row after n steps, or after the
@@ -191,14 +215,23 @@ class Replay:
             rng: source of the draw; its use depends on nothing but the stored rows.
 
         Raises:
-            ValueError: an argument outside its range, or `can_sample` is False.
+            Refused: an argument outside its range, or `can_sample` is False.
         """
-        self._check_draw(batch_size, n_step, gamma)
-        rows, envs = self._draw(batch_size, n_step, rng)
+        if min(batch_size, n_step) < 1 or not 0.0 <= gamma <= 1.0:
+            check_arguments(Replay.sample, locals())  # says which; too slow for every draw
+        if not self.can_sample(batch_size, n_step):
+            rule = f"more than the {self.transitions} transitions in {self.rows} rows allow "
+            raise Refused("batch_size", batch_size, f"{rule}with n_step={n_step}")
+        every_place = self.rows * self.num_envs
+        places = rng.integers(every_place, size=batch_size)
+        while (refused := np.flatnonzero(~self._drawable(places, n_step))).size:
+            places[refused] = rng.integers(every_place, size=refused.size)
+        rows, envs = self._locate(places)
         at = self._window(rows, n_step)
         terminal, stop = self._ends(at, envs)
         rewards = self._columns["rewards"][at[:-1], envs]
         returns, discounts, lengths = n_step_return(rewards, terminal, stop, gamma)
+        # One gather for both ends: on a GPU two would wait for the host twice.
         observations = self._observations(
             np.concatenate([rows, rows + lengths]), np.concatenate([envs, envs])
         )
@@ -214,12 +247,11 @@ class Replay:
         """Copy the absolute rows [first, last) into host memory, each column (rows, N, ...).
 
         Raises:
-            ValueError: rows that are not stored.
+            Refused: rows that are not stored.
         """
         if not self.oldest_row <= first <= last <= self.rows_written:
-            raise ValueError(
-                f"rows must lie in [{self.oldest_row}, {self.rows_written}], got [{first}, {last})"
-            )
+            rule = f"must lie in [{self.oldest_row}, {self.rows_written}]"
+            raise Refused("rows", f"[{first}, {last})", rule)
         at = np.arange(first, last) % self.capacity_rows
         columns = {name: column[at] for name, column in self._columns.items()}
         frames = self._frames.index_select(0, self._on_device(at))
@@ -231,13 +263,17 @@ class Replay:
         An empty replay takes any `first`. With all stored rows back, `sample` draws the same.
 
         Raises:
-            ValueError: rows that do not follow the stored ones, or arrays of another shape.
+            Refused: rows that do not follow the stored ones, or arrays of another shape.
         """
         if self.rows and first != self.rows_written:
-            raise ValueError(f"first must be {self.rows_written} (rows_written), got {first}")
-        self._check_arrays(arrays)
+            raise Refused("first", first, "must be rows_written", str(self.rows_written))
+        row_shape = (len(arrays["frames"]), self.num_envs)
+        _check_shape("frames", arrays["frames"], (*row_shape, *self.frame_shape))
+        for name in COLUMNS:
+            _check_shape(name, arrays[name], row_shape)
         if not self.rows:
             self._first_row = first
+        # Rows beyond the capacity would overwrite each other: only the newest are written.
         count = len(arrays["frames"])
         kept = slice(max(0, count - self.capacity_rows), None)
         at = np.arange(first, first + count)[kept] % self.capacity_rows
@@ -260,26 +296,6 @@ class Replay:
         if wrong.size:
             row = self.oldest_row + int(wrong[0]) + 1
             raise ValueError(f"replay row {row} does not follow from the row before it")
-
-    def _write_frames(self, at: int, frames: Array) -> None:
-        if self._host_frames is None:
-            self._frames[at].copy_(torch.from_numpy(frames), non_blocking=True)
-        else:  # so few bytes that torch's threads cost more than they save
-            self._host_frames[at] = frames
-
-    def _next_age(self) -> Array:
-        if not self.rows:
-            return np.zeros(self.num_envs, np.uint8)
-        before = (self.rows_written - 1) % self.capacity_rows
-        return _age_after(self._columns["age"][before], self._columns["valid"][before])
-
-    def _draw(
-        self, batch_size: int, n_step: int, rng: np.random.Generator
-    ) -> tuple[IntArray, IntArray]:
-        places = rng.integers(self.rows * self.num_envs, size=batch_size)
-        while (refused := np.flatnonzero(~self._drawable(places, n_step))).size:
-            places[refused] = rng.integers(self.rows * self.num_envs, size=refused.size)
-        return self._locate(places)
 
     def _locate(self, places: IntArray) -> tuple[IntArray, IntArray]:
         return self.oldest_row + places // self.num_envs, places % self.num_envs
@@ -319,33 +335,6 @@ class Replay:
     def _on_device(self, array: Array) -> Tensor:
         return torch.from_numpy(array).to(self._frames.device, non_blocking=True)
 
-    def _check_row(self, frames: Array, row: Mapping[str, Array]) -> None:
-        _check_shape("frames", frames, (self.num_envs, *self.frame_shape))
-        for name, values in row.items():
-            _check_shape(name, values, (self.num_envs,))
-        if frames.dtype != self._frame_dtype:
-            raise ValueError(f"frames must be {self._frame_dtype}, got {frames.dtype}")
-        actions = row["actions"]
-        if not 0 <= actions.min() <= actions.max() <= MAX_ACTION:
-            raise ValueError(f"actions must lie in [0, 255], got {actions}")
-
-    def _check_draw(self, batch_size: int, n_step: int, gamma: float) -> None:
-        _check_at_least("batch_size", batch_size, 1)
-        _check_at_least("n_step", n_step, 1)
-        if not 0.0 <= gamma <= 1.0:
-            raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
-        if not self.can_sample(batch_size, n_step):
-            raise ValueError(
-                f"batch_size must not exceed what is stored, got {batch_size} "
-                f"with {self.transitions} transitions in {self.rows} rows and n_step {n_step}"
-            )
-
-    def _check_arrays(self, arrays: Mapping[str, Array]) -> None:
-        row_shape = (len(arrays["frames"]), self.num_envs)
-        _check_shape("frames", arrays["frames"], (*row_shape, *self.frame_shape))
-        for name in COLUMNS:
-            _check_shape(name, arrays[name], row_shape)
-
 
 def _rows(capacity_steps: int, num_envs: int) -> int:
     return -(-capacity_steps // num_envs)
@@ -355,22 +344,6 @@ def _age_after(age: Array, valid: Array) -> Array:
     return np.where(valid, np.minimum(age, MAX_AGE - 1) + 1, 0).astype(np.uint8)
 
 
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name} must be >= {least}, got {value}")
-
-
 def _check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
     if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-
-
-def _check_sizes(
-    capacity_steps: int, num_envs: int, frame_shape: Sequence[int], stack: int
-) -> None:
-    _check_at_least("num_envs", num_envs, 1)
-    _check_at_least("capacity_steps", capacity_steps, num_envs + 1)
-    if not frame_shape or min(frame_shape) < 1:
-        raise ValueError(f"frame_shape must have positive sizes, got {tuple(frame_shape)}")
-    if not 1 <= stack <= MAX_AGE + 1:
-        raise ValueError(f"stack must lie in [1, {MAX_AGE + 1}], got {stack}")
+        raise Refused(name, array.shape, f"must have shape {shape}")

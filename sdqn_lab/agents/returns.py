@@ -53,6 +53,7 @@ def n_step_return(
     Source: Sutton and Barto, Reinforcement Learning, 2nd ed., section 7.1.
     """
     summed = summed_steps(stop | terminal)
+    # In float64 until the end: n small rewards must not depend on the order of their sum.
     powers = gamma ** np.arange(len(rewards), dtype=np.float64)
     lengths = summed.sum(axis=0, dtype=np.int64)
     cut = (summed & terminal).any(axis=0)

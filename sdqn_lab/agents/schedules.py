@@ -2,6 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Gt, Lt
+
+from sdqn_lab.checks.ranges import Count, check_arguments
+
+Finite = Annotated[float, Gt(-math.inf), Lt(math.inf)]
 
 
 @dataclass(frozen=True)
@@ -16,23 +23,19 @@ class LinearSchedule:
         decay_steps: agent steps of the decay, >= 1.
 
     Raises:
-        ValueError: an argument outside its range.
+        Refused: an argument outside its range.
     """
 
-    begin: float
-    end: float
-    decay_steps: int
+    begin: Finite
+    end: Finite
+    decay_steps: Count
 
     def __post_init__(self) -> None:
-        for name in ("begin", "end"):
-            value = getattr(self, name)
-            if not math.isfinite(value):
-                raise ValueError(f"{name} must be finite, got {value}")
-        if self.decay_steps < 1:
-            raise ValueError(f"decay_steps must be >= 1, got {self.decay_steps}")
+        check_arguments(LinearSchedule.__init__, vars(self))
 
     def __call__(self, step: int) -> float:
         """Value at agent step `step` >= 0."""
+        # Not by min(): rounding could leave begin + (end - begin) beside `end`.
         if step >= self.decay_steps:
             return self.end
         return self.begin + (self.end - self.begin) * (step / self.decay_steps)

@@ -13,9 +13,10 @@ def stream_seed(seed: int, name: str, index: int = 0) -> int:
 
     Args:
         seed: the run's seed, >= 0.
-        name: what the stream is for, e.g. ``"explore"``.
+        name: what the stream is for, e.g. `"explore"`.
         index: running number, e.g. of the iteration.
     """
+    # crc32 and not hash(), which differs from process to process.
     sequence = np.random.SeedSequence([seed, crc32(name.encode()), index])
     return int(sequence.generate_state(1)[0] >> 1)
 

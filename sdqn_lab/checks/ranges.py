@@ -20,6 +20,7 @@ Count = Annotated[int, Ge(1)]
 Natural = Annotated[int, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 """A probability or a discount."""
+ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 Weight = Annotated[float, Gt(0), Le(1)]
 """The share that something new has in a running mean."""
 Positive = Annotated[float, Gt(0)]

@@ -183,7 +183,9 @@ def refusal(cfg: DictConfig, group: str, error: Exception) -> Refused:
     found = error if named else error.under(group)
     home = found.key.rpartition(".")[0]
     node = cfg.get(home) if home else None
-    return _with_default(node, found) if isinstance(node, DictConfig) else found
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return found
+    return _with_default(node, found)
 
 
 def check_launcher(node: DictConfig) -> None:

@@ -183,8 +183,7 @@ def _agent_problems(cfg: DictConfig, here: bool) -> list[Refused]:
     except Exception:  # the check of shapes says so already
         return []
     run = RunFacts(cfg.budget.steps, env, _free_bytes(cfg) if here else None)
-    found = build.agent_class(cfg).problems(build.algo_arguments(cfg), run)
-    return [Refused(*problem) for problem in found]
+    return build.agent_class(cfg).problems(build.algo_arguments(cfg), run)
 
 
 def _free_bytes(cfg: DictConfig) -> dict[str, int]:

@@ -1,22 +1,23 @@
 """Atari 2600 games on the vector emulator of the Arcade Learning Environment."""
 
-from __future__ import annotations
-
 import difflib
 import re
-import typing
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from ale_py import ALEInterface, LoggerMode, roms
 from ale_py.vector_env import AtariVectorEnv
 from numpy.typing import NDArray
 
+from sdqn_lab.checks.ranges import Count, Natural, check_arguments
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.envs.base import (
-    LATE,
+    PICTURE_TOO_LATE,
+    Actions,
     Protocol,
     Step,
     check_actions,
-    check_num_envs,
     environment_seeds,
 )
 
@@ -38,13 +39,13 @@ class Atari:
     start the missing frames are zeros: the emulator clears its stack *after* FIRE and no-ops,
     so that one frame a step suffices to rebuild every stack.
 
-    A game opens with one frame of FIRE, if ``protocol.fire_reset`` and the game has that action,
-    and then with no-ops, so that at most ``max(protocol.noop_max, 1)`` frames pass before the
-    first observation. These frames do not count towards ``protocol.episode_cap_frames``.
+    A game opens with one frame of FIRE, if `protocol.fire_reset` and the game has that action,
+    and then with no-ops, so that at most `max(protocol.noop_max, 1)` frames pass before the
+    first observation. These frames do not count towards `protocol.episode_cap_frames`.
 
     A life is lost where the emulator's counter goes down and the game is not over, also from 1
-    to 0: in about ten games (``bank_heist``, ``donkey_kong``, ``frogger``, ...) 0 stands for
-    the last life, which is still being played. Games without a counter (``pong``) lose none.
+    to 0: in about ten games (`bank_heist`, `donkey_kong`, `frogger`, ...) 0 stands for
+    the last life, which is still being played. Games without a counter (`pong`) lose none.
 
     The emulator stops at the very frame that ends an episode without drawing it: the newest frame
     of an episode's last observation pools older frames. After a termination nobody asks for its
@@ -55,13 +56,13 @@ class Atari:
     that objects which the console draws in turns do not flicker.
 
     Args:
-        game: One of `games()`, such as ``space_invaders``.
-        num_envs: N >= 1.
-        protocol: The rules of play.
-        num_threads: Threads of the emulator, 0 for as many as pay; never changes a number.
+        id: one of `games()`, such as `space_invaders`.
+        num_envs: N.
+        protocol: the rules of play.
+        num_threads: threads of the emulator, 0 for as many as pay; never changes a number.
 
     Raises:
-        ValueError: The game is unknown or refused, a number is out of range, or the protocol
+        Refused: the game is unknown or for two players, a number is out of range, or the protocol
             asks for difficulty ramping.
 
     Source: Bellemare et al. 2013 (emulator); Mnih et al. 2015 (preprocessing); Machado et al. 2018
@@ -74,14 +75,20 @@ class Atari:
     frames_per_step = 4
     decisions_per_second = 15.0
 
-    def __init__(self, game: str, num_envs: int, protocol: Protocol, num_threads: int = 0) -> None:
-        _check_game(game)
-        check_num_envs(num_envs)
-        if num_threads < 0:
-            raise ValueError(f"num_threads must be >= 0, got {num_threads}")
+    def __init__(
+        self, id: str, num_envs: Count, protocol: Protocol, num_threads: Natural = 0
+    ) -> None:
+        check_arguments(Atari.__init__, locals())
+        if id in REFUSED:
+            rule = "must be a game for one player: the emulator ends the whole process here"
+            raise Refused("id", id, rule, "env=pong")
+        if id not in games():
+            close = difflib.get_close_matches(id, games(), n=3) or ["pong", "breakout"]
+            rule = f"must be one of the {len(games())} playable ids of ALE"
+            raise Refused("id", id, rule, f"env={' or env='.join(close)}")
         protocol.require("Atari games", "braincog", difficulty_ramping=False)
         self.num_envs = num_envs
-        self._game, self._protocol = game, protocol
+        self._game, self._protocol = id, protocol
         self._emulators = self._opened(num_envs, num_threads, 84, 84, grayscale=True)
         self._screen: AtariVectorEnv | None = None
         actions = self._emulators.ale.get_action_set()
@@ -114,7 +121,7 @@ class Atari:
             use_fire_reset=protocol.fire_reset,
         )
 
-    def reset(self, seed: int) -> NDArray[typing.Any]:
+    def reset(self, seed: int) -> NDArray[Any]:
         """Start all games anew from a seed in [0, 2**31); see `VectorEnv`."""
         seeds = np.array(environment_seeds(seed, self.num_envs))
         observations, info = self._emulators.reset(seed=seeds)
@@ -123,9 +130,9 @@ class Atari:
         self._first_seed: NDArray[np.int64] | None = seeds[:1]
         if self._screen is not None:
             self._shown = self._screen.reset(seed=seeds[:1])[0]
-        return typing.cast(NDArray[typing.Any], observations)
+        return cast(NDArray[Any], observations)
 
-    def step(self, actions: NDArray[np.integer[typing.Any]]) -> Step:
+    def step(self, actions: Actions) -> Step:
         """Play one action (N,) in each game; see `VectorEnv`."""
         check_actions(actions, self.num_envs, self.num_actions)
         observations, rewards, terminated, truncated, info = self._emulators.step(
@@ -135,8 +142,10 @@ class Atari:
         if self._screen is not None:
             self._shown = self._screen.step(actions[:1].astype(np.int64, copy=False))[0]
         started = self._over
+        # The counter also goes down with the game and up with the next; neither is a lost life.
         life_lost = (info["lives"] < self._lives) & ~terminated & ~started
         self._lives = info["lives"]
+        # The emulator starts a game anew in the step after its end, and does not say so.
         self._over = terminated | truncated
         return Step(
             observations, rewards.astype(np.float32), terminated, truncated, life_lost, started
@@ -146,8 +155,13 @@ class Atari:
         """Return the first game's screen; a second emulator draws it, see `Watchable`."""
         if self._screen is None:
             if self._first_seed is None:
-                raise ValueError(LATE)
-            self._screen = self._opened(1, 1, *_screen_size(self._game), grayscale=False)
+                raise ValueError(PICTURE_TOO_LATE)
+            # The screen's size is not the same for all games.
+            ALEInterface.setLoggerMode(LoggerMode.Error)
+            emulator = ALEInterface()
+            emulator.loadROM(cast(Path, roms.get_rom_path(self._game)))
+            height, width = emulator.getScreenDims()
+            self._screen = self._opened(1, 1, height, width, grayscale=False)
             self._shown = self._screen.reset(seed=self._first_seed)[0]
         newest: NDArray[np.uint8] = self._shown[0, -1]
         return newest.copy()
@@ -159,35 +173,7 @@ class Atari:
             self._screen.close()
 
 
-def _screen_size(game: str) -> tuple[int, int]:
-    """Height and width of a game's screen in pixels; it is not the same for all."""
-    ALEInterface.setLoggerMode(LoggerMode.Error)
-    emulator, rom = ALEInterface(), roms.get_rom_path(game)
-    assert rom is not None
-    emulator.loadROM(rom)
-    height, width = emulator.getScreenDims()
-    return height, width
-
-
 def _readable(action: str) -> str:
-    """``UPRIGHTFIRE`` to ``up right fire``."""
-    if action == "NOOP":
-        return "no-op"
-    words = re.fullmatch(r"(UP|DOWN)?(LEFT|RIGHT)?(FIRE)?", action)
-    return " ".join(filter(None, words.groups())).lower() if words else action.lower()
-
-
-def _check_game(game: str) -> None:
-    if game in REFUSED:
-        raise ValueError(
-            f"game must be a game for one player, got {game}: {', '.join(REFUSED)} end the "
-            f"whole process when the emulator loads them; write env=pong or another of the "
-            f"{len(games())} playable games"
-        )
-    if game in games():
-        return
-    close = difflib.get_close_matches(game, games(), n=3) or ["pong", "breakout"]
-    raise ValueError(
-        f"game must be one of the {len(games())} playable ids of ALE, got {game}: "
-        f"write env={' or env='.join(close)}"
-    )
+    """`UPRIGHTFIRE` to `up right fire`."""
+    parts = re.findall("UP|DOWN|LEFT|RIGHT|FIRE", action)
+    return "no-op" if action == "NOOP" else " ".join(parts).lower() or action.lower()

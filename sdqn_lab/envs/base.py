@@ -2,86 +2,74 @@
 
 All environments restart by themselves *at the next step*: the step that ends an episode returns
 that episode's last observation, and the step after it ignores the action and returns the first
-observation of the next episode, with reward 0 and ``started`` set.
+observation of the next episode, with reward 0 and `started` set.
 """
 
-import typing
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Any, NamedTuple, runtime_checkable
+from typing import Protocol as Interface
 
 import numpy as np
-from annotated_types import Ge, Lt
 from numpy.typing import NDArray
 
-from sdqn_lab.checks.ranges import Count, Natural, Share
+from sdqn_lab.checks.ranges import Count, Natural, Share, ShareBelowOne, check_arguments
+from sdqn_lab.checks.refused import Refused
+
+Actions = NDArray[np.integer[Any]]
 
 
+# Not frozen: it is the schema of a config's group too, and OmegaConf would let nobody write there.
 @dataclass
 class Protocol:
-    """The rules under which an environment is played; training and evaluation share one instance.
-
-    Attributes:
-        sticky_actions: Probability in [0, 1) that the emulator repeats the previous action.
-        noop_max: Most no-op frames (>= 0) that open a game; each game draws its own number.
-        fire_reset: Whether a game that has a FIRE action begins with one frame of it.
-        life_loss_ends_bootstrap: Whether learning treats a lost life as an end of the return.
-            The game itself goes on.
-        reward_clipping: Whether learning sees the sign of the reward. Environments never clip.
-        episode_cap_frames: Emulator frames (>= 1) after which an episode is truncated.
-        full_action_space: Whether all actions of the console are offered, or only those that
-            the game distinguishes.
-        difficulty_ramping: Whether MinAtar's games grow harder while they are played.
-        epsilon_eval: Probability in [0, 1] of a random action during evaluation.
-        eval_episodes: Episodes (>= 1) of one evaluation.
+    """How a game is played and scored; training and evaluation share one instance.
 
     Raises:
-        ValueError: A setting lies outside its range.
+        Refused: a setting lies outside the range of its annotation.
     """
 
-    sticky_actions: Annotated[float, Ge(0), Lt(1)]
+    sticky_actions: ShareBelowOne
+    """Probability that the emulator repeats the previous action; at 1 nothing is ever played."""
     noop_max: Natural
+    """An episode starts with up to so many no-ops (raw frames); 0: none."""
     fire_reset: bool
+    """Press FIRE once at the start of a game that needs it."""
     life_loss_ends_bootstrap: bool
+    """A lost life has discount 0 in learning; the game itself goes on."""
     reward_clipping: bool
+    """Learning sees the sign of the reward; scores are never clipped."""
     episode_cap_frames: Count
+    """Episodes are truncated after so many emulator frames."""
     full_action_space: bool
+    """All actions of the console instead of the game's minimal set."""
     difficulty_ramping: bool
+    """MinAtar: the game gets harder while it is played."""
     epsilon_eval: Share
+    """Exploration in evaluation."""
     eval_episodes: Count
+    """Episodes per evaluation, each in an environment of its own."""
 
     def __post_init__(self) -> None:
-        for key, least in (("noop_max", 0), ("episode_cap_frames", 1), ("eval_episodes", 1)):
-            value = getattr(self, key)
-            if value < least:
-                raise ValueError(f"protocol.{key} must be >= {least}, got {value}")
-        # Where every action is the one before, nothing is ever played.
-        if not 0 <= self.sticky_actions < 1:
-            raise ValueError(
-                f"protocol.sticky_actions must lie in [0, 1), got {self.sticky_actions}"
-            )
-        if not 0 <= self.epsilon_eval <= 1:
-            raise ValueError(f"protocol.epsilon_eval must lie in [0, 1], got {self.epsilon_eval}")
+        check_arguments(Protocol.__init__, vars(self))
 
     def require(self, environment: str, remedy: str, **honoured: object) -> None:
         """Refuse a setting that an environment cannot honour.
 
         Args:
-            environment: How the message names the environment.
-            remedy: The protocol to write instead.
-            **honoured: The only value of each named setting that the environment can honour.
+            environment: how the message names the environment.
+            remedy: the protocol to write instead.
+            **honoured: the only value of each named setting that the environment can honour.
 
         Raises:
-            ValueError: A setting differs from the value that the environment can honour.
+            Refused: a setting differs from the value that the environment can honour.
         """
-        for key, value in honoured.items():
-            if getattr(self, key) != value:
-                raise ValueError(
-                    f"protocol.{key} must be {value} for {environment}, got {getattr(self, key)}: "
-                    f"write protocol={remedy}"
-                )
+        for name, needed in honoured.items():
+            value = getattr(self, name)
+            if value != needed:
+                rule = f"must be {needed} for {environment}"
+                raise Refused(f"protocol.{name}", value, rule, f"protocol={remedy}")
 
 
-class Step(typing.NamedTuple):
+class Step(NamedTuple):
     """What N environments return for N actions; every array is fresh and its first axis is N.
 
     Attributes:
@@ -93,7 +81,7 @@ class Step(typing.NamedTuple):
         started: (N,) bool, the row is the first observation of an episode, not a transition.
     """
 
-    observations: NDArray[typing.Any]
+    observations: NDArray[Any]
     rewards: NDArray[np.float32]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
@@ -101,38 +89,38 @@ class Step(typing.NamedTuple):
     started: NDArray[np.bool_]
 
 
-class VectorEnv(typing.Protocol):
+class VectorEnv(Interface):
     """N environments that step together.
 
     Attributes:
         num_envs: N.
-        observation_shape: Shape of one observation, (C, H, W) or (F,).
+        observation_shape: shape of one observation, (C, H, W) or (F,).
         observation_dtype: uint8 for images, float32 for vectors.
-        stack: Consecutive frames along an observation's axis 0, oldest first; frames from before
+        stack: consecutive frames along an observation's axis 0, oldest first; frames from before
             the episode are zeros.
-        num_actions: Actions are integers in [0, num_actions).
-        frames_per_step: Emulator frames of one agent step.
+        num_actions: actions are integers in [0, num_actions).
+        frames_per_step: emulator frames of one agent step.
     """
 
     num_envs: int
     observation_shape: tuple[int, ...]
-    observation_dtype: np.dtype[typing.Any]
+    observation_dtype: np.dtype[Any]
     stack: int
     num_actions: int
     frames_per_step: int
 
-    def reset(self, seed: int) -> NDArray[typing.Any]:
+    def reset(self, seed: int) -> NDArray[Any]:
         """Start all environments anew; all that follows is a function of seed and actions.
 
         Args:
-            seed: Any integer in [0, 2**31).
+            seed: any integer in [0, 2**31).
 
         Returns:
             First observations, (N, *observation_shape).
         """
         ...
 
-    def step(self, actions: NDArray[np.integer[typing.Any]]) -> Step:
+    def step(self, actions: Actions) -> Step:
         """Play one action (N,) in each environment; needs a `reset` before."""
         ...
 
@@ -141,13 +129,13 @@ class VectorEnv(typing.Protocol):
         ...
 
 
-@typing.runtime_checkable
-class Watchable(VectorEnv, typing.Protocol):
+@runtime_checkable
+class Watchable(VectorEnv, Interface):
     """A vector environment whose game 0 a person can watch.
 
     Attributes:
-        action_names: What each of the actions does, in a word or two.
-        decisions_per_second: Agent steps a second at the speed that is natural for the game.
+        action_names: what each of the actions does, in a word or two.
+        decisions_per_second: agent steps per second at the speed that is natural for the game.
     """
 
     action_names: tuple[str, ...]
@@ -161,44 +149,50 @@ class Watchable(VectorEnv, typing.Protocol):
         without.
 
         Raises:
-            ValueError: Nothing can draw this game, or the first call comes too late.
+            ValueError: nothing can draw this game, or the first call comes too late.
         """
         ...
 
 
-LATE = "picture must be asked for first between a reset and the first step, got a later call"
-"""What a game says that is drawn by a copy which cannot catch up."""
+PICTURE_TOO_LATE = "picture must be asked for first between a reset and the first step"
+"""For games that are drawn by a second copy, which cannot catch up."""
+
+
+class EnvironmentFailed(RuntimeError):  # noqa: N818  (reads as what happened)
+    """An environment raised while it was played, or returned what no network can take.
+
+    Args:
+        name: the environment's id.
+        fault: what it did, or what it raised.
+    """
+
+    def __init__(self, name: str, fault: str | Exception) -> None:
+        raised = f"raised {type(fault).__name__}: {fault}"
+        super().__init__(f"the environment {name} {fault if isinstance(fault, str) else raised}")
 
 
 def environment_seeds(seed: int, num_envs: int) -> list[int]:
     """Spread one seed over N environments, so that no two runs share an environment's stream.
 
     Args:
-        seed: Any integer in [0, 2**31).
+        seed: any integer in [0, 2**31).
         num_envs: N >= 1.
 
     Returns:
         N integers in [0, 2**31).
 
     Raises:
-        ValueError: The seed lies outside its range.
+        Refused: the seed lies outside its range.
     """
     if not 0 <= seed < 2**31:
-        raise ValueError(f"seed must lie in [0, 2**31), got {seed}")
+        raise Refused("seed", seed, "must lie in [0, 2**31)", "0")
+    # Not seed + i: run 1 would then play the games of run 0, moved by one.
     return [int(word) >> 1 for word in np.random.SeedSequence(seed).generate_state(num_envs)]
 
 
-def check_num_envs(num_envs: int) -> None:
-    """Refuse less than one environment with a ValueError."""
-    if num_envs < 1:
-        raise ValueError(f"num_envs must be >= 1, got {num_envs}")
-
-
-def check_actions(
-    actions: NDArray[np.integer[typing.Any]], num_envs: int, num_actions: int
-) -> None:
-    """Refuse actions that are not N integers in [0, num_actions) with a ValueError."""
+def check_actions(actions: Actions, num_envs: int, num_actions: int) -> None:
+    """Refuse, with a `Refused`, actions that are not N integers in [0, num_actions)."""
     if actions.shape != (num_envs,):
-        raise ValueError(f"actions must have shape ({num_envs},), got {actions.shape}")
+        raise Refused("actions", actions.shape, f"must have shape ({num_envs},)")
     if actions.min() < 0 or actions.max() >= num_actions:
-        raise ValueError(f"actions must lie in [0, {num_actions}), got {actions.tolist()}")
+        raise Refused("actions", actions.tolist(), f"must lie in [0, {num_actions})")

@@ -1,16 +1,17 @@
 """Any Gymnasium environment with vector or image observations and discrete actions."""
 
-from __future__ import annotations
-
-import typing
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
-from sdqn_lab.envs.base import LATE, Protocol, check_num_envs
+from sdqn_lab.checks.refused import Refused
+from sdqn_lab.envs.base import PICTURE_TOO_LATE, Actions, EnvironmentFailed, Protocol, Step
 from sdqn_lab.envs.serial import Serial
+
+IMAGE_TYPES = (np.uint8, np.bool_)
 
 
 class Classic(Serial):
@@ -18,39 +19,60 @@ class Classic(Serial):
 
     Vectors are handed over as float32 (F,); images, that is uint8 boxes (H, W) or (H, W, C), as
     uint8 (C, H, W). An image whose first axis is shorter than its last is taken as (C, H, W)
-    already. The environment's own time limit and ``protocol.episode_cap_frames`` both truncate,
+    already. The environment's own time limit and `protocol.episode_cap_frames` both truncate,
     whichever comes first.
 
     Args:
-        id: A registered id such as ``CartPole-v1``, or ``module:Id-v0``, which imports the module
+        id: a registered id such as `CartPole-v1`, or `module:Id-v0`, which imports the module
             that registers it.
-        num_envs: N >= 1.
-        protocol: The rules of play; sticky actions, no-ops, fire reset, lives, action sets and
+        num_envs: N.
+        protocol: the rules of play; sticky actions, no-ops, fire reset, lives, action sets and
             ramping belong to other environments and must be off.
 
     Raises:
-        ValueError: The environment cannot be made, its spaces do not fit, ``num_envs`` < 1, or the
-            protocol asks for what Gymnasium does not have.
+        Refused: the environment cannot be made or started, its spaces do not fit, `num_envs` < 1,
+            or the protocol asks for what Gymnasium does not have.
 
     Source: Brockman et al. 2016; Towers et al. 2024.
     """
 
     def __init__(self, id: str, num_envs: int, protocol: Protocol) -> None:
-        check_num_envs(num_envs)
         require_plain(protocol, "Gymnasium environments")
-        copies = [_Game(id) for _ in range(num_envs)]
         super().__init__(
-            copies,
-            observation_shape=copies[0].observation_shape,
-            observation_dtype=np.uint8 if copies[0].is_image else np.float32,
-            num_actions=copies[0].num_actions,
-            episode_cap_frames=protocol.episode_cap_frames,
-            decisions_per_second=copies[0].decisions_per_second,
+            id,
+            lambda: _Game(id),
+            num_envs,
+            protocol.episode_cap_frames,
         )
+        try:  # what it returns is not looked at before it is started
+            self.reset(0)
+        except EnvironmentFailed as error:
+            raise Refused("id", id, f"cannot be started: {error}", "CartPole-v1") from error
+
+    def reset(self, seed: int) -> NDArray[Any]:
+        """Start all games anew from a seed in [0, 2**31); see `VectorEnv`."""
+        observations = super().reset(seed)
+        self._check_finite("observation", observations)
+        return observations
+
+    def step(self, actions: Actions) -> Step:
+        """Play one action (N,) in each game; see `Serial.step`.
+
+        Raises:
+            EnvironmentFailed: also where a reward or an observation is not finite.
+        """
+        step = super().step(actions)
+        self._check_finite("observation", step.observations)
+        self._check_finite("reward", step.rewards)
+        return step
+
+    def _check_finite(self, what: str, values: NDArray[Any]) -> None:
+        if not np.isfinite(values).all():
+            raise EnvironmentFailed(self.name, f"returned {what} {values.tolist()}: not finite")
 
 
 def require_plain(protocol: Protocol, environment: str) -> None:
-    """Refuse, with a ValueError, each setting that only Atari or MinAtar can honour."""
+    """Refuse, with a `Refused`, each setting that only Atari or MinAtar can honour."""
     protocol.require(
         environment,
         "plain",
@@ -63,7 +85,7 @@ def require_plain(protocol: Protocol, environment: str) -> None:
     )
 
 
-class _Game:
+class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
     """A Gymnasium environment; its picture is what it observes, or what it draws by itself.
 
     Drawing is asked for when an environment is made and may cost time at each step, so a second
@@ -71,136 +93,109 @@ class _Game:
     """
 
     def __init__(self, id: str) -> None:
+        try:
+            # Without the checker, which only warns: shapes and numbers are refused here.
+            super().__init__(gymnasium.make(id, disable_env_checker=True))
+        except (gymnasium.error.Error, ImportError) as error:
+            reason = " ".join(str(error).split())
+            rule = f"must be an environment that Gymnasium can make ({reason})"
+            instead = "env.id=CartPole-v1, or env.id=module:Id-v0 for one of your own"
+            raise Refused("id", id, rule, instead) from error
         self._id = id
-        self._environment = _make(id)
-        self._screen: typing.Any = None
-        self.decisions_per_second = _speed(self._environment)
-        observations = _checked_observations(id, self._environment.observation_space)
-        actions = _checked_actions(id, self._environment.action_space)
-        self.is_image = len(observations.shape) > 1
-        self._channels_last = observations.shape[-1] <= observations.shape[0]
-        self.observation_shape = self._arranged(np.empty(observations.shape)).shape
-        self.num_actions = int(actions.n)
+        self._screen: Any = None
+        self._fresh_seed: int | None = None
+        seen, actions = self.env.observation_space, self.env.action_space
+        shape = seen.shape if isinstance(seen, Box) else ()
+        self.is_image = len(shape) > 1
+        if len(shape) not in (1, 2, 3) or (self.is_image and seen.dtype not in IMAGE_TYPES):
+            rule = (
+                "must observe a Box of shape (F,), or an image Box of uint8 with shape (H, W) or "
+                f"(H, W, C), and observes {_described(seen)}"
+            )
+            wrapper = "env.id=ID of it under a wrapper (gymnasium.wrappers.FlattenObservation)"
+            raise Refused("id", id, rule, wrapper)
+        if not isinstance(actions, Discrete):
+            rule = "must have Discrete actions (Q-learning chooses among finitely many), "
+            rule += f"and has {_described(actions)}"
+            raise Refused("id", id, rule, "CartPole-v1")
+        self._shape, self._channels_last = shape, len(shape) == 3 and shape[-1] <= shape[0]
+        low, high, dtype = (0, 255, np.uint8) if self.is_image else (-np.inf, np.inf, np.float32)
+        self.observation_space = Box(low, high, self._arranged(np.empty(shape)).shape, dtype)
+        # A space may begin anywhere, and networks count actions from 0.
         self._first_action = int(actions.start)
-        self._seed: int | None = None
+        self.action_space = Discrete(int(actions.n))
 
-    def seed(self, seed: int) -> None:
-        self._seed = seed
-
-    def start(self) -> NDArray[typing.Any]:
-        self._fresh_seed, self._seed = self._seed, None
-        self._observed, _ = self._environment.reset(seed=self._fresh_seed)
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        self._fresh_seed = seed
+        observation, info = self.env.reset(seed=seed)
         if self._screen is not None:
-            self._screen.reset(seed=self._fresh_seed)
-        return self._arranged(self._observed)
+            self._screen.reset(seed=seed)
+        self._observed = self._arranged(observation)
+        return self._observed, info
 
-    def play(self, action: int) -> tuple[NDArray[typing.Any], float, bool, bool]:
+    def step(self, action: int) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        # From here on a copy could no longer catch up.
         self._fresh_seed = None
-        self._observed, reward, terminated, truncated, _ = self._environment.step(
+        observation, reward, terminated, truncated, info = self.env.step(
             action + self._first_action
         )
         if self._screen is not None:
             self._screen.step(action + self._first_action)
-        return self._arranged(self._observed), float(reward), terminated, truncated
+        self._observed = self._arranged(observation)
+        return self._observed, float(reward), terminated, truncated, info
 
-    def picture(self) -> NDArray[np.uint8]:
-        if self.is_image:
-            return _colored(self._id, self._arranged(self._observed))
-        if self._screen is None:
-            if self._fresh_seed is None:
-                raise ValueError(LATE)
-            self._screen = _screen(self._id, self._fresh_seed)
-        picture: NDArray[np.uint8] = np.asarray(self._screen.render(), np.uint8)
-        return picture
+    def render(self) -> Any:
+        if not self.is_image:
+            if self._screen is None:
+                self._screen = self._drawing_copy()
+            return self._screen.render()
+        planes = self._observed
+        if len(planes) not in (1, 3):
+            rule = f"must observe 1 or 3 colours to be shown, and observes {len(planes)}"
+            raise Refused("env.id", self._id, rule, "another env.id")
+        scale = 255 if planes.dtype == np.bool_ else 1
+        rgb = np.repeat(planes, 3, axis=0) if len(planes) == 1 else planes
+        return (rgb * scale).astype(np.uint8).transpose(1, 2, 0)
 
     def close(self) -> None:
-        self._environment.close()
+        self.env.close()
         if self._screen is not None:
             self._screen.close()
 
-    def _arranged(self, observation: NDArray[typing.Any]) -> NDArray[typing.Any]:
-        if observation.ndim == 1:
-            return observation
+    def _arranged(self, observation: NDArray[Any]) -> NDArray[Any]:
+        observation = np.asarray(observation)
+        # NumPy would stretch an observation of shape (1,) over a row of (4,) in silence.
+        if observation.shape != self._shape:
+            raise ValueError(
+                f"an observation of shape {observation.shape}, announced {self._shape}"
+            )
         if observation.ndim == 2:
             return observation[np.newaxis]
         return observation.transpose(2, 0, 1) if self._channels_last else observation
 
-
-def _speed(environment: typing.Any) -> float:
-    """What the environment says of its speed, if it says so."""
-    rate = (getattr(environment, "metadata", None) or {}).get("render_fps")
-    return float(rate) if isinstance(rate, int | float) and rate > 0 else 10.0
-
-
-def _colored(id: str, planes: NDArray[typing.Any]) -> NDArray[np.uint8]:
-    """An observation (C, H, W) as RGB (H, W, 3)."""
-    if len(planes) not in (1, 3):
-        raise ValueError(
-            f"env.id must observe 1 or 3 colours to be shown, got {id} with {len(planes)}: "
-            "write another env.id"
-        )
-    scale = 255 if planes.dtype == np.bool_ else 1
-    rgb = np.repeat(planes, 3, axis=0) if len(planes) == 1 else planes
-    return (rgb * scale).astype(np.uint8).transpose(1, 2, 0)
-
-
-def _screen(id: str, seed: int) -> typing.Any:
-    """A copy that draws, at the start of the same episode."""
-    try:
-        screen = gymnasium.make(id, disable_env_checker=True, render_mode="rgb_array")
-        screen.reset(seed=seed)
-        picture: typing.Any = screen.render()
-        shape = np.shape(picture)
-    except Exception as error:  # whatever may be missing for drawing
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"env.id must be an environment that draws itself, got {id} ({reason}): "
-            "write pip install pygame for Gymnasium's own, or another env.id"
-        ) from error
-    if len(shape) == 3 and shape[-1] == 3:
+    def _drawing_copy(self) -> Any:
+        """A second environment, at the start of the same episode."""
+        if self._fresh_seed is None:
+            raise ValueError(PICTURE_TOO_LATE)
+        try:
+            screen: Any = gymnasium.make(
+                self._id, disable_env_checker=True, render_mode="rgb_array"
+            )
+            screen.reset(seed=self._fresh_seed)
+            shape = np.shape(screen.render())
+        except Exception as error:  # whatever may be missing for drawing
+            rule = f"must be an environment that draws itself ({' '.join(str(error).split())})"
+            instead = "pip install pygame for Gymnasium's own, or another env.id"
+            raise Refused("env.id", self._id, rule, instead) from error
+        if len(shape) != 3 or shape[-1] != 3:
+            rule = f"must draw pictures (H, W, 3), and draws {shape}"
+            raise Refused("env.id", self._id, rule, "another env.id")
         return screen
-    raise ValueError(
-        f"env.id must draw pictures (H, W, 3), got {id} with {shape}: write another env.id"
+
+
+def _described(space: Any) -> str:
+    return (
+        f"Box{space.shape or ''} {space.dtype}" if isinstance(space, Box) else type(space).__name__
     )
-
-
-def _make(id: str) -> typing.Any:
-    try:
-        return gymnasium.make(id, disable_env_checker=True)
-    except (gymnasium.error.Error, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"env.id must be an environment that Gymnasium can make, got {id} ({reason}): "
-            f"write env.id=CartPole-v1, or env.id=module:Id-v0 for one of your own"
-        ) from error
-
-
-def _checked_observations(id: str, space: typing.Any) -> Box:
-    wanted = "a Box of shape (F,), or an image Box of uint8 with shape (H, W) or (H, W, C)"
-    if isinstance(space, Box) and _is_vector_or_image(space):
-        return space
-    raise ValueError(
-        f"env.id must have {wanted} as observations, got {id} with {_named(space)}: "
-        f"write a wrapper (gymnasium.wrappers.FlattenObservation) and register that"
-    )
-
-
-def _is_vector_or_image(space: Box) -> bool:
-    if len(space.shape) == 1:
-        return True
-    return len(space.shape) in (2, 3) and space.dtype in (np.uint8, np.bool_)
-
-
-def _checked_actions(id: str, space: typing.Any) -> Discrete:
-    if isinstance(space, Discrete):
-        return space
-    raise ValueError(
-        f"env.id must have Discrete actions, got {id} with {_named(space)}: "
-        f"Q-learning chooses among finitely many, write another env.id"
-    )
-
-
-def _named(space: typing.Any) -> str:
-    if isinstance(space, Box):
-        return f"Box{space.shape or ''} {space.dtype}"
-    return type(space).__name__

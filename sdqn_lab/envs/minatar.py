@@ -1,13 +1,15 @@
 """MinAtar: five Atari games in miniature, 10 x 10 cells with one binary channel per object."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
+from typing import Any
 
+import gymnasium
 import numpy as np
+from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
-from sdqn_lab.envs.base import Protocol, check_num_envs
+from sdqn_lab.checks.refused import Refused
+from sdqn_lab.envs.base import Protocol
 from sdqn_lab.envs.serial import Serial
 
 RGB = tuple[int, int, int]
@@ -41,43 +43,40 @@ came before. Channels that only say where aliens are going have no colour."""
 class MinAtar(Serial):
     """N copies of one MinAtar game; observations are (C, 10, 10) uint8 of zeros and ones.
 
-    With ``protocol.full_action_space`` all six actions are offered, otherwise those that the game
+    With `protocol.full_action_space` all six actions are offered, otherwise those that the game
     distinguishes. The sticky action survives the end of an episode, as in the original.
 
     Args:
-        game: One of `GAMES`.
-        num_envs: N >= 1.
-        protocol: The rules of play; no-ops, fire reset and lives do not exist here.
+        id: one of `GAMES`.
+        num_envs: N.
+        protocol: the rules of play; no-ops, fire reset and lives do not exist here.
 
     Raises:
-        ValueError: The game is unknown, ``num_envs`` < 1, or the protocol asks for what MinAtar
-            does not have.
+        Refused: the game is unknown, `num_envs` < 1, or the protocol asks for what MinAtar does
+            not have.
 
     Source: Young and Tian 2019.
     """
 
-    def __init__(self, game: str, num_envs: int, protocol: Protocol) -> None:
-        check_num_envs(num_envs)
-        if game not in GAMES:
-            raise ValueError(
-                f"game must be one of {', '.join(GAMES)}, got {game}: "
-                f"write env=minatar_breakout or another of them"
-            )
+    def __init__(self, id: str, num_envs: int, protocol: Protocol) -> None:
+        if id not in GAMES:
+            rule = f"must be one of {', '.join(GAMES)}"
+            raise Refused("id", id, rule, "env=minatar_breakout")
         protocol.require(
             "MinAtar", "minatar", noop_max=0, fire_reset=False, life_loss_ends_bootstrap=False
         )
-        copies = [_Game(game, protocol) for _ in range(num_envs)]
         super().__init__(
-            copies,
-            observation_shape=copies[0].observation_shape,
-            observation_dtype=np.uint8,
-            num_actions=len(copies[0].actions),
-            episode_cap_frames=protocol.episode_cap_frames,
-            action_names=copies[0].action_names,
+            f"MinAtar {id}",
+            lambda: _Game(id, protocol),
+            num_envs,
+            protocol.episode_cap_frames,
         )
 
 
-class _Game:
+class _Game(gymnasium.Env[NDArray[Any], Any]):
+    # MinAtar's own class for Gymnasium keeps the sticky action of the run before over a new seed.
+    metadata: Mapping[str, Any] = {"render_fps": 10}  # type: ignore[assignment]
+
     def __init__(self, game: str, protocol: Protocol) -> None:
         # Imported here: the package draws in plotting libraries that take seconds to load.
         from minatar import Environment
@@ -87,39 +86,34 @@ class _Game:
             sticky_action_prob=protocol.sticky_actions,
             difficulty_ramping=protocol.difficulty_ramping,
         )
-        height, width, channels = self._environment.state_shape()
-        self.observation_shape = (channels, height, width)
-        self.actions: list[int] = (
-            list(range(self._environment.num_actions()))
+        letters: str = self._environment.env.action_map
+        self._actions: list[int] = (
+            list(range(len(letters)))
             if protocol.full_action_space
             else self._environment.minimal_action_set()
         )
-        letters = self._environment.env.action_map
-        self.action_names = [ACTIONS[letters[action]] for action in self.actions]
+        self.action_names = tuple(ACTIONS[letters[action]] for action in self._actions)
+        self.action_space = Discrete(len(self._actions))
+        height, width, channels = self._environment.state_shape()
+        self.observation_space = Box(0, 1, (channels, height, width), np.uint8)
 
-    def seed(self, seed: int) -> None:
-        self._environment.seed(seed)
-        self._environment.last_action = 0
-
-    def start(self) -> NDArray[np.bool_]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
+        if seed is not None:
+            self._environment.seed(seed)
+            self._environment.last_action = 0
         self._environment.reset()
-        return self._observation()
+        return self._environment.state().transpose(2, 0, 1), {}
 
-    def play(self, action: int) -> tuple[NDArray[np.bool_], float, bool, bool]:
-        reward, terminated = self._environment.act(self.actions[action])
-        return self._observation(), reward, terminated, False
+    def step(self, action: int) -> tuple[NDArray[np.bool_], float, bool, bool, dict[str, Any]]:
+        reward, terminated = self._environment.act(self._actions[action])
+        return self._environment.state().transpose(2, 0, 1), reward, terminated, False, {}
 
-    def picture(self) -> NDArray[np.uint8]:
+    def render(self) -> NDArray[np.uint8]:
         state: NDArray[np.bool_] = self._environment.state()
         picture = np.full((*state.shape[:2], 3), GROUND, np.uint8)
         channels: Mapping[str, int] = self._environment.env.channels
         for name in (name for name in COLORS if name in channels):
             picture[state[:, :, channels[name]].astype(bool)] = COLORS[name]
         return picture
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def _observation(self) -> NDArray[np.bool_]:
-        state: NDArray[np.bool_] = self._environment.state()
-        return state.transpose(2, 0, 1)

@@ -1,25 +1,23 @@
 """Reference scores of games, and the scales on which games can be averaged."""
 
-from __future__ import annotations
-
 import csv
-import functools
-import importlib.resources
-import typing
 from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-class Reference(typing.NamedTuple):
+class Reference(NamedTuple):
     """Mean scores in raw points: of a random player, and of a human player."""
 
     random: float
     human: float
 
 
-class Scale(typing.NamedTuple):
+class Scale(NamedTuple):
     """Places scores of a game between a random player (0) and a reference (1).
 
     Attributes:
@@ -37,7 +35,7 @@ class Scale(typing.NamedTuple):
         return np.asarray((score - self.random) / (self.reference - self.random))
 
 
-@functools.cache
+@cache
 def reference_scores() -> Mapping[str, Reference]:
     """Return game -> `Reference` for the 57 games of the usual benchmark, by ALE's ids.
 
@@ -47,7 +45,7 @@ def reference_scores() -> Mapping[str, Reference]:
     return {row["game"]: Reference(float(row["random"]), float(row["human"])) for row in rows}
 
 
-@functools.cache
+@cache
 def scales() -> Mapping[str, Scale]:
     """Return game -> `Scale`, for the games that have one.
 
@@ -71,6 +69,6 @@ def scale_of(game: str) -> Scale | None:
 
 
 def _table(file: str) -> list[dict[str, str]]:
-    table = importlib.resources.files("sdqn_lab.envs") / "data" / file
+    table = resources.files("sdqn_lab.envs") / "data" / file
     lines = [line for line in table.read_text().splitlines() if not line.startswith("#")]
     return list(csv.DictReader(lines))

@@ -4,10 +4,15 @@ import hashlib
 import json
 import math
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from sdqn_lab.runs.files import read
+
+CLOCK = re.compile(r"^time/|wall_|seconds|per_second")
+"""Keys of a record whose values depend on the clock."""
 
 
 class MetricsFile:
@@ -87,6 +92,11 @@ def check_kept(path: Path, offset: int, sha256: str | None) -> "hashlib._Hash":
     if sha256 is not None:
         raise ValueError(f"{path}: other lines than those that the checkpoint knows")
     return found
+
+
+def reproducible(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without what depends on the clock: equal in two runs of one config and seed."""
+    return {key: value for key, value in record.items() if not CLOCK.search(key)}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

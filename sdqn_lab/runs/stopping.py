@@ -1,6 +1,7 @@
 """How a process is asked to stop, and the exit codes that tell how it left."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +15,29 @@ INTERRUPTED = 130
 BUSY_EXIT = 75
 """Another process works on the run; try again later."""
 
-GLANCE_SECONDS = 0.1
+POLL_INTERVAL_SECONDS = 0.1
+INSIST_AFTER_SECONDS = 1.0
+"""A second signal that comes sooner is the first one, sent by a scheduler and by a launcher."""
+
+
+class StopNow(BaseException):
+    """A further signal: nobody waits for the state to be saved.
+
+    It is no `Exception`, so that the handler of an environment's own errors lets it pass.
+    """
 
 
 class StopFlag:
-    """Set by a signal, read by a loop at its next step: nothing is saved inside a handler."""
+    """Set by a signal, read by a loop at its next step: nothing is saved inside a handler.
 
-    def __init__(self) -> None:
+    Args:
+        insist: a further signal raises `StopNow` where the process stands, e.g. in an environment
+            that hangs.
+    """
+
+    def __init__(self, *, insist: bool = False) -> None:
         self.signal: signal.Signals | None = None
+        self._insist, self._times = insist, list[float]()
 
     @property
     def requested(self) -> bool:
@@ -36,11 +52,14 @@ class StopFlag:
         """Sleep for so long, or until a stop is requested."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.requested:
-            time.sleep(GLANCE_SECONDS)
+            time.sleep(POLL_INTERVAL_SECONDS)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Let the signals set this flag; who listened before listens again afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread gets signals
+            return
         before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
         try:
             yield
@@ -50,3 +69,9 @@ class StopFlag:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
+        now = time.monotonic()
+        again = bool(self._times) and now - self._times[0] >= INSIST_AFTER_SECONDS
+        self._times.append(now)
+        # A scheduler and a launcher make two signals of one request at most, never three.
+        if self._insist and (again or len(self._times) > 2):
+            raise StopNow

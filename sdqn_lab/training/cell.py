@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,89 +19,97 @@ from torch import nn
 from sdqn_lab import build
 from sdqn_lab.agents.base import Agent
 from sdqn_lab.agents.seeding import stream_seed
-from sdqn_lab.config import resume_command
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.networks.fingerprint import fingerprint
-from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.networks.probe import Probe
 from sdqn_lab.runs import provenance
 from sdqn_lab.runs.directory import PROBE_VERSION, RunDirectory
 from sdqn_lab.runs.files import write_atomic, write_json
 from sdqn_lab.runs.metrics import MetricsFile
-from sdqn_lab.runs.stopping import PREEMPTED_EXIT, StopFlag
+from sdqn_lab.runs.stopping import PREEMPTED_EXIT, StopFlag, StopNow
 from sdqn_lab.tracking.follow import Follower
 from sdqn_lab.tracking.progress import RunProgress
 from sdqn_lab.tracking.recorder import RunRecorder
 from sdqn_lab.tracking.tracker import NoTracker
 from sdqn_lab.training.checkpoint import Checkpoint
-from sdqn_lab.training.health import cures, dead_line, first_observations, probe
+from sdqn_lab.training.health import first_observations, probe
 from sdqn_lab.training.trainer import Settings, StopRequested, Trainer
 
+FIXES: Mapping[str, dict[str, dict[str, Any]]] = {
+    "surrogate=atan": {"surrogate": {"_target_": "sdqn_lab.spiking.surrogate.Atan", "alpha": 2.0}},
+    "neuron.v_threshold=0.5": {"neuron": {"v_threshold": 0.5}},
+    "network.normalize_hidden=true": {"network": {"normalize_hidden": True}},
+    "norm=popnorm": {"norm": {"_target_": "sdqn_lab.spiking.norm.PopNorm"}},
+}
+"""Changes that are tried on a dead network, each alone."""
 
-def run_cell(cfg: DictConfig, directory: RunDirectory, console: Console) -> int:
+
+class DeadNetworkError(Exception):
+    """The health check's verdict under `health=refuse`."""
+
+
+def run_cell(
+    cfg: DictConfig, directory: RunDirectory, console: Console, *, continue_with: str = ""
+) -> int:
     """Train one cell to its end, from its checkpoint if it has one.
 
     Args:
         cfg: a validated config.
         directory: the cell's own; made if need be.
         console: where progress is shown.
+        continue_with: the command that continues a run that was stopped.
 
     Returns:
-        0 finished, 1 failed (its traceback is in ``status.json``), 143 stopped by a signal: saved,
+        0 finished, 1 failed (its traceback is in `status.json`), 143 stopped by a signal: saved,
         or finished just before.
 
     Raises:
         BusyError: another process works on the run.
     """
     directory.path.mkdir(parents=True, exist_ok=True)
+    name, checkpoint = directory.path.name, Checkpoint(directory.checkpoint)
+    stop, error, state = StopFlag(insist=True), None, "preempted"
+    command = continue_with or f"python -m sdqn_lab.run --resume {directory.path}"
+    # A tracker's process is waited for last, when `status.json` says how the attempt ended.
     with directory.lock(), ExitStack() as ended:
-        return _run_locked(cfg, directory, console, ended)
-
-
-def _run_locked(
-    cfg: DictConfig, directory: RunDirectory, console: Console, ended: ExitStack
-) -> int:
-    """``ended``: what is done when ``status.json`` says how the attempt ended."""
-    name = directory.path.name
-    checkpoint, stop = Checkpoint(directory.checkpoint), StopFlag()
-    directory.update(state="pending", cell=name)
-    write_atomic(directory.config, OmegaConf.to_yaml(cfg).encode())
-    try:
-        facts = checkpoint.read()
-        # Sums depend on the number of threads: a run keeps the one it began with.
-        threads = facts.get("threads", build.resolve_threads(cfg.threads))
-        directory.begin_attempt(threads=threads, **_provenance(directory))
-        torch.set_num_threads(threads)
-        with stop.listening():
+        directory.update(state="pending", cell=name)
+        write_atomic(directory.config, OmegaConf.to_yaml(cfg).encode())
+        try:
+            facts = checkpoint.read()
+            # Sums depend on the number of threads: a run keeps the one it began with.
+            threads = facts.get("threads", build.resolve_threads(cfg.threads))
+            directory.begin_attempt(threads=threads, **_made_with(directory))
+            torch.set_num_threads(threads)
             _train(cfg, directory, console, checkpoint, facts, stop, ended)
-    except StopRequested:
-        directory.end_attempt("preempted")
-        console.print(f"{name}: stopped, state saved; continue with")
-        console.print(f"  {resume_command(directory.path, cfg)}", soft_wrap=True)
-        return PREEMPTED_EXIT
-    except RefusedError as refused:
-        directory.end_attempt("failed", error=str(refused))
-        console.print(f"refused: {refused}", soft_wrap=True, markup=False)
-        return 1
-    except Exception as error:
-        directory.end_attempt("failed", error=traceback.format_exc())
-        line = f"{name}: failed: {type(error).__name__}: {error}"
-        console.print(line, soft_wrap=True, markup=False)
-        return 1
-    directory.end_attempt("finished")
-    if not cfg.keep_state:
-        checkpoint.drop()
+            state, line = "finished", ""
+        except StopRequested:
+            line = f"{name}: stopped, state saved; continue with\n  {command}"
+        except StopNow:
+            line = (
+                f"{name}: ended at once by a second signal: what it did after step "
+                f"{directory.saved_steps:,} is lost; continue with\n  {command}"
+            )
+        except DeadNetworkError as dead:
+            state, error, line = "failed", str(dead), f"refused: {dead}"
+        except Exception as failure:
+            state, error = "failed", traceback.format_exc()
+            line = f"{name}: failed: {type(failure).__name__}: {failure}"
+        directory.end_attempt(state, error=error, steps=directory.saved_steps)
+        if line:
+            console.print(line, soft_wrap=True, markup=False)
+        if state == "finished" and not cfg.keep_state:
+            checkpoint.drop()
     # A signal that came too late for this run still means whoever runs several.
-    return PREEMPTED_EXIT if stop.requested else 0
+    return 1 if state == "failed" else PREEMPTED_EXIT if stop.requested else 0
 
 
-def _provenance(directory: RunDirectory) -> dict[str, Any]:
+def _made_with(directory: RunDirectory) -> dict[str, Any]:
     """Code, libraries and hardware of this attempt; changes to the code are kept beside it."""
     changes = directory.path / "code.diff"
     changes.unlink(missing_ok=True)
     if text := provenance.diff():
         write_atomic(changes, f"{text}\n".encode())
-    return {**provenance.code(), **provenance.machine(), **provenance.scheduler()}
+    return provenance.code() | provenance.machine() | provenance.scheduler()
 
 
 def _train(
@@ -115,12 +122,14 @@ def _train(
     ended: ExitStack,
 ) -> None:
     with ExitStack() as stack:
+        stack.enter_context(stop.listening())
         train_env = build.build_env(cfg, cfg.algo.num_envs)
         stack.callback(train_env.close)
+        # Of its own: an evaluation must not move the games of training.
         eval_env = build.build_env(cfg, cfg.protocol.eval_episodes)
         stack.callback(eval_env.close)
         agent = build.build_agent(cfg, build.env_spec(train_env))
-        if not facts:
+        if not facts and cfg.health != "off":
             _check_health(cfg, agent, train_env, directory, console)
         known = facts.get("offset", 0), facts.get("metrics_sha256")
         metrics = stack.enter_context(MetricsFile(directory.metrics, *known))
@@ -132,8 +141,7 @@ def _train(
             follower = Follower(directory, cfg.tracker._target_, progress.say)
             recorder.recorded = follower.news
             ended.callback(follower.finish)
-        ends = network_ends(train_env.observation_shape, train_env.num_actions)
-        saver = _Saver(cfg, directory, checkpoint, metrics, recorder, ends)
+        saver = Saver(cfg, directory, checkpoint, metrics, recorder)
         trainer = Trainer(
             Settings.of(cfg),
             agent,
@@ -141,7 +149,7 @@ def _train(
             eval_env,
             recorder,
             save=saver.save,
-            probed=partial(_write_probe, directory),
+            probed=saver.probed,
             save_due=saver.due,
             stop_requested=stop,
         )
@@ -154,73 +162,47 @@ def _train(
         trainer.run()
 
 
-CURES: Mapping[str, dict[str, dict[str, Any]]] = {
-    "surrogate=atan": {"surrogate": {"_target_": "sdqn_lab.spiking.surrogate.Atan", "alpha": 2.0}},
-    "neuron.v_threshold=0.5": {"neuron": {"v_threshold": 0.5}},
-    "network.normalize_hidden=true": {"network": {"normalize_hidden": True}},
-    "norm=popnorm": {"norm": {"_target_": "sdqn_lab.spiking.norm.PopNorm"}},
-}
-"""Changes that are tried on a dead network, each alone."""
-
-
-class RefusedError(Exception):
-    """The health check's verdict under ``health=refuse``."""
-
-
 def _check_health(
     cfg: DictConfig, agent: Agent, env: VectorEnv, directory: RunDirectory, console: Console
 ) -> None:
-    """Probe the network on real first observations; what is found is recorded in ``health.json``.
+    """Probe the network on real first observations; what is found is recorded in `health.json`.
 
     Raises:
-        RefusedError: the network is dead and the config asks to refuse it.
+        DeadNetworkError: the network is dead and the config asks to refuse it.
     """
-    if cfg.health == "off":
-        return
+    name, by_gradient = directory.path.name, agent.learns_by_gradient
     seed = stream_seed(cfg.seed, "health")
     observations = first_observations(env, seed)
-    by_gradient = agent.learns_by_gradient
     health = probe(agent.network, observations, seed, by_gradient=by_gradient)
-    found = health.record()
-    for line in health.lines():
-        console.print(f"{directory.path.name}: {line}", soft_wrap=True, markup=False)
-    if health.dead:
-        candidates = {
-            change: partial(_changed_network, cfg, env, delta)
-            for change, delta in CURES.items()
-            if _differs(cfg, delta)
-        }
-        found["cures"] = cures(candidates, observations, by_gradient=by_gradient)
-    write_json(directory.path / "health.json", found)
     if not health.dead:
+        write_json(directory.path / "health.json", health.record())
+        if health.note:
+            console.print(f"{name}: {health.note}", soft_wrap=True, markup=False)
         return
+    helpful = []
+    for change, delta in FIXES.items():
+        ((group, keys),) = delta.items()
+        # Another class brings its keys along; a single key must be one that this cell has.
+        compared = ["_target_"] if "_target_" in keys else list(keys)
+        if any(key not in cfg[group] or cfg[group][key] == keys[key] for key in compared):
+            continue
+        changed = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(cfg)), delta)
+        assert isinstance(changed, DictConfig)
+        network = build.initial_network(changed, build.env_spec(env))
+        if not probe(network, observations, 0, by_gradient=by_gradient).dead:
+            helpful.append(change)
+    write_json(directory.path / "health.json", {**health.record(), "fixes": helpful})
+    why = "no gradient reaches any parameter" if by_gradient else "no unit of any layer fires"
     axes = " ".join(f"{axis}={cfg.choices[axis]}" for axis in ("neuron", "surrogate", "norm"))
-    line = dead_line(directory.path.name, axes, found["cures"], by_gradient=by_gradient)
+    advice = f"write {' or '.join(helpful)}" if helpful else "none of the usual changes helps"
+    line = f"{name}: dead: {why} under {axes}; {advice}"
     if cfg.health == "refuse":
-        raise RefusedError(line)
+        raise DeadNetworkError(line)
     console.print(f"WARNING {line}", style="bold red", soft_wrap=True, markup=False)
 
 
-def _changed_network(cfg: DictConfig, env: VectorEnv, delta: dict[str, Any]) -> SpikingNetwork:
-    changed = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(cfg)), delta)
-    assert isinstance(changed, DictConfig)
-    return build.initial_network(changed, build.env_spec(env))
-
-
-def _differs(cfg: DictConfig, delta: dict[str, Any]) -> bool:
-    """Whether a change concerns keys that this cell has, and would change them."""
-    ((group, keys),) = delta.items()
-    if "_target_" in keys:
-        return bool(cfg[group]._target_ != keys["_target_"])
-    return all(key in cfg[group] and cfg[group][key] != value for key, value in keys.items())
-
-
-def _write_probe(directory: RunDirectory, step: int, seen: Probe) -> None:
-    write_json(directory.probe, {"version": PROBE_VERSION, "step": step, **asdict(seen)})
-
-
-class _Saver:
-    """Decides when a checkpoint is due and puts everything into it."""
+class Saver:
+    """Decides when a checkpoint is due inside an iteration and puts everything into it."""
 
     def __init__(
         self,
@@ -229,17 +211,23 @@ class _Saver:
         checkpoint: Checkpoint,
         metrics: MetricsFile,
         recorder: RunRecorder,
-        ends: dict[str, Any],
     ) -> None:
         self._directory, self._checkpoint = directory, checkpoint
-        self._metrics, self._recorder, self._ends = metrics, recorder, ends
-        self._period: float = 60.0 * cfg.checkpoint_every_minutes
+        self._metrics, self._recorder = metrics, recorder
+        self._period_seconds: float = 60.0 * cfg.checkpoint_every_minutes
         self._last = time.monotonic()
 
     def due(self) -> bool:
-        return time.monotonic() - self._last > self._period
+        """Whether the period since the last checkpoint is over."""
+        return time.monotonic() - self._last > self._period_seconds
+
+    def probed(self, step: int, seen: Probe) -> None:
+        """Write what a probe of the network found."""
+        record = {"version": PROBE_VERSION, "step": step, **asdict(seen)}
+        write_json(self._directory.probe, record)
 
     def save(self, trainer: Trainer) -> None:
+        """Write networks and checkpoint."""
         begin = time.monotonic()
         self._metrics.sync()
         facts = {
@@ -250,26 +238,25 @@ class _Saver:
             "threads": torch.get_num_threads(),
         }
         # Networks first: a crash in between repeats the evaluation and writes them again.
-        self._save_networks(trainer)
-        self._checkpoint.save(trainer.state_dict(), trainer.agent.memory, facts)
+        agent, folder = trainer.agent, self._directory.path
+        ends = agent.env.observation_shape, agent.env.num_actions
+        save_network(agent.network, folder / "network_last.safetensors", *ends)
+        if trainer.counters.best_steps == trainer.counters.steps:
+            save_network(agent.network, folder / "network_best.safetensors", *ends)
+        self._checkpoint.save(trainer.state_dict(), agent.memory, facts)
         self._last = time.monotonic()
         self._recorder.checkpoint_seconds += self._last - begin
 
-    def _save_networks(self, trainer: Trainer) -> None:
-        network, folder = trainer.agent.network, self._directory.path
-        save_network(network, folder / "network_last.safetensors", self._ends)
-        if trainer.counters.best_steps == trainer.counters.steps:
-            save_network(network, folder / "network_best.safetensors", self._ends)
 
+def save_network(
+    network: nn.Module, path: Path, observation_shape: tuple[int, ...], num_actions: int
+) -> None:
+    """Weights as safetensors with a checksum, atomically; they load without pickle.
 
-def network_ends(observation_shape: tuple[int, ...], num_actions: int) -> dict[str, Any]:
-    """What a network's file says of its ends, so that it can be built without an environment."""
-    return {"observation_shape": observation_shape, "num_actions": num_actions}
-
-
-def save_network(network: nn.Module, path: Path, ends: dict[str, Any]) -> None:
-    """Weights as safetensors with a checksum, atomically; they load without pickle."""
+    With its ends the network can be built without an environment.
+    """
+    ends = {"observation_shape": observation_shape, "num_actions": num_actions}
     tensors = {key: value.cpu() for key, value in network.state_dict().items()}
     # One entry: the order of several would differ from file to file.
-    told = json.dumps({**ends, "sha256": fingerprint(tensors, ends)})
-    write_atomic(path, save(tensors, metadata={"ends": told}))
+    metadata = json.dumps({**ends, "sha256": fingerprint(tensors, ends)})
+    write_atomic(path, save(tensors, metadata={"ends": metadata}))

@@ -35,6 +35,8 @@ HEADER_BYTES = 1 << 16
 """Of a file of arrays, at most: names, types and shapes."""
 SEGMENT_ROWS = 4096
 """Rows in one increment at most, so that memory stays small while one is packed."""
+EMPTY: dict[str, Any] = {"version": VERSION, "serial": 0, "facts": {"steps": 0}, "segments": []}
+"""The manifest before the first checkpoint."""
 
 
 class CheckpointError(Exception):
@@ -46,7 +48,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._manifest = _no_checkpoint()
+        self._manifest = EMPTY
 
     @property
     def exists(self) -> bool:
@@ -73,13 +75,14 @@ class Checkpoint:
                 "version": VERSION,
                 "serial": serial,
                 "facts": facts,
-                "state": self._write_state(state, serial),
+                "state": self._write(f"state-{serial}.safetensors", save_tensors(pack(state))),
                 **self._write_memory(memory, serial),
             }
             write_json(self.folder / MANIFEST, manifest)
         except OSError as error:
             self._sweep()
             raise CheckpointError(f"{self.folder}: cannot save a checkpoint: {error}") from error
+        # Only now does nothing name the old files any more.
         self._manifest = manifest
         self._sweep()
 
@@ -115,7 +118,17 @@ class Checkpoint:
         if manifest["serial"] == 0:
             return {}
         for entry in (manifest["state"], *manifest["segments"]):
-            self._verify(entry)
+            path = self.folder / entry["file"]
+            if not FILE.fullmatch(entry["file"]):
+                raise CheckpointError(f"{self.folder / MANIFEST}: names {entry['file']}: damaged")
+            if not path.is_file():
+                raise CheckpointError(f"{path}: missing, and the checkpoint needs it")
+            data = path.read_bytes()
+            if len(data) != entry["bytes"]:
+                sizes = f"{len(data)} bytes instead of {entry['bytes']}"
+                raise CheckpointError(f"{path}: {sizes}: cut short")
+            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                raise CheckpointError(f"{path}: content differs from the manifest: damaged")
         facts: dict[str, Any] = manifest["facts"]
         for key in ("steps", "offset", "threads"):
             number = facts.get(key, 1)
@@ -129,9 +142,20 @@ class Checkpoint:
         Raises:
             CheckpointError: a file holds no rows, or unpacks to more than the memory can hold.
         """
+        max_bytes = memory.nbytes + HEADER_BYTES
         for entry in self._manifest["segments"]:
             path = self.folder / entry["file"]
-            memory.import_rows(entry["first"], _unpacked(path, memory.nbytes + HEADER_BYTES))
+            packed = path.read_bytes()
+            try:
+                # Its size is known before it is unpacked: a small file may hold gigabytes of zeros.
+                size = zstandard.get_frame_parameters(packed).content_size
+                if size > max_bytes:
+                    fault = f"unpacks to {size:,} bytes, more than the memory can hold"
+                    raise CheckpointError(f"{path}: {fault}")
+                rows = load_arrays(zstandard.decompress(packed, max_output_size=max_bytes))
+            except (zstandard.ZstdError, SafetensorError) as error:
+                raise CheckpointError(f"{path}: holds no rows of replay ({error})") from error
+            memory.import_rows(entry["first"], rows)
         memory.check_valid()
 
     def load_state(self) -> dict[str, Any]:
@@ -144,13 +168,10 @@ class Checkpoint:
     def drop(self) -> None:
         """Remove the checkpoint, the manifest first: no half of it is ever taken for whole."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
-        self._manifest = _no_checkpoint()
+        self._manifest = EMPTY
         self._sweep()
         with suppress(OSError):  # it is gone, or something else is in it
             self.folder.rmdir()
-
-    def _write_state(self, state: dict[str, Any], serial: int) -> dict[str, Any]:
-        return self._write(f"state-{serial}.safetensors", save_tensors(pack(state)))
 
     def _write_memory(self, memory: Memory | None, serial: int) -> dict[str, Any]:
         """The segments that are still needed and those of new rows."""
@@ -158,6 +179,7 @@ class Checkpoint:
             return {"segments": [], "rows": 0}
         written, oldest = memory.rows_written, memory.rows_written - memory.capacity_rows
         entries = [entry for entry in self._manifest["segments"] if entry["last"] > oldest]
+        # Rows that left the ring before they were ever saved are not needed.
         begin = max(self._manifest.get("rows", 0), oldest)
         for first in range(begin, written, SEGMENT_ROWS):
             last = min(first + SEGMENT_ROWS, written)
@@ -169,18 +191,6 @@ class Checkpoint:
     def _write(self, name: str, data: bytes) -> dict[str, Any]:
         write_new(self.folder / name, data)
         return {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-    def _verify(self, entry: dict[str, Any]) -> None:
-        path = self.folder / entry["file"]
-        if not FILE.fullmatch(entry["file"]):
-            raise CheckpointError(f"{self.folder / MANIFEST}: names {entry['file']}: damaged")
-        if not path.is_file():
-            raise CheckpointError(f"{path}: missing, and the checkpoint needs it")
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            raise CheckpointError(f"{path}: {size} bytes instead of {entry['bytes']}: cut short")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
-            raise CheckpointError(f"{path}: content differs from the manifest: damaged")
 
     def _sweep(self) -> None:
         """Remove what the manifest does not name: older checkpoints, failed attempts."""
@@ -202,27 +212,12 @@ class Checkpoint:
         ]
 
 
-def _no_checkpoint() -> dict[str, Any]:
-    """The manifest before the first checkpoint."""
-    return {"version": VERSION, "serial": 0, "facts": {"steps": 0}, "segments": []}
-
-
-def _unpacked(path: Path, most_bytes: int) -> dict[str, Any]:
-    """The arrays of a file, which is not unpacked before its size is known to be bearable."""
-    packed = path.read_bytes()
-    try:
-        size = zstandard.get_frame_parameters(packed).content_size
-        if size > most_bytes:
-            raise CheckpointError(
-                f"{path}: unpacks to {size:,} bytes, more than the memory can hold"
-            )
-        return load_arrays(zstandard.decompress(packed, max_output_size=most_bytes))
-    except (zstandard.ZstdError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: holds no rows of replay ({error})") from error
-
-
 def pack(tree: Any) -> dict[str, torch.Tensor]:
-    """Containers whose leaves are tensors and arrays -> named tensors, the rest as JSON."""
+    """Containers whose leaves are tensors and arrays -> named tensors, the rest as JSON.
+
+    Raises:
+        TypeError: a leaf is neither one of these nor a number, a string or None.
+    """
     tensors: dict[str, torch.Tensor] = {}
     skeleton = json.dumps(_strip(tree, tensors)).encode()
     tensors["json"] = torch.frombuffer(bytearray(skeleton), dtype=torch.uint8)
@@ -230,7 +225,7 @@ def pack(tree: Any) -> dict[str, torch.Tensor]:
 
 
 def unpack(tensors: dict[str, torch.Tensor]) -> Any:
-    """The inverse of ``pack``."""
+    """The inverse of `pack`."""
     return _join(json.loads(tensors["json"].numpy().tobytes()), tensors)
 
 
@@ -246,6 +241,11 @@ def _strip(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(node, list | tuple):
         items = [_strip(value, tensors) for value in node]
         return {"kind": type(node).__name__, "items": items}
+    if isinstance(node, np.generic):
+        return node.item()
+    if not isinstance(node, str | int | float | None):
+        kinds = "tensors, arrays, numbers, strings and None in dictionaries, lists and tuples"
+        raise TypeError(f"an agent's state holds a {type(node).__name__}; it may hold {kinds}")
     return node
 
 

@@ -19,7 +19,7 @@ class Collector:
     """Steps N environments together.
 
     The emulator cannot save its state, but it is deterministic: the state of the environments is
-    the seed of their last start and the actions since. ``load_state_dict`` plays them again.
+    the seed of their last start and the actions since. `load_state_dict` plays them again.
 
     Args:
         env: the environments.
@@ -28,7 +28,7 @@ class Collector:
 
     Attributes:
         observations: (N, ...) what the environments show now; from `start` on.
-        running: whether an iteration is running.
+        running: whether an iteration is running; set to False, its episodes leave no return.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Collector:
         """Carry out actions (N,).
 
         Returns:
-            The row that learning shall see, and the episodes that ended with it.
+            The row that learning sees, and the episodes that ended with it.
         """
         seen, step = self.observations, self._env.step(actions)
         valid = ~step.started
@@ -60,14 +60,11 @@ class Collector:
         if self._life_loss_ends_bootstrap:
             terminal |= step.life_lost
         rewards = np.sign(step.rewards) if self._reward_clipping else step.rewards
+        # A byte each: no environment with more than 256 actions gets this far.
         self._actions.append(actions.astype(np.uint8))
         episodes = self._score(step, valid)
         self.observations = step.observations
         return Row(seen, actions, rewards, terminal, valid), episodes
-
-    def close(self) -> None:
-        """End the iteration: running episodes count as truncated and leave no return behind."""
-        self.running = False
 
     def _score(self, step: Step, valid: np.ndarray) -> list[Episode]:
         self._returns += step.rewards
@@ -104,6 +101,7 @@ class Collector:
             self._score(step, ~step.started)
             self.observations = step.observations
         self._actions = list(state["actions"])
+        # A difference ends the run, because its numbers would no longer be those of one run.
         if not np.array_equal(self.observations, state["observations"]):
             raise RuntimeError(
                 "the environment does not repeat itself under the same seed and actions, "

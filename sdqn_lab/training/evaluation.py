@@ -100,6 +100,7 @@ def evaluate(
         seen = observations[running]
         choice = policy.act(seen, rng, time_window)
         on_decision(Moment(running, seen, choice, returns))
+        # Copies whose episode is over go on with action 0, and nothing of it is counted.
         actions = np.zeros(env.num_envs, np.int64)
         actions[running] = choice.actions
         step = env.step(actions)

@@ -5,17 +5,16 @@ on real first observations. (The TD error of a silent network on frames without 
 says nothing.)
 """
 
-from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.utils import get_total_norm
 
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.networks.network import SpikingNetwork
-from sdqn_lab.spiking.stats import LayerStats, SpikeRecorder
-from sdqn_lab.training.layers import gradient_norms
+from sdqn_lab.spiking.stats import SpikeRecorder
 
 WAKE_WITHIN_UPDATES = 2_000
 """A layer that has not fired once after so many updates is reported."""
@@ -47,21 +46,33 @@ class Health(NamedTuple):
     starved: list[str]
     silent: list[str]
 
-    def lines(self) -> list[str]:
-        """Starved and silent layers, a line each; ``dead_line`` speaks of the dead."""
-        lines = []
-        if self.starved and not self.dead:
-            lines.append(f"starved at the start: no gradient reaches {', '.join(self.starved)}")
-        if self.silent and not self.dead:
-            lines.append(
-                f"silent at the start: {', '.join(self.silent)} (fires once learning moves it)"
-            )
-        return lines
+    @property
+    def note(self) -> str:
+        """What is usual before learning and should pass; empty where there is nothing to note."""
+        parts = []
+        if self.silent:
+            parts.append(f"no unit of {', '.join(self.silent)} fires yet")
+        if self.starved:
+            parts.append(f"{', '.join(self.starved)} gets no gradient yet")
+        late = f"a layer that is silent after {WAKE_WITHIN_UPDATES:,} updates is reported"
+        return f"note: {' and '.join(parts)}, which learning usually mends; {late}" if parts else ""
 
     def record(self) -> dict[str, Any]:
-        """Plain containers for ``health.json``."""
+        """Plain containers for `health.json`."""
         layers = {name: layer._asdict() for name, layer in self.layers.items()}
         return {**self._asdict(), "layers": layers}
+
+
+def gradient_norms(network: SpikingNetwork) -> dict[str, torch.Tensor]:
+    """L2 norm of the gradient of each layer (linear map, norm and neuron together), 0-d tensors.
+
+    Layers are named as `SpikingNetwork.layers` names them; those without a gradient are left out.
+    """
+    grads = {
+        name: [p.grad for p in layer.parameters() if p.grad is not None]
+        for name, layer in network.layers()
+    }
+    return {name: get_total_norm(of_layer) for name, of_layer in grads.items() if of_layer}
 
 
 def first_observations(env: VectorEnv, seed: int) -> np.ndarray:
@@ -86,6 +97,7 @@ def probe(
         seed: for an encoder that draws.
         by_gradient: whether the network is to learn by gradients.
     """
+    # In training mode, as learning runs it: running statistics would hide a dead normalization.
     network = deepcopy(network).train()
     device = next(network.parameters()).device
     network.zero_grad(set_to_none=True)
@@ -95,41 +107,17 @@ def probe(
     heads = outputs.values() if isinstance(outputs, dict) else (outputs,)
     loss = torch.stack([(y - y.detach() - 1.0).square().mean() for y in heads]).sum()
     loss.backward()  # type: ignore[no-untyped-call]
-    firing = recorder.layers()
-    norms = {name: float(norm) for name, norm in gradient_norms(network).items()}
-    layers = {name: _layer(firing.get(name), norm) for name, norm in norms.items()}
+    firing, layers = recorder.layers(), {}
+    for name, norm in gradient_norms(network).items():
+        seen = firing.get(name)
+        layers[name] = (
+            LayerHealth(*seen, float(norm)) if seen else LayerHealth(None, None, None, float(norm))
+        )
     silent = [name for name, stats in firing.items() if stats.firing_rate == 0.0]
     if not by_gradient:
         return Health(layers, dead=len(silent) == len(firing), starved=[], silent=silent)
-    starved = [name for name, norm in norms.items() if norm == 0.0]
-    return Health(layers, dead=not any(norms.values()), starved=starved, silent=silent)
-
-
-def _layer(stats: LayerStats | None, norm: float) -> LayerHealth:
-    if stats is None:
-        return LayerHealth(None, None, None, norm)
-    return LayerHealth(stats.firing_rate, stats.silent_fraction, stats.saturated_fraction, norm)
-
-
-def dead_line(cell: str, axes: str, cures: list[str], *, by_gradient: bool) -> str:
-    """One line: what is dead, which axes make it so, and which changes were tried and help."""
-    why = "no gradient reaches any parameter" if by_gradient else "no unit of any layer fires"
-    cure = f"write {' or '.join(cures)}" if cures else "none of the usual changes cures it"
-    return f"{cell}: dead: {why} under {axes}; {cure}"
-
-
-def cures(
-    candidates: Mapping[str, Callable[[], SpikingNetwork]],
-    observations: np.ndarray,
-    *,
-    by_gradient: bool,
-) -> list[str]:
-    """Those changes after which the network is no longer dead, each one really tried."""
-    return [
-        change
-        for change, make in candidates.items()
-        if not probe(make(), observations, 0, by_gradient=by_gradient).dead
-    ]
+    starved = [name for name, layer in layers.items() if layer.gradient_norm == 0.0]
+    return Health(layers, dead=len(starved) == len(layers), starved=starved, silent=silent)
 
 
 class Monitor:
@@ -143,37 +131,30 @@ class Monitor:
         """Look at one record's firing rates.
 
         Args:
-            values: metrics with ``snn/firing_rate/<layer>``.
+            values: metrics with `snn/firing_rate/<layer>`.
             updates: gradient steps so far.
 
         Returns:
             A line for each layer that is newly found dead, or back again.
         """
-        prefix = "snn/firing_rate/"
-        rates = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
-        return [line for layer, rate in rates.items() if (line := self._look(layer, rate, updates))]
-
-    def _look(self, layer: str, rate: float, updates: int) -> str | None:
-        if rate > 0.0:
-            return self._fires(layer)
-        if layer in self._reported:
-            return None
-        if layer in self._woken:
-            self._reported.append(layer)
-            return f"{layer} died: it fired before, and no unit fires after {updates:,} updates"
-        if updates < WAKE_WITHIN_UPDATES:
-            return None
-        self._reported.append(layer)
-        return f"{layer} has not fired once in {updates:,} updates"
-
-    def _fires(self, layer: str) -> str | None:
-        fired_before = layer in self._woken
-        if not fired_before:
-            self._woken.append(layer)
-        if layer not in self._reported:
-            return None
-        self._reported.remove(layer)
-        return f"{layer} fires {'again' if fired_before else 'for the first time'}"
+        lines = []
+        for key, rate in values.items():
+            layer = key.removeprefix("snn/firing_rate/")
+            if layer == key:
+                continue
+            woken, reported = layer in self._woken, layer in self._reported
+            if rate > 0.0:
+                if not woken:
+                    self._woken.append(layer)
+                if reported:
+                    self._reported.remove(layer)
+                    lines.append(f"{layer} fires {'again' if woken else 'for the first time'}")
+            elif not reported and (woken or updates >= WAKE_WITHIN_UPDATES):
+                self._reported.append(layer)
+                died = f"died: it fired before, and no unit fires after {updates:,} updates"
+                asleep = f"has not fired once in {updates:,} updates"
+                lines.append(f"{layer} {died if woken else asleep}")
+        return lines
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen and said."""

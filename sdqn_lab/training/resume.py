@@ -1,4 +1,4 @@
-"""``--resume RUN_DIR``: which run goes on, and with which config."""
+"""`--resume RUN_DIR`: which run goes on, and with which config."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdqn_lab import config
-from sdqn_lab.checks.refused import ConfigError
+from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.config.directories import exists, state_of
 from sdqn_lab.config.plugins import check_plugins
 from sdqn_lab.config.validation import validate
@@ -16,51 +16,58 @@ from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.metrics import check_kept
 from sdqn_lab.training.checkpoint import Checkpoint, CheckpointError
 
+NEW_RUN = "a command for a run of its own"
 
-def resumed(words: list[str]) -> tuple[RunDirectory, DictConfig | None]:
-    """What ``--resume RUN_DIR [--trust] [overrides]`` asks for.
+
+def resumed(argv: list[str]) -> tuple[RunDirectory, DictConfig | None]:
+    """What `--resume RUN_DIR [--trust] [overrides]` asks for.
 
     Returns:
         The run's directory and the config to go on with, None where it is finished already.
 
     Raises:
         ConfigError: nothing to resume, an override would change a number, the directory names code
-            of others without ``--trust``, or it is damaged.
+            of others without `--trust`, or it is damaged.
     """
-    path, overrides, trust = _arguments(words)
+    path, overrides, trust = _arguments(argv)
     directory = RunDirectory(path)
-    state = state_of(directory)
+    state, checkpoint = state_of(directory), Checkpoint(directory.checkpoint)
     if state is None or not directory.config.exists():
         missing = "holds no run" if exists(path) else "no such directory"
-        raise ConfigError([f"--resume {path}: {missing}; write --resume RUN_DIR"])
+        raise ConfigError([Refused(f"--resume {path}", None, missing, "--resume RUN_DIR")])
     stored = config.stored_config(directory.config, trust)
     cfg = _changed(stored, overrides)
-    if state == "finished" and not _extended(directory, stored, cfg):
-        return directory, None
+    if state == "finished":
+        if cfg.budget.steps == stored.budget.steps:
+            return directory, None
+        if not checkpoint.exists:
+            rule = (
+                f"{path} dropped its state when it finished; "
+                "runs started with keep_state=true can be extended"
+            )
+            raise ConfigError([Refused("budget.steps", cfg.budget.steps, rule)])
     validate(cfg)
-    _check_checkpoint(directory)
-    return directory, cfg
-
-
-def _check_checkpoint(directory: RunDirectory) -> None:
-    checkpoint = Checkpoint(directory.checkpoint)
+    # Looked at before anything starts: damage found later would be a run that failed.
     try:
         facts = checkpoint.read()
         check_kept(directory.metrics, facts.get("offset", 0), facts.get("metrics_sha256"))
     except (CheckpointError, ValueError) as error:
-        line = f"{error}; put the file back, or delete {checkpoint.folder} to run anew"
-        raise ConfigError([line]) from error
+        file, _, fault = str(error).partition(": ")
+        rule = f"{fault}; put the file back, or delete {checkpoint.folder} to run anew"
+        raise ConfigError([Refused(file, None, rule)]) from error
+    return directory, cfg
 
 
-def _arguments(words: list[str]) -> tuple[Path, list[str], bool]:
+def _arguments(argv: list[str]) -> tuple[Path, list[str], bool]:
     parser = argparse.ArgumentParser(prog="python -m sdqn_lab.run", add_help=False)
     parser.add_argument("--resume", metavar="RUN_DIR", type=Path, nargs="?")
     parser.add_argument("--trust", action="store_true")
     parser.add_argument("overrides", nargs="*")
-    args, unknown = parser.parse_known_intermixed_args(words)
-    problems = [f"{word}: no flag that goes with --resume; write overrides" for word in unknown]
+    args, unknown = parser.parse_known_intermixed_args(argv)
+    rule = "no flag that goes with --resume"
+    problems = [Refused(word, None, rule, "overrides") for word in unknown]
     if args.resume is None:
-        problems.append("--resume: which run? write --resume RUN_DIR")
+        problems.append(Refused("--resume", None, "which run? write --resume RUN_DIR"))
     if problems:
         raise ConfigError(problems)
     return args.resume, args.overrides, args.trust
@@ -68,7 +75,7 @@ def _arguments(words: list[str]) -> tuple[Path, list[str], bool]:
 
 def _changed(stored: DictConfig, overrides: list[str]) -> DictConfig:
     """The stored config with overrides that leave the run's numbers as they are."""
-    changed, problems = stored.copy(), []
+    changed, problems = stored.copy(), list[Refused]()
     for override in config.parse(overrides):
         try:
             _change(changed, override)
@@ -76,7 +83,18 @@ def _changed(stored: DictConfig, overrides: list[str]) -> DictConfig:
             problems += error.problems
     if not problems:
         check_plugins(changed)  # an override may name a class, and what follows asks it
-    problems += _changed_numbers(stored, changed)
+    before, after = config.flat_identity(stored), config.flat_identity(changed)
+    for key, old in before.items():
+        if old != after[key] and key != "budget.steps":
+            rule = f"would change the run's numbers (it began with {old}); write {NEW_RUN}"
+            problems.append(Refused(key, after[key], rule))
+    if changed.threads not in (None, stored.threads):
+        rule = "sums depend on it, so a resumed run keeps its own; leave it out"
+        problems.append(Refused("threads", changed.threads, rule))
+    steps, longest = changed.budget.steps, stored.budget.steps
+    if steps < longest:
+        rule = "a run cannot get shorter than it was"
+        problems.append(Refused("budget.steps", steps, rule, f"{longest} or more"))
     if problems:
         raise ConfigError(problems)
     return changed
@@ -88,58 +106,23 @@ def _change(cfg: DictConfig, override: Override) -> None:
     Raises:
         ConfigError: it is not one value for a key that is there.
     """
-    key, line = override.key_or_group, override.input_line
+    key, line = override.key_or_group, override.input_line or ""
     if override.is_sweep_override():
-        raise ConfigError([f"{line}: a resumed run is one run; write one value"])
+        raise ConfigError([Refused(line, None, "a resumed run is one run", "one value")])
     if key == "tracker":
-        chosen = config.resolved(config.compose_raw([line or ""]))
+        chosen = config.resolved(config.compose_raw([line]))
         cfg.tracker, cfg.choices.tracker = chosen.tracker, chosen.choices.tracker
         return
     if key in config.GROUPS:
-        own = f"{key}={cfg.choices.get(key)}"
-        raise ConfigError(
-            [f"{line}: a resumed run keeps {own}; write a command for a run of its own"]
-        )
+        rule = f"a resumed run keeps {key}={cfg.choices.get(key)}"
+        raise ConfigError([Refused(line, None, rule, NEW_RUN)])
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
     if not isinstance(node, DictConfig) or name not in node:
         keys = ", ".join(map(str, node)) if isinstance(node, DictConfig) else "none"
-        raise ConfigError([f"{line}: no key {name}; keys: {keys}"])
+        raise ConfigError([Refused(line, None, f"no key {name}; keys: {keys}")])
     try:
         OmegaConf.update(cfg, key, override.value())
     except OmegaConfBaseException as error:
-        raise ConfigError([config.explain_value(override, error)]) from error
-
-
-def _changed_numbers(stored: DictConfig, changed: DictConfig) -> list[str]:
-    before, after = config.flat_identity(stored), config.flat_identity(changed)
-    problems = [
-        f"{key}={after[key]}: would change the run's numbers (it began with {before[key]}); "
-        "write a command for a run of its own"
-        for key in before
-        if before[key] != after[key] and key != "budget.steps"
-    ]
-    if changed.threads not in (None, stored.threads):
-        problems.append(
-            f"threads={changed.threads}: sums depend on it, so a resumed run keeps its own; "
-            "leave it out"
-        )
-    if changed.budget.steps < stored.budget.steps:
-        problems.append(
-            f"budget.steps={changed.budget.steps}: a run cannot get shorter than it was; "
-            f"write budget.steps={stored.budget.steps} or more"
-        )
-    return problems
-
-
-def _extended(directory: RunDirectory, stored: DictConfig, cfg: DictConfig) -> bool:
-    if cfg.budget.steps == stored.budget.steps:
-        return False
-    if not Checkpoint(directory.checkpoint).exists:
-        raise ConfigError(
-            [
-                f"budget.steps={cfg.budget.steps}: {directory.path} dropped its state when it "
-                "finished; runs started with keep_state=true can be extended"
-            ]
-        )
-    return True
+        rule = config.explain_value(override, error).removeprefix(f"{line}: ")
+        raise ConfigError([Refused(line, None, rule)]) from error

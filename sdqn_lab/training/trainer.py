@@ -1,7 +1,7 @@
 """The trainer: act, learn, log, evaluate, checkpoint; one path for every agent, spiking or not.
 
 A run is a row of iterations. Each starts its environments anew from a seed of its own, trains for
-``iteration_steps`` agent steps, evaluates, probes its network and checkpoints.
+`iteration_steps` agent steps, evaluates, probes its network and checkpoints.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,8 @@ from sdqn_lab.networks.probe import Probe, probe
 from sdqn_lab.spiking.stats import SpikeRecorder
 from sdqn_lab.tracking.recorder import Counters, Recorder
 from sdqn_lab.training.collector import Collector
-from sdqn_lab.training.evaluation import Evaluation, Start, evaluate
-from sdqn_lab.training.health import Monitor
-from sdqn_lab.training.layers import gradient_norms
+from sdqn_lab.training.evaluation import Start, evaluate
+from sdqn_lab.training.health import Monitor, gradient_norms
 from sdqn_lab.training.window import Window
 
 
@@ -92,101 +91,75 @@ class Trainer:
         Raises:
             StopRequested: a stop was requested; the state is saved.
         """
-        counters = self.counters
-        while self._unfinished:
-            if not counters.trained:
-                self._train_iteration()
-                counters.trained = True
+        counters, settings = self.counters, self.settings
+        agent, collector = self.agent, self.collector
+        # Steps, the end of an iteration or its evaluation are still to come.
+        while collector.running or counters.trained or counters.steps < settings.steps:
+            if not (collector.running or counters.trained):
+                collector.start(stream_seed(settings.seed, "env", counters.iteration))
+            end = min((counters.iteration + 1) * agent.iteration_steps, settings.steps)
+            while collector.running and counters.steps < end:
+                decision = agent.act(collector.observations, counters.steps)
+                row, episodes = collector.step(decision.actions)
+                agent.observe(row, decision.extras)
+                # Environments that only start a new episode take no agent step.
+                counters.steps += int(row.valid.sum())
+                counters.episodes += len(episodes)
+                for score, length_steps in episodes:
+                    self.window.add({"train/return": score, "train/length_steps": length_steps})
+                for metrics in agent.learn(counters.steps):
+                    norms = gradient_norms(agent.network)
+                    layers = {f"grad/norm/{layer}": norm for layer, norm in norms.items()}
+                    self.window.add({**metrics, **layers})
+                    counters.updates += 1
+                self._log_if_due()
+                self._save_if_due()
+            if collector.running:
+                agent.close(collector.observations)
+                collector.running, counters.trained = False, True
+            # An evaluation may take minutes: a stop that came before it is answered now.
             self._save_if_due()
             self._evaluate()
             self._probe()
-            counters.iteration += 1
-            counters.trained = False
+            counters.iteration, counters.trained = counters.iteration + 1, False
             self._save(self)
 
-    @property
-    def _unfinished(self) -> bool:
-        """Steps, the end of an iteration or its evaluation are still to come."""
-        begun = self.collector.running or self.counters.trained
-        return begun or self.counters.steps < self.settings.steps
-
-    def _train_iteration(self) -> None:
-        counters, settings = self.counters, self.settings
-        end = min((counters.iteration + 1) * self.agent.iteration_steps, settings.steps)
-        if not self.collector.running:
-            self.collector.start(stream_seed(settings.seed, "env", counters.iteration))
-        while counters.steps < end:
-            self._act()
-            self._learn()
-            self._log_if_due()
-            self._save_if_due()
-        self.agent.close(self.collector.observations)
-        self.collector.close()
-
-    def _act(self) -> None:
-        decision = self.agent.act(self.collector.observations, self.counters.steps)
-        row, episodes = self.collector.step(decision.actions)
-        self.agent.observe(row, decision.extras)
-        # Environments that only start a new episode take no agent step.
-        self.counters.steps += int(row.valid.sum())
-        self.counters.episodes += len(episodes)
-        for episode in episodes:
-            self.window.add("train/return", episode.score)
-            self.window.add("train/length_steps", episode.length_steps)
-
-    def _learn(self) -> None:
-        for metrics in self.agent.learn(self.counters.steps):
-            for key, value in metrics.items():
-                self.window.add(key, value)
-            for layer, norm in gradient_norms(self.agent.network).items():
-                self.window.add(f"grad/norm/{layer}", norm)
-            self.counters.updates += 1
-
     def _log_if_due(self) -> None:
-        counters, period = self.counters, self.settings.log_every_steps
-        own = self.agent.metrics(counters.steps)
+        counters, agent, period = self.counters, self.agent, self.settings.log_every_steps
+        own = agent.metrics(counters.steps)
         self._recorder.progress(counters, own)
         if counters.steps // period == counters.logged_steps // period:
             return
         counters.logged_steps = counters.steps
         counts = {"updates": counters.updates, "episodes": counters.episodes}
-        values = {**own, **counts, **self.window.flush(), **self._spiking()}
-        self._record(values)
+        values = {**own, **counts, **self.window.flush()}
+        if (seen := self._remembered("statistics")) is not None:
+            with SpikeRecorder(agent.network) as firing, torch.no_grad():
+                agent.network.eval()(seen, generator=self._draws("statistics/encoder"))
+            for layer, stats in firing.layers().items():
+                values |= {f"snn/{name}/{layer}": value for name, value in stats._asdict().items()}
+        self._recorder.metrics(counters, self._frames, values)
         for line in self.monitor.observe(values, counters.updates):
             self._recorder.event(counters, self._frames, line)
 
-    def _spiking(self) -> dict[str, float]:
-        """Firing of every layer on remembered observations, drawn apart from learning's."""
-        seed, index, agent = self.settings.seed, self.counters.steps, self.agent
-        observations = agent.sample(stream(seed, "statistics", index))
-        if observations is None:
-            return {}
-        draws = self._draws_of("statistics/encoder")
-        with SpikeRecorder(agent.network) as recorder, torch.no_grad():
-            agent.network.eval()(observations.to(agent.device), generator=draws)
-        return {
-            f"snn/{name}/{layer}": value
-            for layer, stats in recorder.layers().items()
-            for name, value in stats._asdict().items()
-        }
-
     def _probe(self) -> None:
-        """Operations and potentials on remembered observations, drawn apart from learning's."""
-        seed, index, agent = self.settings.seed, self.counters.steps, self.agent
-        observations = agent.sample(stream(seed, "probe", index))
-        if observations is None:
-            return
-        draws = self._draws_of("probe/encoder")
-        self._probed(index, probe(agent.network, observations.to(agent.device), generator=draws))
+        if (seen := self._remembered("probe")) is not None:
+            found = probe(self.agent.network, seen, generator=self._draws("probe/encoder"))
+            self._probed(self.counters.steps, found)
 
-    def _draws_of(self, name: str) -> torch.Generator:
+    def _remembered(self, purpose: str) -> torch.Tensor | None:
+        """Observations for a look at the network, drawn apart from learning's; None: too few."""
+        rng = stream(self.settings.seed, purpose, self.counters.steps)
+        observations = self.agent.sample(rng)
+        return None if observations is None else observations.to(self.agent.device)
+
+    def _draws(self, name: str) -> torch.Generator:
         """Where a random encoder draws from in a look at the network at this step."""
         seed = stream_seed(self.settings.seed, name, self.counters.steps)
         return torch.Generator(self.agent.device).manual_seed(seed)
 
     def _evaluate(self) -> None:
-        settings, counters = self.settings, self.counters
-        agent = self.agent
+        settings, counters, agent = self.settings, self.counters, self.agent
         policy = agent.policy(
             agent.network,
             agent.env.num_actions,
@@ -200,16 +173,22 @@ class Trainer:
             time_window=settings.time_window_eval,
             stop_requested=self._stop_requested,
         )
+        # Asked to stop: begun again, the evaluation plays the same episodes from their start.
         if played is None:
             self._save(self)
             raise StopRequested
-        values = summary(played)
-        if counters.best_return is None or values["eval/return_mean"] > counters.best_return:
-            counters.best_return, counters.best_steps = values["eval/return_mean"], counters.steps
-        self._record({"iteration": counters.iteration + 1, **values})
-
-    def _record(self, values: dict[str, Any]) -> None:
-        self._recorder.metrics(self.counters, self._frames, values)
+        returns = np.array(played.returns)
+        mean = float(returns.mean())
+        if counters.best_return is None or mean > counters.best_return:
+            counters.best_return, counters.best_steps = mean, counters.steps
+        values = {
+            "iteration": counters.iteration + 1,
+            "eval/return_mean": mean,
+            "eval/return_std": float(returns.std()),
+            "eval/returns": played.returns,
+            "eval/length_steps_mean": float(np.mean(played.lengths_steps)),
+        }
+        self._recorder.metrics(counters, self._frames, values)
 
     @property
     def _frames(self) -> int:
@@ -233,20 +212,9 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken; the memory must have been restored before."""
+        """Go on where `state_dict` was taken; the memory must have been restored before."""
         self.counters = Counters(**state["counters"])
         self.agent.load_state_dict(state["agent"])
         self.collector.load_state_dict(state["collector"])
         self.window.load_state_dict(state["window"])
         self.monitor.load_state_dict(state["monitor"])
-
-
-def summary(played: Evaluation) -> dict[str, Any]:
-    """The metrics of an evaluation; the spread is the standard deviation over episodes."""
-    returns = np.array(played.returns)
-    return {
-        "eval/return_mean": float(returns.mean()),
-        "eval/return_std": float(returns.std()),
-        "eval/returns": played.returns,
-        "eval/length_steps_mean": float(np.mean(played.lengths_steps)),
-    }

@@ -1,5 +1,6 @@
 """Means of what happened since the last record."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,11 +13,13 @@ class Window:
         self._sums: dict[str, float | torch.Tensor] = {}
         self._counts: dict[str, int] = {}
 
-    def add(self, key: str, value: float | torch.Tensor) -> None:
-        """Add one observation of a quantity; tensors are 0-d and must need no gradient."""
-        number = value.double() if isinstance(value, torch.Tensor) else float(value)
-        self._sums[key] = self._sums.get(key, 0.0) + number
-        self._counts[key] = self._counts.get(key, 0) + 1
+    def add(self, values: Mapping[str, float | torch.Tensor]) -> None:
+        """Add one observation of each quantity; tensors are 0-d and must need no gradient."""
+        # In double: float32 would lose digits over the thousands of updates of a window.
+        for key, value in values.items():
+            number = value.double() if isinstance(value, torch.Tensor) else float(value)
+            self._sums[key] = self._sums.get(key, 0.0) + number
+            self._counts[key] = self._counts.get(key, 0) + 1
 
     def flush(self) -> dict[str, float]:
         """The mean of every quantity seen, and forget them."""

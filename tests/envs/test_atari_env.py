@@ -7,6 +7,7 @@ from ale_py import Action, ALEInterface, LoggerMode, roms
 
 from sdqn_lab.envs.atari import REFUSED, Atari, games
 from sdqn_lab.envs.base import environment_seeds
+from tests.refusals import refuses
 
 
 class PlainEmulator:
@@ -203,7 +204,7 @@ def test_the_number_of_threads_changes_nothing(protocol):
     for actions in np.random.default_rng(0).integers(one.num_actions, size=(100, 3)):
         pairs = zip(one.step(actions), two.step(actions), strict=True)
         assert all(np.array_equal(left, right) for left, right in pairs)
-    with pytest.raises(ValueError, match="num_threads must be >= 0, got -1"):
+    with refuses("num_threads", -1):
         Atari("pong", 1, protocol("braincog"), num_threads=-1)
 
 
@@ -214,17 +215,15 @@ def test_the_full_action_space_has_eighteen_actions(protocol):
 
 @pytest.mark.parametrize("game", REFUSED)
 def test_the_four_games_that_end_the_process_are_refused(game, protocol):
-    with pytest.raises(ValueError, match=f"one player, got {game}.*write env=pong") as refusal:
+    with refuses("id", game, "env=pong"):
         Atari(game, 1, protocol("braincog"))
-    assert "\n" not in str(refusal.value)
     assert game not in games()
 
 
 def test_a_misspelt_game_is_answered_with_near_ones(protocol):
-    with pytest.raises(ValueError, match=r"got brekout: write env=breakout") as refusal:
+    with refuses("id", "brekout", "env=breakout"):
         Atari("brekout", 1, protocol("braincog"))
-    assert "\n" not in str(refusal.value)
-    with pytest.raises(ValueError, match="got zzz: write env=pong"):
+    with refuses("id", "zzz", "env=pong"):
         Atari("zzz", 1, protocol("braincog"))
 
 

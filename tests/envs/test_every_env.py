@@ -1,6 +1,7 @@
 """Promises that every vector environment keeps, whatever its kind."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,8 @@ from sdqn_lab.envs.atari import Atari
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.envs.classic import Classic
 from sdqn_lab.envs.minatar import GAMES, MinAtar
-from sdqn_lab.envs.toy import Chain, Identity
+from tests.refusals import refuses
+from tests.toy_envs import Chain, Identity
 
 N = 2
 Factory = Callable[[], VectorEnv]
@@ -88,7 +90,7 @@ def test_the_whole_range_of_seeds_is_accepted_and_nothing_beyond(make):
     env.reset(0)
     env.reset(2**31 - 1)
     for seed in (-1, 2**31):
-        with pytest.raises(ValueError, match=r"seed must lie in \[0, 2\*\*31\)"):
+        with refuses("seed", seed):
             env.reset(seed)
 
 
@@ -154,9 +156,9 @@ def test_actions_outside_the_range_are_refused(make):
     env = make()
     env.reset(0)
     for wrong in (-1, env.num_actions):
-        with pytest.raises(ValueError, match="actions must lie in"):
+        with refuses("actions", [wrong] * N):
             env.step(np.full(N, wrong))
-    with pytest.raises(ValueError, match="actions must have shape"):
+    with refuses("actions", (N + 1,)):
         env.step(np.zeros(N + 1, int))
 
 
@@ -168,7 +170,7 @@ def test_no_environment_at_all_is_refused(protocol):
         lambda: Identity(3, 0, protocol("plain")),
         lambda: Chain(3, 0, protocol("plain")),
     ):
-        with pytest.raises(ValueError, match="num_envs must be >= 1, got 0"):
+        with refuses("num_envs", 0):
             make()
 
 
@@ -218,12 +220,8 @@ def test_a_protocol_that_cannot_be_honoured_is_refused_with_key_value_and_remedy
     }[kind]
     ((key, value),) = changes.items()
     build(protocol(name)).close()
-    with pytest.raises(ValueError) as refusal:
+    with refuses(f"protocol.{key}", value, f"protocol={name}"):
         build(protocol(name, **changes))
-    message = str(refusal.value)
-    assert message.startswith(f"protocol.{key} must be ")
-    assert f"got {value}: write protocol={name}" in message
-    assert "\n" not in message
 
 
 @pytest.mark.parametrize("name", ["braincog", "nature", "machado", "minatar", "plain"])
@@ -236,16 +234,16 @@ def test_every_protocol_file_is_complete_and_plays(name, protocol):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "rule"),
+    ("key", "value"),
     [
-        ("sticky_actions", 1.0, r"must lie in \[0, 1\), got 1.0"),
-        ("sticky_actions", float("nan"), r"must lie in \[0, 1\), got nan"),
-        ("epsilon_eval", -0.1, r"must lie in \[0, 1\], got -0.1"),
-        ("noop_max", -1, "must be >= 0, got -1"),
-        ("episode_cap_frames", 0, "must be >= 1, got 0"),
-        ("eval_episodes", 0, "must be >= 1, got 0"),
+        ("sticky_actions", 1.0),
+        ("sticky_actions", math.nan),
+        ("epsilon_eval", -0.1),
+        ("noop_max", -1),
+        ("episode_cap_frames", 0),
+        ("eval_episodes", 0),
     ],
 )
-def test_a_protocol_out_of_range_is_refused(key, value, rule, protocol):
-    with pytest.raises(ValueError, match=f"protocol.{key} {rule}"):
+def test_a_protocol_out_of_range_is_refused(key, value, protocol):
+    with refuses(key, value):
         dataclasses.replace(protocol("plain"), **{key: value})

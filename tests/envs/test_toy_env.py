@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdqn_lab.envs.toy import Chain, Identity
+from tests.toy_envs import Chain, Identity
 
 
 @pytest.mark.parametrize("image", [False, True])
@@ -64,16 +64,3 @@ def test_the_stated_values_of_chain_solve_the_bellman_equation(protocol):
             step = env.step(np.array([action]))
             future = 0.0 if step.terminated[0] else value(int(step.observations.argmax()))
             assert step.rewards[0] + gamma * future == pytest.approx(stated)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda p: Identity(1, 1, p), "num_states must be >= 2, got 1"),
-        (lambda p: Identity(2, 1, p, episode_steps=0), "episode_steps must be >= 1, got 0"),
-        (lambda p: Chain(1, 1, p), "length must be >= 2, got 1"),
-    ],
-)
-def test_sizes_out_of_range_are_refused(make, message, protocol):
-    with pytest.raises(ValueError, match=message):
-        make(protocol("plain"))

@@ -1,6 +1,5 @@
 """Sweeps for tests: made-up ones on disk, and real ones of the smallest cells there are."""
 
-import json
 import os
 import socket
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 
 from sdqn_lab.launching.ledger import Entry, Ledger, Submission
 from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.metrics import read_metrics, reproducible
 
 TINY = ["env=cartpole", "tracker=none", "network.hidden=8", "time_window=1", "threads=1"]
 TINY += ["device=cpu", "algo.num_envs=2", "algo.iteration_steps=1000", "algo.batch_size=4"]
@@ -100,10 +100,8 @@ def numbers(sweep_dir: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def records(cell: Path) -> list[dict[str, Any]]:
-    """A cell's metrics without what says the time."""
-    lines = map(json.loads, (cell / "metrics.jsonl").read_text().splitlines())
-    clock = ("time/", "wall", "second")
-    return [{k: v for k, v in line.items() if not any(t in k for t in clock)} for line in lines]
+    """A cell's metrics without what depends on the clock."""
+    return list(map(reproducible, read_metrics(cell / "metrics.jsonl")))
 
 
 def stamps(sweep_dir: Path) -> dict[Path, tuple[int, bytes]]:

@@ -25,7 +25,7 @@ from sdqn_lab.spiking.neuron import IF, LIF, Neuron, ReLU, SpikingNeuron
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm
 from sdqn_lab.spiking.readout import LastMembrane
 from sdqn_lab.spiking.stats import SpikeRecorder
-from sdqn_lab.training.layers import gradient_norms
+from sdqn_lab.training.health import gradient_norms
 from tests.networks.helpers import NEURONS, NORMS, SPIKING, build, images
 
 ZERO = BINS // 2

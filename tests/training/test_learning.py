@@ -1,4 +1,4 @@
-"""Every neuron and norm, and the ANN twin, reach a known optimum."""
+"""Every neuron and norm, and the ANN baseline, reach a known optimum."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.training.toys import chain, toy_config, toy_trainer
 
 BUDGET = ["budget.steps=1200", "algo.iteration_steps=1200", "algo.epsilon_decay_steps=500"]
 IDENTITY_OPTIMUM = 16.0
-"""One reward a step, sixteen steps an episode."""
+"""One reward per step, sixteen steps per episode."""
 
 
 @pytest.mark.parametrize("neuron", ["lif", "if", "plif", "relu"])

@@ -7,6 +7,7 @@ from sdqn_lab.agents.seeding import stream_seed
 from sdqn_lab.envs.base import Step
 from sdqn_lab.training.collector import Collector
 from sdqn_lab.training.evaluation import Start, evaluate
+from sdqn_lab.training.trainer import StopRequested
 from tests.training.toys import chain, toy_config, toy_trainer
 
 SHORT = ["budget.steps=400", "algo.iteration_steps=200", "budget.log_every_steps=100"]
@@ -56,12 +57,13 @@ ACTIONS = np.zeros(2, np.int64)
 def test_rows_that_only_start_a_new_episode_are_no_agent_steps():
     rows = [((1, 1), (True, False), NO, NO, NO), ((0, 1), NO, NO, NO, (True, False))]
     cfg = toy_config("algo.num_envs=2", "protocol.eval_episodes=2", *SHORT)
-    trainer, _ = toy_trainer(cfg, lambda n, protocol: Scripted(rows))
-    trainer.collector.start(0)
     steps = []
-    for _ in range(4):
-        trainer._act()
-        steps.append(trainer.counters.steps)
+    trainer, _ = toy_trainer(
+        cfg, lambda n, protocol: Scripted(rows), stop_requested=lambda: len(steps) == 4
+    )
+    trainer.agent.learn = lambda step: steps.append(step) or ()
+    with pytest.raises(StopRequested):
+        trainer.run()
     assert steps == [2, 3, 5, 6]
     assert trainer.agent.memory.transitions == 6
 

@@ -1,20 +1,17 @@
 """When a run probes its network, what it writes, and that learning never notices."""
 
 import json
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import read_write
-from rich.console import Console
 
-from sdqn_lab import config
 from sdqn_lab.analysis.energy import cost
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.metrics import read_metrics
 from sdqn_lab.training import trainer as loop
-from sdqn_lab.training.cell import run_cell
+from tests.cells import run
 from tests.training.toys import toy_config, toy_trainer
 
 WORDS = ["budget.steps=300", "algo.iteration_steps=100", "budget.log_every_steps=50"]
@@ -28,9 +25,8 @@ CELL = [
 
 
 def cell(path: Path, *words: str) -> RunDirectory:
-    directory = RunDirectory(path)
-    assert run_cell(config.compose([*CELL, *words]), directory, Console(file=StringIO())) == 0
-    return directory
+    assert run([*CELL, *words], path) == 0
+    return RunDirectory(path)
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +35,15 @@ def whole(tmp_path_factory) -> RunDirectory:
 
 
 def test_each_iteration_ends_with_evaluation_then_probe_then_save():
-    told: list[Any] = []
+    events: list[Any] = []
     trainer, tape = toy_trainer(
         toy_config(*WORDS),
-        save=lambda trainer: told.append(("save", trainer.counters.steps)),
-        probed=lambda step, seen: told.append(("probe", step, len(tape.evaluations()))),
+        save=lambda trainer: events.append(("save", trainer.counters.steps)),
+        probed=lambda step, seen: events.append(("probe", step, len(tape.evaluations()))),
     )
     trainer.run()
     iterations = [(100, 1), (200, 2), (300, 3)]
-    assert told == [
+    assert events == [
         event for step, played in iterations for event in (("probe", step, played), ("save", step))
     ]
 

@@ -6,8 +6,8 @@ from sdqn_lab.training.window import Window
 def test_means_by_key_and_then_nothing_left():
     window = Window()
     for value in (1.0, 2.0, 6.0):
-        window.add("loss", torch.tensor(value))
-    window.add("return", 4.0)
+        window.add({"loss": torch.tensor(value)})
+    window.add({"return": 4.0})
     assert window.flush() == {"loss": 3.0, "return": 4.0}
     assert window.flush() == {}
 
@@ -16,10 +16,10 @@ def test_a_window_that_was_saved_goes_on_exactly():
     values = torch.rand(20, generator=torch.Generator().manual_seed(0))
     whole, first, second = Window(), Window(), Window()
     for value in values:
-        whole.add("x", value)
+        whole.add({"x": value})
     for value in values[:7]:
-        first.add("x", value)
+        first.add({"x": value})
     second.load_state_dict(first.state_dict())
     for value in values[7:]:
-        second.add("x", value)
+        second.add({"x": value})
     assert second.flush() == whole.flush()

@@ -2,8 +2,8 @@
 
 from sdqn_lab import build, config
 from sdqn_lab.envs.base import Protocol
-from sdqn_lab.envs.toy import Chain, Identity
 from sdqn_lab.training.trainer import Settings, Trainer
+from tests.toy_envs import Chain, Identity
 
 TINY = [
     "env=cartpole",
@@ -44,7 +44,7 @@ def toy_config(*overrides):
 
 
 def toy_trainer(cfg, make_env=lambda n, protocol: Identity(4, n, protocol), **hooks):
-    """A trainer and its tape; ``make_env(num_envs, protocol)`` makes both environments."""
+    """A trainer and its tape; `make_env(num_envs, protocol)` makes both environments."""
     protocol = Protocol(**cfg.protocol)
     train_env = make_env(cfg.algo.num_envs, protocol)
     eval_env = make_env(cfg.protocol.eval_episodes, protocol)
