@@ -38,7 +38,7 @@ class ConfigError(Exception):
     """A config, or a command, that cannot run: everything that is refused, `problems`."""
 
     def __init__(self, problems: Iterable[Refused]) -> None:
-        self.problems = [p if isinstance(p, Refused) else Refused(p, None, "") for p in problems]
+        self.problems = list(problems)
         super().__init__(self.problems)
 
     def __str__(self) -> str:

@@ -10,7 +10,6 @@ from sdqn_lab.config.identity import (
     identity,
     sweep_name,
 )
-from sdqn_lab.config.messages import explain_value
 from sdqn_lab.config.overrides import config_loader, expand, parse
 from sdqn_lab.config.schema import CHOOSING, GROUPS, Config, conf_dir
 from sdqn_lab.config.stored import resume_command, stored_config, stored_data
@@ -29,7 +28,6 @@ __all__ = [
     "config_loader",
     "difference",
     "expand",
-    "explain_value",
     "flat_identity",
     "identity",
     "parse",

@@ -107,10 +107,6 @@ def wrong_value(key: str, value: Any, error: Exception) -> Refused:
     return Refused(key, value, _type_rule(key, error))
 
 
-def explain_value(override: Override, error: Exception) -> str:
-    return str(Refused(override.input_line or "", None, _type_rule(override.key_or_group, error)))
-
-
 def _no_key(key: str, known: Any) -> str:
     if key in CHOOSING:
         return "the file must begin with the line # @package _global_"

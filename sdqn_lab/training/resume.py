@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sdqn_lab import config
 from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.config.directories import exists, state_of
+from sdqn_lab.config.messages import wrong_type
 from sdqn_lab.config.plugins import check_plugins
 from sdqn_lab.config.validation import validate
 from sdqn_lab.runs.directory import RunDirectory
@@ -124,5 +125,4 @@ def _change(cfg: DictConfig, override: Override) -> None:
     try:
         OmegaConf.update(cfg, key, override.value())
     except OmegaConfBaseException as error:
-        rule = config.explain_value(override, error).removeprefix(f"{line}: ")
-        raise ConfigError([Refused(line, None, rule)]) from error
+        raise ConfigError([wrong_type(cfg, override, error)]) from error
