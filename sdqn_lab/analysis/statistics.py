@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import trim_mean
+
+from sdqn_lab.checks.refused import Refused
 
 Array = npt.NDArray[np.float64]
 Games = Sequence[Array]
@@ -49,7 +50,11 @@ def median(games: Games) -> Array:
 
 def iqm(games: Games) -> Array:
     """Interquartile mean: the mean of the middle half of all scores, games and seeds together."""
-    return np.asarray(trim_mean(np.concatenate(games, axis=-1), 0.25, axis=-1))
+    scores = np.concatenate(games, axis=-1)
+    count = scores.shape[-1]
+    cut = count // 4
+    ordered = np.partition(scores, (cut, count - cut - 1), axis=-1)
+    return np.asarray(ordered[..., cut : count - cut].mean(-1))
 
 
 def optimality_gap(games: Games, target: float = 1.0) -> Array:
@@ -66,7 +71,10 @@ def probability_of_improvement(ours: Games, theirs: Games) -> Array:
         ours: one array a game.
         theirs: arrays of the same games, in the same order.
     """
-    won = [_beats(x, y) for x, y in zip(ours, theirs, strict=True)]
+    won = [
+        (np.sign(x[..., :, None] - y[..., None, :]) / 2 + 0.5).mean((-1, -2))
+        for x, y in zip(ours, theirs, strict=True)
+    ]
     return np.asarray(np.mean(won, axis=0))
 
 
@@ -98,7 +106,7 @@ def interval(
         level: coverage, in (0, 1).
 
     Raises:
-        ValueError: there is no game, or one without a seed.
+        Refused: there is no game, or one without a seed.
     """
     _check(games)
     estimate = float(statistic(games))
@@ -132,15 +140,18 @@ def improvement(
     repetitions: int = REPETITIONS,
     level: float = LEVEL,
 ) -> Interval:
-    """`probability_of_improvement` with its interval; both arms are drawn anew."""
+    """`probability_of_improvement` with its interval; both arms are drawn anew.
+
+    Raises:
+        Refused: the arms have other games, or one has no seed in a game.
+    """
 
     def statistic(both: Games) -> Array:
         return probability_of_improvement(both[: len(ours)], both[len(ours) :])
 
     if len(ours) != len(theirs):
-        raise ValueError(f"arms must share their games, got {len(ours)} and {len(theirs)}")
-    both = [*ours, *theirs]
-    return interval(statistic, both, rng, repetitions=repetitions, level=level)
+        raise Refused("theirs", f"{len(theirs)} games", f"must be as many as ours: {len(ours)}")
+    return interval(statistic, [*ours, *theirs], rng, repetitions=repetitions, level=level)
 
 
 def resampled(game: Array, rng: np.random.Generator, repetitions: int) -> Array:
@@ -152,13 +163,7 @@ def _means(games: Games) -> Array:
     return np.stack([game.mean(-1) for game in games], axis=-1)
 
 
-def _beats(x: Array, y: Array) -> Array:
-    difference = x[..., :, None] - y[..., None, :]
-    return np.asarray((np.sign(difference) / 2 + 0.5).mean((-1, -2)))
-
-
 def _check(games: Games) -> None:
-    if not games:
-        raise ValueError("games must not be empty")
-    if empty := [number for number, game in enumerate(games) if len(game) == 0]:
-        raise ValueError(f"every game must have a seed, got none for game {empty[0]}")
+    if not games or not all(map(len, games)):
+        seeds = ", ".join(str(len(game)) for game in games)
+        raise Refused("games", f"[{seeds}]", "must be at least one, each with a seed")

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
-from sdqn_lab.analysis import schema
+from sdqn_lab.analysis import forms
 from sdqn_lab.analysis.records import Record, Records, is_number, read_records
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.upgrade import upgraded
@@ -18,29 +18,31 @@ FIRING = "snn/firing_rate/"
 SILENT = "snn/silent_fraction/"
 GROUPS = ("experiment", "neuron", "norm", "surrogate", "encoder", "readout", "network", "algo")
 """Choices that may tell arms apart, the first of equals naming them."""
+ORIGINS = ("sweep", "commit")
+"""Where a run comes from: tells arms apart only where a person asks for it."""
 NO_AXIS = frozenset(
     {"protocol", "budget", "tracker", "choices", "seed", "device", "threads", "health"}
     | {"checkpoint_every_minutes", "keep_state", "env.id", "env.threads"}
     | {"env.family", "env.sizes", "env.log_every_steps", "algo.replay_device"}
 )
 """Parts of a config that make no arm: the game, how it is scored, how long, and on what."""
-MOST_ENVIRONMENTS = 1_000
+MAX_ENVIRONMENTS = 1_000
 OVERSHOOT = 0.01
 """Evaluations this share of a length apart are taken for equally late."""
 OF_TIME = ("time_window", "time_window_eval", "surrogate", "backend")
-"""What means nothing to neurons that know no time."""
+"""What means nothing to neurons without time."""
 TIMELESS = "relu"
 
 
 class Run:
     """What is said of one run directory.
 
-    Reading never fails: what is damaged is missing, and told in ``problems``.
+    Reading never fails: what is damaged is missing, and named in `problems`.
 
     Args:
         path: the directory.
-        state: what is known of it from elsewhere; None: what its own ``status.json`` says.
-        facts: what its sweep knows of it: ``game``, ``seed``, ``steps``, ``command``.
+        state: what is known of it from elsewhere; None: what its own `status.json` says.
+        facts: what its sweep knows of it: `game`, `seed`, `steps`, `command`.
     """
 
     def __init__(
@@ -50,19 +52,52 @@ class Run:
         self.directory = RunDirectory(path)
         self.problems: list[str] = []
         self.facts = dict(facts or {})
-        self.config = self._config()
+        load = partial(yaml.load, Loader=yaml.CSafeLoader)
+        self.config = upgraded(self._read(self.directory.config, load, forms.Config) or {})
         self.status = self._status()
-        self.probe = self._checked("probe.json", self.directory.probe, json.loads, schema.Probe)
+        self.probe = self._read(self.directory.probe, json.loads, forms.Probe)
         self.state: str = state or self.status.get("state") or "missing"
+
+    def _read(
+        self, file: Path, parse: Callable[[bytes], Any], form: type[BaseModel]
+    ) -> dict[str, Any] | None:
+        """The content of a file; None, and a problem, where it is not what it should be."""
+        try:
+            content: dict[str, Any] = parse(file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (ValueError, RecursionError, yaml.YAMLError, OSError) as error:
+            self.problems.append(f"{file.name} cannot be read: {str(error).splitlines()[0]}")
+            return None
+        if wrong := forms.fault(form, content):
+            self.problems.append(f"{file.name} is not that of a run: {wrong}")
+            return None
+        return content
+
+    def _status(self) -> dict[str, Any]:
+        try:
+            status = self.directory.status()
+        except (ValueError, OSError) as error:
+            self.problems.append(str(error).removeprefix(f"{self.directory.status_file}: "))
+            return {}
+        if wrong := forms.fault(forms.Status, status):
+            self.problems.append(f"status.json is not that of a run: {wrong}")
+            return {"state": status.get("state")}
+        return status
 
     @cached_property
     def records(self) -> Records:
         """The metrics; read when first asked for."""
-        most = round((1 + OVERSHOOT) * self.steps_asked) + MOST_ENVIRONMENTS
-        records = read_records(self.directory.metrics, most if self.config else None)
+        limit = round((1 + OVERSHOOT) * self.steps_asked) + MAX_ENVIRONMENTS
+        records = read_records(self.directory.metrics, limit if self.config else None)
         if self.state not in ("missing", "pending", "queued") or records.last:
             self.problems += records.problems
         return records
+
+    @property
+    def evaluations(self) -> list[Record]:
+        """The records of evaluations, in order."""
+        return self.records.evaluations
 
     @property
     def choices(self) -> dict[str, str | None]:
@@ -71,7 +106,7 @@ class Run:
 
     @property
     def game(self) -> str:
-        """The option of ``env``; of an environment of one's own its id."""
+        """The option of `env`; of an environment of one's own its id."""
         env = self.choices.get("env")
         if env == "gymnasium":
             return str(self.config["env"]["id"])
@@ -85,41 +120,24 @@ class Run:
     @property
     def steps_asked(self) -> int:
         """Agent steps that the run is to make; 0 where nothing says so."""
-        asked = self.config.get("budget", {}).get("steps", self.facts.get("steps", 0))
-        return int(asked)
+        return int(self.config.get("budget", {}).get("steps", self.facts.get("steps", 0)))
 
     @property
     def steps(self) -> int:
         """Agent steps made."""
         return int(self.records.last.get("step", 0))
 
-    def slack_steps(self, end: float) -> float:
-        """How far from a step an evaluation may lie and still be there: a vector step is many."""
-        return max(OVERSHOOT * end, self.num_envs)
-
     @property
     def num_envs(self) -> int:
         """Environments that the run steps together."""
         return int(self.config.get("algo", {}).get("num_envs", 1))
 
-    @property
-    def frames_per_step(self) -> int:
-        """Emulator frames of one agent step."""
-        last = self.records.evaluations[-1] if self.records.evaluations else {}
-        return round(last["frames"] / last["step"]) if last.get("frames") else 1
+    def slack_steps(self, end: float) -> float:
+        """How far from a step an evaluation may lie and still count as there.
 
-    @property
-    def arm(self) -> str:
-        """The experiment's name, or the axes."""
-        choices = self.choices
-        if not choices:
-            return self.path.name
-        if experiment := choices.get("experiment"):
-            return experiment
-        axes = [choices.get("neuron"), choices.get("norm")]
-        if choices.get("neuron") != TIMELESS:
-            axes += [choices.get("surrogate"), f"T{self.config.get('time_window', '?')}"]
-        return " ".join(str(axis) for axis in axes)
+        All environments step together, so a run cannot end at every number of steps.
+        """
+        return max(OVERSHOOT * end, self.num_envs)
 
     @cached_property
     def options(self) -> dict[str, Any]:
@@ -134,10 +152,11 @@ class Run:
             single = {k: v for k, v in single.items() if k.partition(".")[0] not in OF_TIME}
         return groups | single
 
-    @property
-    def evaluations(self) -> list[Record]:
-        """The records of evaluations, in order."""
-        return self.records.evaluations
+    def option(self, key: str) -> Any:
+        """The value of a choice, or of one of `ORIGINS`; None where it means nothing here."""
+        if key in ORIGINS:
+            return self.commit if key == "commit" else str(self.path.parent)
+        return self.options.get(key)
 
     @property
     def layers(self) -> list[str]:
@@ -145,54 +164,33 @@ class Run:
         return list(self.last_of(FIRING))
 
     def last_of(self, prefix: str) -> dict[str, float]:
-        """What the last record of firing says under keys that begin so, by what comes after."""
-        told = self.records.spiking.items()
+        """The numbers of the last record of firing under keys with a prefix, by what follows it."""
         return {
             key.removeprefix(prefix): value
-            for key, value in told
+            for key, value in self.records.spiking.items()
             if key.startswith(prefix) and is_number(value)
         }
 
+    @property
     def attempt(self) -> dict[str, Any]:
         """The facts of the last attempt: code, versions, machine."""
-        attempts = self.status.get("attempts") or [{}]
-        return dict(attempts[-1])
+        return dict((self.status.get("attempts") or [{}])[-1])
 
-    def _config(self) -> dict[str, Any]:
-        stored = self._checked("config.yaml", self.directory.config, _yaml, schema.Config)
-        return upgraded(stored or {})
+    @property
+    def commit(self) -> str:
+        """The code of every attempt, `+` where it was changed."""
+        made = [a for a in self.status.get("attempts") or [] if a.get("git_sha")]
+        shas = [f"{a['git_sha'][:8]}{'+' * bool(a.get('git_dirty'))}" for a in made]
+        return ", ".join(dict.fromkeys(shas)) or "-"
 
-    def _status(self) -> dict[str, Any]:
-        try:
-            status = self.directory.status()
-        except (ValueError, OSError) as error:
-            self.problems.append(str(error).removeprefix(f"{self.directory.status_file}: "))
-            return {}
-        if wrong := schema.problem(schema.Status, status):
-            self.problems.append(f"status.json is not that of a run: {wrong}")
-            return {"state": status.get("state")}
-        return status
-
-    def _checked(
-        self, name: str, file: Path, parse: Callable[[bytes], Any], form: type[BaseModel]
-    ) -> dict[str, Any] | None:
-        """The content of a file; None, and a problem, where it is not what it should be."""
-        try:
-            content = parse(file.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (ValueError, RecursionError, yaml.YAMLError, OSError) as error:
-            self.problems.append(f"{name} cannot be read: {str(error).splitlines()[0]}")
-            return None
-        if wrong := schema.problem(form, content):
-            self.problems.append(f"{name} is not that of a run: {wrong}")
-            return None
-        checked: dict[str, Any] = content
-        return checked
-
-
-def _yaml(text: bytes) -> Any:
-    return yaml.load(text, yaml.CSafeLoader)
+    @property
+    def machine(self) -> str:
+        """The hardware that the run was made on."""
+        facts = self.attempt
+        if gpus := facts.get("gpus"):
+            return str(gpus[0])
+        threads, cpu = facts.get("threads"), facts.get("cpu", "unknown machine")
+        return f"{cpu}, {threads} thread{'s' * (threads != 1)}" if threads else f"{cpu}"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
