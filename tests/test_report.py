@@ -375,24 +375,24 @@ def test_several_directories_are_compared_as_one(study, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("argv", "key", "value", "rule"),
+    ("argv", "what", "rule"),
     [
-        (["nowhere"], "DIR", "nowhere", "no such directory"),
-        (["empty"], "DIR", "empty", "holds no run"),
-        (["STUDY", "--by", "nrm"], "--by", "nrm", "no run has it"),
-        (["STUDY", "--against", "experiment=x"], "--against", "experiment=x", "no arm fits"),
-        (["STUDY", "--against", "norm=["], "--against", "norm=[", "no arm fits"),
-        (["STUDY", "--against", "norm={a: b}"], "--against", "norm={a: b}", "no arm fits"),
-        (["STUDY", "--literature", "none.csv"], "--literature", "none.csv", "cannot be read"),
-        (["STUDY", "--literature", "bad.csv"], "--literature", "bad.csv", "no column source"),
-        (["STUDY", "--literature", "text.csv"], "--literature", "text.csv, line 2", "mean=high"),
-        (["STUDY", "--literature", "wide.csv"], "--literature", "wide.csv, line 2", "7 fields"),
-        (["STUDY", "--out", "."], "--out", ".", "figures is not that of a report"),
-        (["STUDY", "--out", "a_file"], "--out", "a_file", "cannot be written"),
+        (["nowhere"], "nowhere", "no such directory"),
+        (["empty"], "empty", "holds no run"),
+        (["STUDY", "--by", "nrm"], "--by=nrm", "no run has it"),
+        (["STUDY", "--against", "experiment=x"], "--against=experiment=x", "no arm fits"),
+        (["STUDY", "--against", "norm=["], "--against=norm=[", "no arm fits"),
+        (["STUDY", "--against", "norm={a: b}"], "--against=norm={a: b}", "no arm fits"),
+        (["STUDY", "--literature", "none.csv"], "--literature none.csv", "cannot be read"),
+        (["STUDY", "--literature", "bad.csv"], "--literature bad.csv", "no column source"),
+        (["STUDY", "--literature", "text.csv"], "--literature text.csv, line 2", "mean=high"),
+        (["STUDY", "--literature", "wide.csv"], "--literature wide.csv, line 2", "7 fields"),
+        (["STUDY", "--out", "."], "--out .", "figures is not that of a report"),
+        (["STUDY", "--out", "a_file"], "--out a_file", "cannot be written"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_leaves_nothing(
-    study, tmp_path, monkeypatch, capsys, argv, key, value, rule
+    study, tmp_path, monkeypatch, capsys, argv, what, rule
 ):
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
@@ -405,7 +405,7 @@ def test_a_wrong_command_is_one_line_and_leaves_nothing(
     before = sorted(path.name for path in Path().iterdir())
     assert main([str(study) if word == "STUDY" else word for word in argv]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith(f"error: {key}={value}: ")
+    assert line.startswith(f"error: {what}: ")
     assert rule in line
     assert sorted(path.name for path in Path().iterdir()) == before
 
@@ -420,7 +420,7 @@ def test_runs_that_were_not_made_to_be_compared_are_refused_unless_axes_are_chos
         make_run(tmp_path / f"{number}", override)
     with pytest.raises(Refused) as caught:
         compare([tmp_path])
-    assert caught.value.key == "DIR"
+    assert caught.value.key == str(tmp_path)
     assert "differ in 9 settings" in caught.value.rule
     assert len(compare([tmp_path], by=["norm"]).comparison.arms) == 2
 

@@ -90,9 +90,12 @@ class Comparison:
         self.runs = self._usable([key for key in by or () if key in ORIGINS])
         if not self.runs:
             lines = "; ".join(f"{notice.run}: {notice.message}" for notice in self.notices)
-            raise Refused("DIR", None, f"no run can be read: {lines}" if lines else "holds no run")
+            raise Refused(
+                "no run", None, f"none can be read: {lines}" if lines else "none was found"
+            )
         self.varied = varied(self.runs)
         self.axes = self.varied if by is None else self._checked(by)
+        # An experiment is a good name only if it tells all of an arm: other options may differ.
         started = defaultdict(set)
         for run in self.runs:
             started[self._options_of(run)].add(run.choices.get(NAME))
@@ -115,6 +118,7 @@ class Comparison:
     @cached_property
     def cells(self) -> Mapping[tuple[Task, Arm], list[Run]]:
         """(task, arm) -> its runs."""
+        # Equal tasks are one; only those listed know what is particular to them.
         listed = {task: task for task in self.tasks}
         cells: dict[tuple[Task, Arm], list[Run]] = defaultdict(list)
         for run in self.runs:
@@ -164,6 +168,7 @@ class Comparison:
                 continue
             settings = tuple(item for item in run.options.items() if item[0] != NAME)
             same = (task_of(run), run.seed, settings, *map(run.option, origins))
+            # A directory that was copied, or a cell that was run in two sweeps, is no second seed.
             other = usable.setdefault(same, run)
             if other is not run:
                 longer, shorter = (run, other) if run.steps > other.steps else (other, run)
@@ -176,11 +181,11 @@ class Comparison:
         known = _first_seen(key for run in self.runs for key in run.options)
         for key in by:
             if key not in (*known, *ORIGINS):
-                some = ", ".join(self.varied or known[:9])
+                some = ",".join(self.varied or known[:9])
                 rule = (
                     "tells games apart, which are never pooled" if key == "env" else "no run has it"
                 )
-                raise Refused("--by", key, rule, f"keys such as {some}")
+                raise Refused("--by", key, rule, some)
         return tuple(by)
 
     def _note_pooled(self) -> None:
@@ -199,7 +204,7 @@ class Comparison:
         for pair in against:
             key, sign, value = pair.partition("=")
             if not sign:
-                raise Refused("--against", pair, "not key=value", "e.g. experiment=dqn")
+                raise Refused("--against", pair, "not key=value", "--against experiment=dqn")
             # A commit such as 12345678 looks like a number.
             wanted = ({_parsed(value)}, {value})
             found = [a for a in found if {r.option(key) for r in self.runs_of(a)} in wanted]
@@ -255,6 +260,7 @@ def varied(runs: Sequence[Run]) -> tuple[str, ...]:
 
     An experiment only names a combination of them and is none itself.
     """
+    # Families of games need settings of their own, and these are no ablation.
     by_game: dict[Task, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         by_game[task_of(run)].append(run.options)

@@ -97,6 +97,7 @@ def cost(probe: Mapping[str, Any], technology: Technology = HOROWITZ) -> Cost:
         for layer in probe["layers"]:
             parameters += layer["parameters"]
             dense += layer["synapses"] * layer["passes"]
+            # A spike is 0 or 1: its weight is added and not multiplied.
             if layer["analog"]:
                 mac += layer["operations"]
                 every_step += layer["operations"] * probe["time_window"] / layer["passes"]

@@ -72,6 +72,7 @@ class Figure:
     @cached_property
     def svg(self) -> bytes:
         """The same bytes for the same drawing."""
+        # With a date the same runs would not give the same page.
         return self._saved(format="svg", metadata={"Date": None})
 
     def _saved(self, **form: Any) -> bytes:
@@ -87,6 +88,7 @@ class Figure:
 def looks(comparison: Comparison) -> dict[Arm, Look]:
     """The look of each arm: neighbours differ in colour, dash and marker."""
     return {
+        # Rounds shift dash and marker by one, so that the ninth arm is not drawn as the first.
         arm: Look(
             PALETTE[number % len(PALETTE)],
             DASHES[(number + number // len(PALETTE)) % len(DASHES)],
@@ -130,8 +132,9 @@ def matrix(rows: Sequence[str], columns: Sequence[str]) -> tuple[Canvas, npt.NDA
 
 def name_ticks(panel: Axes, names: Sequence[str]) -> None:
     """Put the names of arms below a panel, upright where they are many."""
-    turned = 25 if len(names) < MANY_ARMS else 90
-    panel.set_xticks(range(len(names)), names, rotation=turned, ha="right")
+    few = len(names) < MANY_ARMS
+    turned, end = (25, "right") if few else (90, "center")
+    panel.set_xticks(range(len(names)), names, rotation=turned, ha=end)
 
 
 def legend(canvas: Canvas, arms: dict[Arm, Look]) -> None:
@@ -140,6 +143,7 @@ def legend(canvas: Canvas, arms: dict[Arm, Look]) -> None:
         Line2D([], [], color=color, linestyle=dash, marker=marker, markersize=4, label=str(arm))
         for arm, (color, dash, marker) in arms.items()
     ]
+    # Names may be long: as many columns as fit, and room for the rows that this takes.
     widest = max(len(str(arm)) for arm in arms) * LETTER_INCHES + HANDLE_INCHES
     columns = max(1, min(len(handles), int(canvas.get_figwidth() / widest)))
     rows = ceil(len(handles) / columns)

@@ -37,21 +37,23 @@ def compare(
     for folder in folders:
         instead = "the directory of a sweep or a run"
         if not folder.is_dir():
-            raise Refused("DIR", folder, "no such directory", instead)
+            raise Refused(f"{folder}", None, "no such directory", instead)
         place, before = folder.resolve(), set(seen)
         try:
             below = list(_below(folder, seen))
         except OSError as error:
-            raise Refused("DIR", folder, f"cannot be read: {error}") from error
+            raise Refused(f"{folder}", None, f"cannot be read: {error}") from error
+        # A folder that lies in one given before adds nothing, and is no mistake.
         if not below and not any(known.is_relative_to(place) for known in before):
-            raise Refused("DIR", folder, "holds no run", instead)
+            raise Refused(f"{folder}", None, "holds no run", instead)
         found += below
     comparison = Comparison([item for item in found if isinstance(item, Run)], by, against)
+    # Whoever names the axes has said what is to be compared.
     if by is None and len(comparison.axes) > MAX_AXES:
         some = ", ".join(comparison.axes[:MAX_AXES])
         rule = f"its runs differ in {len(comparison.axes)} settings ({some}, ...): no comparison"
         instead = "the directory of one study, or --by with the settings that matter"
-        raise Refused("DIR", " ".join(map(str, folders)), rule, instead)
+        raise Refused(" ".join(map(str, folders)), None, rule, instead)
     comparison.notices += [item for item in found if isinstance(item, Notice)]
     return Scores(comparison)
 
@@ -72,6 +74,7 @@ def _below(folder: Path, seen: set[Path]) -> Iterator[Run | Notice]:
 
 def _of_sweep(folder: Path, seen: set[Path]) -> Iterator[Run | Notice]:
     """The runs of a sweep as its ledger knows them."""
+    # A ledger knows of cells that never began, and who was lost could not say so itself.
     ledger, observed = Ledger.read(folder), observe(folder)
     if observed.problem:
         yield Notice(folder.name, f"states are those last recorded: {observed.problem}")

@@ -58,27 +58,27 @@ def read(file: Path) -> list[Result]:
         with file.open(newline="") as text:
             head, *lines = list(csv.reader(text)) or [[]]
     except (OSError, ValueError, csv.Error) as error:
-        raise Refused("--literature", file, f"cannot be read: {error}") from error
+        raise Refused(f"--literature {file}", None, f"cannot be read: {error}") from error
     if missing := [name for name in COLUMNS if name not in head]:
-        raise Refused("--literature", file, f"no column {missing[0]}", ",".join(COLUMNS))
+        raise Refused(f"--literature {file}", None, f"no column {missing[0]}", ",".join(COLUMNS))
     results = []
     for number, row in enumerate(lines, start=2):
-        place = f"{file}, line {number}"
+        place = f"--literature {file}, line {number}"
         if len(row) != len(head):
             if row:
                 rule = f"{len(row)} fields, the heading has {len(head)}"
-                raise Refused("--literature", place, rule, "a field with a comma in quotes")
+                raise Refused(place, None, rule, "a field with a comma in quotes")
             continue
         fields = dict(zip(head, row, strict=True))
         result = Result(*(fields[name].strip() for name in COLUMNS))
         if not result.game:
-            raise Refused("--literature", place, "no game", "its id")
+            raise Refused(place, None, "no game", "its id")
         try:
             finite = isfinite(float(result.mean or 0))
         except ValueError:
             finite = False
         if not finite:
-            raise Refused("--literature", place, f"mean={result.mean} must be a number or empty")
+            raise Refused(place, None, f"mean={result.mean} must be a number or empty")
         results.append(result)
     return results
 
@@ -90,6 +90,7 @@ def columns(results: Sequence[Result], games: Sequence[str]) -> dict[tuple[str, 
     are empty, until they are known under whatever protocol. What is read later replaces what was
     read before, so that a user's file fills and corrects.
     """
+    # A source may print its scores under two protocols; then its empty row says so.
     elsewhere = {(r.source, r.method, r.game) for r in results if r.game != ATARI}
     spelled = [one for r in results for one in _by_game(r, games, elsewhere)]
     tables = {}
@@ -114,6 +115,7 @@ def _by_game(
         return
     atari = [game for game in games if game in reference_scores()]
     filled = {game for game in atari if (result.source, result.method, game) in known}
+    # Once all are known an empty row would say that something is missing.
     if filled == set(atari):
         return
     for game in atari:

@@ -75,6 +75,7 @@ def _sort(lines: Iterable[bytes], records: Records, max_steps: int) -> None:
     for number, line in enumerate(lines, start=1):
         record = _parsed(line, records.last, max_steps)
         if isinstance(record, str):
+            # Without an end it is what a crash left, and the run writes it anew.
             if line.endswith(b"\n"):
                 bad, first = bad + 1, first or f"line {number} {record}"
             continue
@@ -85,6 +86,7 @@ def _sort(lines: Iterable[bytes], records: Records, max_steps: int) -> None:
         if EVENT in record:
             records.events.append(f"step {record['step']:,}: {record[EVENT]}")
             continue
+        # Firing is read at its end: thinning must not decide which record that is.
         if b'"snn/' in line:
             records.spiking = record
         # A file may hold millions of lines: every second one goes whenever the list is full.
@@ -103,6 +105,7 @@ def _sort(lines: Iterable[bytes], records: Records, max_steps: int) -> None:
 def _parsed(line: bytes, before: Record, max_steps: int) -> Record | str:
     """The record of a line, or why it is none."""
     try:
+        # NaN and Infinity are Python's and not JSON's: a run never writes them.
         record = json.loads(line, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return "is not valid JSON"

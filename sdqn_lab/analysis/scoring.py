@@ -49,6 +49,7 @@ class Scores:
         """Tasks in which no run is as long as it is to be: their scores will move."""
         for task in comparison.tasks:
             arms = [runs for arm in comparison.arms if (runs := comparison.of(task, arm))]
+            # Within an arm the longest run counts: the others are on their way, or failed.
             asked = min(max(run.steps_asked for run in runs) for runs in arms)
             longest = [max(map(_last_step, runs)) for runs in arms]
             if max(longest) >= asked:
@@ -93,7 +94,8 @@ class Scores:
             warn(run, f"not in the scores: it was not evaluated at step {end:,}")
             return None
         late = steps > (1 - LAST_SHARE) * end + run.num_envs
-        late[-1] = True  # also of a run that is a few vector steps long
+        # Also of a run that is a few vector steps long.
+        late[-1] = True
         return Score(run, float(values[late].mean()), float(values.max()))
 
 

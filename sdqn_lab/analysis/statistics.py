@@ -1,7 +1,7 @@
 """Aggregates over games and seeds, with intervals that say how sure they are.
 
-Scores of an arm are one array a game; its last axis counts the seeds, which may be unequally many.
-Axes before it are replicates of a bootstrap, worked off together. Aggregates expect normalized
+Scores of an arm are one array per game; its last axis counts the seeds, whose number may differ.
+Axes before it are replicates of a bootstrap, computed together. Aggregates expect normalized
 scores (0: random player, 1: reference), so that games can be averaged.
 
 Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice".
@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float64]
 Games = Sequence[Array]
 """(..., seeds) for each game."""
 Statistic = Callable[[Games], Array]
-"""Games to one number a replicate."""
+"""Games to one number per replicate."""
 REPETITIONS = 2_000
 LEVEL = 0.95
 
@@ -52,6 +52,7 @@ def iqm(games: Games) -> Array:
     """Interquartile mean: the mean of the middle half of all scores, games and seeds together."""
     scores = np.concatenate(games, axis=-1)
     count = scores.shape[-1]
+    # As SciPy's trim_mean does: the quarter is rounded down at each end.
     cut = count // 4
     ordered = np.partition(scores, (cut, count - cut - 1), axis=-1)
     return np.asarray(ordered[..., cut : count - cut].mean(-1))
@@ -68,10 +69,11 @@ def probability_of_improvement(ours: Games, theirs: Games) -> Array:
         mean over games of P(X > Y) + P(X = Y) / 2
 
     Args:
-        ours: one array a game.
+        ours: one array per game.
         theirs: arrays of the same games, in the same order.
     """
     won = [
+        # 1 for a win, 0 for a loss, 1/2 for a tie.
         (np.sign(x[..., :, None] - y[..., None, :]) / 2 + 0.5).mean((-1, -2))
         for x, y in zip(ours, theirs, strict=True)
     ]
@@ -110,6 +112,7 @@ def interval(
     """
     _check(games)
     estimate = float(statistic(games))
+    # One seed drawn again is the same seed: the interval would be a point, and look certain.
     if min(map(len, games)) < 2:
         return Interval(estimate, None, None)
     low, high = band(statistic, games, rng, repetitions=repetitions, level=level)
@@ -126,6 +129,7 @@ def band(
 ) -> tuple[Array, Array]:
     """Lower and upper ends for a statistic that may answer with several numbers; see `interval`."""
     _check(games)
+    # Games are not drawn: the question is about these, and not about other benchmarks.
     drawn = statistic([resampled(game, rng, repetitions) for game in games])
     outside = (1 - level) / 2
     low, high = np.quantile(drawn, [outside, 1 - outside], axis=0)

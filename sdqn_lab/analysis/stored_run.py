@@ -52,6 +52,7 @@ class Run:
         self.directory = RunDirectory(path)
         self.problems: list[str] = []
         self.facts = dict(facts or {})
+        # The safe loader makes plain values alone, whatever tags a file of others has.
         load = partial(yaml.load, Loader=yaml.CSafeLoader)
         self.config = upgraded(self._read(self.directory.config, load, forms.Config) or {})
         self.status = self._status()
@@ -82,6 +83,7 @@ class Run:
             return {}
         if wrong := forms.fault(forms.Status, status):
             self.problems.append(f"status.json is not that of a run: {wrong}")
+            # The state is one that a run has; what else is there cannot be trusted.
             return {"state": status.get("state")}
         return status
 
@@ -90,6 +92,7 @@ class Run:
         """The metrics; read when first asked for."""
         limit = round((1 + OVERSHOOT) * self.steps_asked) + MAX_ENVIRONMENTS
         records = read_records(self.directory.metrics, limit if self.config else None)
+        # A run that has not begun has no metrics, and nothing is wrong with that.
         if self.state not in ("missing", "pending", "queued") or records.last:
             self.problems += records.problems
         return records
@@ -145,6 +148,7 @@ class Run:
         if not self.config:
             return {}
         choices = self.choices
+        # Groups come first, so that an option names an arm and not what follows from it.
         groups = {group: choices.get(group) for group in GROUPS}
         single = dict(_flat(self.config))
         if choices.get("neuron") == TIMELESS:

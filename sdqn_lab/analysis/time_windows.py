@@ -56,6 +56,7 @@ def write_time_windows(points: Sequence[Point], path: Path, trained: int, captio
     figure = _drawn(points, trained, caption)
     for suffix in (".png", ".svg"):
         data = io.BytesIO()
+        # The same points give the same bytes, and text stays text.
         with rc_context({"svg.hashsalt": "sdqn_lab", "svg.fonttype": "none"}):
             metadata = {"Date": None} if suffix == ".svg" else {}
             figure.savefig(data, format=suffix[1:], dpi=160, metadata=metadata)
@@ -106,6 +107,7 @@ def _drawn(points: Sequence[Point], trained: int, caption: str) -> Figure:
     if every != once:
         energy.plot(steps, every, "s--", color=LAYERS[4], label="first layer mapped at each step")
     energy.set_title("Energy of a decision, nJ")
+    # Zero is in sight: half a firing rate looks like half of it.
     for axes in (firing, energy):
         axes.margins(y=0.2)
         axes.set_ylim(bottom=0)

@@ -43,8 +43,6 @@ BOUNDED: Mapping[str, Any] = {
     "x_graphql_retry_wait_max_seconds": 1.0,
 }
 """Two attempts for each question to the server; left alone, the client tries for many minutes."""
-REFUSED = (401, 403)
-"""HTTP's ways to say that it is the key."""
 
 
 class Target(NamedTuple):
@@ -65,7 +63,7 @@ def parse_target(text: str) -> Target:
     """
     parts = re.fullmatch(r"([\w.-]+)/([^\\/#?%:]+)", text)
     if parts is None:
-        raise Refused(FLAG, text, "not a user or team and a project", f"{FLAG} ENTITY/PROJECT")
+        raise Refused(FLAG, text, "not a user or team and a project", "ENTITY/PROJECT")
     return Target(*parts.groups())
 
 
@@ -194,10 +192,11 @@ def publish(report: wr.Report) -> str:
         Refused: no key, a wrong one, no server, no such project, or no permission.
     """
     target = Target(report.entity, report.project)
-    if not has_key():
-        raise Refused(FLAG, target, "no API key configured", "wandb login, or set WANDB_API_KEY")
     try:
         with _client():
+            if not has_key():
+                instead = "wandb login, or set WANDB_API_KEY"
+                raise Refused(f"{FLAG} {target}", None, "no API key configured", instead)
             _check_projects(report, target)
             report.save()
             return str(report.url)
@@ -205,12 +204,9 @@ def publish(report: wr.Report) -> str:
         raise
     except Exception as error:  # the client has many ways to say no
         reason = " ".join(str(error).rpartition("while retrying: ")[2].split())[:300]
-        if _is_about_the_key(error):
-            rule, instead = f"W&B does not accept the key: {reason}", "wandb login --relogin"
-        else:
-            rule = f"W&B did not take the report: {reason}"
-            instead = "the command again once that is mended"
-        raise Refused(FLAG, target, rule, instead) from error
+        rule = f"W&B did not take the report: {reason}"
+        instead = "the command again once that is mended; if it is the key, wandb login --relogin"
+        raise Refused(f"{FLAG} {target}", None, rule, instead) from error
 
 
 @contextmanager
@@ -219,6 +215,7 @@ def _client() -> Iterator[None]:
     import wandb
 
     with tempfile.TemporaryDirectory(prefix="sdqn_lab-", ignore_cleanup_errors=True) as scratch:
+        # The client looks at this once, when it is set up.
         with environment("WANDB_CACHE_DIR", scratch):
             wandb.setup(settings=wandb.Settings(**BOUNDED))
         try:
@@ -229,10 +226,11 @@ def _client() -> Iterator[None]:
 
 
 def _check_projects(report: wr.Report, target: Target) -> None:
-    """Refuse what would make the client found a project that has a typo."""
+    """Refuse a project that the key cannot see."""
     import wandb
     from wandb_workspaces.reports.v2 import interface as wr
 
+    # The client would found a project whose name has a typo.
     api = wandb.Api()
     grids = [block for block in report.blocks if isinstance(block, wr.PanelGrid)]
     homes = {Target(runs.entity, runs.project) for grid in grids for runs in grid.runsets}
@@ -242,14 +240,4 @@ def _check_projects(report: wr.Report, target: Target) -> None:
             instead = f"an existing {FLAG} ENTITY/PROJECT"
             if home != target:
                 rule, instead = f"{rule}, where runs belong", f"{SYNC}, which uploads them"
-            raise Refused(FLAG, target, rule, instead)
-
-
-def _is_about_the_key(error: Exception) -> bool:
-    """Whether it is malformed, or the server refused it."""
-    import wandb
-
-    if isinstance(error, wandb.errors.AuthenticationError) and error.__cause__ is None:
-        return True
-    response = getattr(error.__cause__ or error, "response", None)
-    return getattr(response, "http_status", None) in REFUSED
+            raise Refused(f"{FLAG} {target}", None, rule, instead)

@@ -150,7 +150,7 @@ def test_a_target_of_another_form_is_one_line_that_says_what_to_write(text):
     with pytest.raises(Refused) as caught:
         parse_target(text)
     assert (caught.value.key, caught.value.value) == ("--wandb", text)
-    assert caught.value.instead == "--wandb ENTITY/PROJECT"
+    assert caught.value.instead == "ENTITY/PROJECT"
 
 
 def test_a_report_is_saved_in_its_project_under_its_title_at_its_address(server, study):
@@ -357,7 +357,7 @@ def test_what_cannot_be_published_is_one_line(server, study, monkeypatch, capfd,
             monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
         with pytest.raises(Refused) as caught:
             publish(built(study))
-    assert caught.value.key == "--wandb"
+    assert caught.value.key == "--wandb me/study"
     assert FAULTS[fault] in str(caught.value)
     assert "\n" not in str(caught.value)
     assert server.views == []

@@ -1,1 +1,1 @@
-"""The report, a module a question: each turns a comparison into tables and figures."""
+"""The sections of a report: each turns a comparison into tables and figures."""

@@ -49,6 +49,7 @@ def _values(scores: Scores, suite: Suite, chosen: dict[str, object]) -> list[Arr
         for score in (s for arm in comparison.arms for s in scores.of(task, arm)):
             option = score.run.option
             if all(option(key) == value for key, value in chosen.items()):
+                # Also what --by left out: pooled runs are no seeds of each other.
                 settings = tuple(map(option, (*comparison.varied, *comparison.axes)))
                 found[task, settings].append(score.last)
     return [suite.normalize(task, np.array(last, float)) for (task, _), last in found.items()]
@@ -100,6 +101,7 @@ def _heat_map(scores: Scores, suite: Suite, down: str, across: str) -> Figure:
     canvas, (panel,) = panels([f"{down} x {across}"])
     panel.grid(visible=False)
     image = panel.imshow(grid, cmap="viridis", aspect="auto")
+    # Dark fields take white letters.
     middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
     for (y, x), count in counts.items():
         text = f"{grid[y, x]:.3g}\n({count} runs)" if count else "no run"

@@ -57,6 +57,7 @@ def costs(scores: Scores) -> Section:
         )
     if not known.any():
         remarks.append("No run has a probe.json, so operations and energy are not known.")
+    # Arms counted in other games would be compared by the size of these.
     elif not _shared(frame, "energy_nj"):
         remarks.append("No game was counted for every arm: operations and energy stay uncompared.")
     else:
@@ -87,6 +88,7 @@ def _table(comparison: Comparison, frame: pd.DataFrame) -> Table:
     for arm in map(str, comparison.arms):
         of_arm = counted.loc[counted["arm"] == arm, "energy_nj"]
         known = arm in energy.index and baseline in energy.index
+        # The ratio is taken within each game, because games differ in the size of their networks.
         ratio = f"{(energy.loc[arm] / energy.loc[baseline]).mean():.2f}" if known else "-"
         shown.append(
             {
@@ -130,6 +132,7 @@ def _figure(comparison: Comparison, frame: pd.DataFrame) -> Figure:
         of = counted.groupby(["arm", "game"])[key].agg(["mean", "min", "max"]).groupby("arm").mean()
         middle, low, high = of.loc[names].to_numpy(float).T
         bars = [colors[name] for name in names]
+        # Rounding may put a mean a little outside of its equal ends.
         whiskers = np.abs([low - middle, high - middle])
         panel.bar(range(len(names)), middle, color=bars, yerr=whiskers, capsize=3)
         name_ticks(panel, names)

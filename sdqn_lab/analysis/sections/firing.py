@@ -126,6 +126,7 @@ def _draw_rates(scores: Scores) -> Figure:
                 continue
             middle = np.array([rates[place].mean() for place in at])
             ends = np.array([[rates[p].min() for p in at], [rates[p].max() for p in at]])
+            # Arms stand side by side, or whiskers would hide each other.
             x = np.array(at) + 0.06 * (number - (len(arm_looks) - 1) / 2)
             color, dash, marker = look
             panel.errorbar(
@@ -170,6 +171,7 @@ def _draw_mean(panel: Axes, curves: Sequence[tuple[Array, Array]], look: Look) -
     first, last = min(steps[0] for steps, _ in curves), max(steps[-1] for steps, _ in curves)
     grid = np.linspace(first, last, CURVE_POINTS)
     values = np.stack([read_off(grid, *curve) for curve in curves])
+    # Between two runs there may be places where none has been.
     seen = (~np.isnan(values)).any(0)
     grid, values = grid[seen], values[:, seen]
     panel.plot(grid, np.nanmean(values, 0), look.dash, color=look.color)

@@ -79,6 +79,7 @@ def _draw(panel: Axes, runs: Sequence[Run], key: str, unit: float, look: Look) -
         np.array([[record[key], record[SCORE]] for record in run.evaluations], float).T
         for run in runs
     ]
+    # Evaluations of several seeds never lie at the same step or second.
     furthest = max((places for places, _ in curves), key=lambda at: (at[-1], len(at)))
     others = np.unique(np.concatenate([places for places, _ in curves]))
     grid = np.concatenate([others[others < (1 - OVERSHOOT) * furthest[0]], furthest])
@@ -102,6 +103,7 @@ def _draw(panel: Axes, runs: Sequence[Run], key: str, unit: float, look: Look) -
 
 def read_off(grid: Array, at: Array, values: Array) -> Array:
     """A curve at these places; not a number where it has not been, up to `OVERSHOOT`."""
+    # Beyond its ends interpolation would draw what never was.
     been = (grid >= at[0] * (1 - OVERSHOOT)) & (grid <= at[-1] * (1 + OVERSHOOT))
     return np.where(been, np.interp(grid, at, values), np.nan)
 

@@ -63,10 +63,13 @@ def write(scores: Scores, parts: Sequence[Section], out: Path, title: str, comma
     """
     page = out / PAGE
     try:
+        # Only what an earlier report has made is replaced.
         ours = page.is_file() and MARK in page.read_text(errors="replace")
         for path in (page, *(out / folder for folder in FOLDERS)):
             if path.exists() and not (ours and path.is_dir() == (path != page)):
-                raise Refused("--out", out, f"{path} is not that of a report", "another folder")
+                raise Refused(
+                    f"--out {out}", None, f"{path} is not that of a report", "another folder"
+                )
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as name:
             beside = Path(name)
@@ -79,16 +82,18 @@ def write(scores: Scores, parts: Sequence[Section], out: Path, title: str, comma
                     table.write(beside / "tables")
             write_atomic(beside / PAGE, _html(scores, parts, title, command).encode())
             for folder in FOLDERS:
+                # Whatever failed before this line, the earlier report is whole.
                 shutil.rmtree(out / folder, ignore_errors=True)
                 (beside / folder).replace(out / folder)
             (beside / PAGE).replace(page)
     except OSError as error:
-        raise Refused("--out", out, f"cannot be written: {error}") from error
+        raise Refused(f"--out {out}", None, f"cannot be written: {error}") from error
     return page
 
 
 def _html(scores: Scores, parts: Sequence[Section], title: str, command: str) -> str:
     loader = jinja2.PackageLoader("sdqn_lab.analysis.sections", "templates")
+    # Names come from directories of others: all are escaped.
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

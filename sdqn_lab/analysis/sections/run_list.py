@@ -19,6 +19,7 @@ def missing(scores: Scores) -> Section:
     remarks = [f"{counted(len(comparison.all_runs), 'run')}: {counts}."]
     for (task, arm), runs in comparison.cells.items():
         scored = {score.run for score in scores.of(task, arm)}
+        # One that failed after the steps compared has its score, and nothing is missing.
         failed = sum(run.state in ("failed", "lost") and run not in scored for run in runs)
         if failed:
             left = "its score is that of the others"

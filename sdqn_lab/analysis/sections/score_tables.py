@@ -132,6 +132,7 @@ def _arms(comparison: Comparison) -> Table | None:
             texts = {NOTHING if value is None else value_text(value) for value in values}
             row[key] = " or ".join(sorted(texts))
         rows.append(row)
+    # An arm to which a setting means nothing does not differ in it.
     different = [key for key in keys if len({row[key] for row in rows} - {NOTHING}) > 1]
     if not different:
         return None
@@ -151,6 +152,7 @@ def _dots(scores: Scores) -> Figure:
     for panel, task in zip(axes, comparison.begun, strict=True):
         for place, (arm, look) in enumerate(looks(comparison).items()):
             values = scores.last(task, arm)
+            # Side by side, or equal scores would look like one seed.
             spread = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else np.zeros(1)
             at = place + spread[: len(values)]
             panel.plot(at, values, look.marker, color=look.color, alpha=0.7)

@@ -48,6 +48,7 @@ class Table:
     def write(self, folder: Path) -> None:
         """Write `NAME.csv` with the numbers and `NAME.md` as it is shown."""
         numbers = self.shown if self.data is None else self.data
+        # Names come from directories of others, and spreadsheets run what begins with these signs.
         numbers = numbers.map(defused).rename(columns=defused)
         numbers.to_csv(folder / f"{self.name}.csv", index=False, lineterminator="\n")
         (folder / f"{self.name}.md").write_text(self.markdown())

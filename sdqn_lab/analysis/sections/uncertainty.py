@@ -97,6 +97,7 @@ def _sample(scores: Scores, suite: Suite, remarks: list[str]) -> Sample | None:
         return None
     if absent := [str(arm) for arm in arms if arm not in begun]:
         remarks.append(f"{suite.name}: without {', '.join(absent)}, which has no score yet.")
+    # An arm that lacks a hard game would look better than one that has played it.
     whole = [t for t in suite.tasks if all(len(scores.last(t, arm)) for arm in begun)]
     if left := [str(task) for task in suite.tasks if task not in whole]:
         of = f"{len(whole)} of {counted(len(suite.tasks), 'game')}"
@@ -106,6 +107,7 @@ def _sample(scores: Scores, suite: Suite, remarks: list[str]) -> Sample | None:
         return None
     games = {a: [suite.normalize(task, scores.last(task, a)) for task in whole] for a in begun}
     arm_looks = {arm: look for arm, look in looks(scores.comparison).items() if arm in begun}
+    # One generator serves a suite in a fixed order: the same runs give the same numbers.
     sample = Sample(scores, suite, whole, games, arm_looks, np.random.default_rng(SEED))
     fewest, most = sample.seeds
     if fewest < most:
@@ -257,6 +259,7 @@ def _efficiency(sample: Sample) -> Figure:
     share = np.linspace(begin, 1, CURVE_POINTS)
     canvas, (panel,) = panels([suite.name])
     lengths = {scores.steps[task] for task in sample.tasks}
+    # Tasks of several lengths have no common axis of steps.
     x = share * max(lengths) if len(lengths) == 1 else share
 
     def iqm(curves: Games) -> Array:
