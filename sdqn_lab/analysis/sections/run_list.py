@@ -25,7 +25,7 @@ def missing(scores: Scores) -> Section:
             left = "its score is that of the others"
             remarks.append(f"{task}, {arm}: {failed} of {len(runs)} runs failed; {left}.")
     commits = {run.commit for run in comparison.runs}
-    if len(commits) > 1:
+    if len(commits) > 1 and "commit" not in comparison.axes:
         remarks.append(
             f"The runs were made with {len(commits)} states of the code: "
             f"{'; '.join(sorted(commits))}. --by commit would compare them."
