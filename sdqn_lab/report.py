@@ -1,6 +1,5 @@
 """`python -m sdqn_lab.report DIR...`: run directories to tables, figures and one HTML page."""
 
-import argparse
 import re
 import shlex
 import sys
@@ -8,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -17,40 +15,16 @@ from sdqn_lab.analysis.find import compare
 from sdqn_lab.analysis.literature import printed, read
 from sdqn_lab.analysis.sections.page import sections, write
 from sdqn_lab.analysis.sections.section import Section, Table
-from sdqn_lab.checks.refused import Refused
+from sdqn_lab.commands.shell import Parser, answer, output
 from sdqn_lab.launching.ledger import LedgerError
-from sdqn_lab.launching.table import out as tables_out
-from sdqn_lab.runs.stopping import INTERRUPTED
 
-USAGE_ERROR = 2
 PRINTED = ("scores", "aggregates", "improvement")
 """Tables that are also printed, each for every suite."""
-console = Console(stderr=True, emoji=False, markup=False, highlight=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m sdqn_lab.report", description=__doc__)
-    add = parser.add_argument
-    add("dirs", nargs="+", type=Path, metavar="DIR", help="directories of sweeps or of runs")
-    add(
-        "--by",
-        type=_split,
-        metavar="KEY,...",
-        help="what distinguishes arms (all that varies); "
-        "sweep and commit compare the same arms before and after a change",
-    )
-    add("--against", type=_split, metavar="KEY=VALUE,...", help="the baseline arm (the DQN)")
-    add("--literature", type=Path, metavar="FILE.csv", help="scores from papers, to stand beside")
-    add("--wandb", metavar="ENTITY/PROJECT", help="also save it as a W&B Report there")
-    add("--out", type=Path, default=Path("report"), metavar="FOLDER", help="where (report)")
-    try:
-        return _report(parser.parse_args(argv))
-    except (Refused, LedgerError) as error:
-        console.print(f"error: {error}", soft_wrap=True)
-        return USAGE_ERROR
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return answer(lambda: _report(argv), LedgerError)
 
 
 def _split(text: str) -> list[str]:
@@ -58,7 +32,17 @@ def _split(text: str) -> list[str]:
     return [part for part in re.split(r",(?![^\[]*\])", text) if part]
 
 
-def _report(args: argparse.Namespace) -> int:
+def _report(argv: Sequence[str] | None) -> int:
+    parser = Parser(prog="python -m sdqn_lab.report", description=__doc__)
+    add = parser.add_argument
+    add("dirs", nargs="+", type=Path, metavar="DIR", help="directories of sweeps or of runs")
+    add("--by", type=_split, metavar="KEY,...", help="what distinguishes arms (all that varies)")
+    add("--against", type=_split, metavar="KEY=VALUE,...", help="the baseline arm (the DQN)")
+    add("--literature", type=Path, metavar="FILE.csv", help="scores from papers, to stand beside")
+    add("--wandb", metavar="ENTITY/PROJECT", help="also save it as a W&B Report there")
+    add("--out", type=Path, default=Path("report"), metavar="FOLDER", help="where (report)")
+    parser.epilog = "--by sweep,commit compares the same arms before and after a change."
+    args = parser.parse_args(argv)
     target = wandb_report.parse_target(args.wandb) if args.wandb else None
     literature = printed() + (read(args.literature) if args.literature else [])
     scores = compare(args.dirs, args.by, args.against)
@@ -80,7 +64,7 @@ def _report(args: argparse.Namespace) -> int:
 
 def _print(tables: Sequence[Table], parts: Sequence[Section]) -> None:
     """The tables that say most, and what a reader must know of them."""
-    terminal = tables_out()
+    terminal = output()
     for table in tables:
         grid = Grid(title=Text(table.title), title_justify="left", title_style="bold")
         for column in table.shown:
