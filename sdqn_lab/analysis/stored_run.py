@@ -6,11 +6,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from pydantic import BaseModel
 
 from sdqn_lab.analysis import forms
 from sdqn_lab.analysis.records import Record, Records, is_number, read_records
+from sdqn_lab.analysis.statistics import Array
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.upgrade import upgraded
 
@@ -213,3 +215,10 @@ def comparable(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(map(comparable, value))
     return str(value) if isinstance(value, dict) else value
+
+
+def read_off(grid: Array, at: Array, values: Array) -> Array:
+    """A curve at these places; not a number where it has not been, up to `OVERSHOOT`."""
+    # Beyond its ends interpolation would draw what never was.
+    been = (grid >= at[0] * (1 - OVERSHOOT)) & (grid <= at[-1] * (1 + OVERSHOOT))
+    return np.where(been, np.interp(grid, at, values), np.nan)

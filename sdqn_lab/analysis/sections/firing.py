@@ -11,10 +11,9 @@ from sdqn_lab.analysis.comparison import Arm, Comparison, Task
 from sdqn_lab.analysis.figures import Figure, Look, legend, looks, matrix, panels
 from sdqn_lab.analysis.forms import LIMIT
 from sdqn_lab.analysis.scoring import Scores
-from sdqn_lab.analysis.sections.learning_curves import read_off
 from sdqn_lab.analysis.sections.section import Section, Table
 from sdqn_lab.analysis.statistics import Array
-from sdqn_lab.analysis.stored_run import FIRING, Run
+from sdqn_lab.analysis.stored_run import FIRING, Run, read_off
 from sdqn_lab.analysis.text import with_range
 
 SHARES = {

@@ -12,8 +12,8 @@ from sdqn_lab.analysis.comparison import Comparison
 from sdqn_lab.analysis.figures import Figure, Look, legend, looks, panels
 from sdqn_lab.analysis.records import SCORE
 from sdqn_lab.analysis.sections.section import Section
-from sdqn_lab.analysis.statistics import Array, resampled
-from sdqn_lab.analysis.stored_run import OVERSHOOT, Run
+from sdqn_lab.analysis.statistics import resampled
+from sdqn_lab.analysis.stored_run import OVERSHOOT, Run, read_off
 
 SEED, REPETITIONS = 0, 500
 """Of the bootstrap behind the bands."""
@@ -99,13 +99,6 @@ def _draw(panel: Axes, runs: Sequence[Run], key: str, unit: float, look: Look) -
             drawn = resampled(known, np.random.default_rng(SEED), REPETITIONS).mean(-1)
             low[place], high[place] = np.quantile(drawn, [0.025, 0.975])
     panel.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
-
-
-def read_off(grid: Array, at: Array, values: Array) -> Array:
-    """A curve at these places; not a number where it has not been, up to `OVERSHOOT`."""
-    # Beyond its ends interpolation would draw what never was.
-    been = (grid >= at[0] * (1 - OVERSHOOT)) & (grid <= at[-1] * (1 + OVERSHOOT))
-    return np.where(been, np.interp(grid, at, values), np.nan)
 
 
 def _add_frames(panel: Axes, frames: int) -> None:
