@@ -21,8 +21,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from sdqn_lab import config
-from sdqn_lab.analysis.run import Run
-from sdqn_lab.analysis.table import print_table
+from sdqn_lab.analysis.stored_run import Run
+from sdqn_lab.analysis.terminal import print_cells
 from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.commands import arguments, help
 from sdqn_lab.commands.callbacks import Callbacks
@@ -178,18 +178,18 @@ def _finish(sweep_dir: Path, cells: list[Path], stopped: bool) -> int:
 def _show_cells(sweep_dir: Path, directories: list[Path]) -> None:
     # Imported here: plotting takes a second to load, and most commands draw nothing.
     from sdqn_lab.analysis.comparison import Comparison
-    from sdqn_lab.analysis.report.learning import learning_curves
+    from sdqn_lab.analysis.sections.learning_curves import curves_over_steps
 
     # A launcher's ledger knows more than the cells: a lost cell could not write that it is lost.
     seen = observe(sweep_dir) if (sweep_dir / LEDGER).exists() else Observation(sweep_dir, [])
     states = {report.name: report.state for report in seen.reports}
     runs = [Run(path, states.get(path.name)) for path in directories]
-    print_table(runs, output(), f"{len(runs)} cells in {sweep_dir}")
+    print_cells(runs, output(), f"{len(runs)} cells in {sweep_dir}")
     for line in notes(seen):
         console().print(line, soft_wrap=True)
     if not any(run.evaluations for run in runs):
         return
-    learning_curves(Comparison(runs)).write(sweep_dir)
+    curves_over_steps(Comparison(runs)).write(sweep_dir)
     output().print(f"learning curves: {sweep_dir / 'learning-curves.png'}", soft_wrap=True)
     line = f"the whole comparison: python -m sdqn_lab.report {sweep_dir}"
     output().print(line, soft_wrap=True)

@@ -24,10 +24,10 @@ addEventListener("load", () => {
     links: [...document.querySelectorAll("nav a")].map(
       (a) => document.querySelector(a.getAttribute("href")) !== null),
   };
-  const told = document.createElement("pre");
-  told.id = "seen";
-  told.textContent = JSON.stringify(seen);
-  document.body.append(told);
+  const written = document.createElement("pre");
+  written.id = "seen";
+  written.textContent = JSON.stringify(seen);
+  document.body.append(written);
 });
 </script></body>"""
 
@@ -42,22 +42,22 @@ def page(tmp_path_factory):
     return out / "report" / "index.html"
 
 
-def chromium(page, *words):
+def chromium(page, *flags):
     common = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
     offline = ("--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking")
     profile = f"--user-data-dir={page.parent / 'profile'}"
-    command = [BROWSER, *common, *offline, profile, *words, page.as_uri()]
+    command = [BROWSER, *common, *offline, profile, *flags, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 @pytest.fixture(scope="module", params=[1280, 500], ids=["wide", "narrow"])
 def seen(request, page):
-    """What the browser made of the page, told by a script in a copy of it."""
+    """What the browser made of the page, written by a script into a copy of it."""
     looking = page.with_name("looking.html")
     looking.write_text(page.read_text().replace("</body>", LOOK))
     dom = chromium(looking, f"--window-size={request.param},900", "--dump-dom")
-    told = re.search(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)
-    return json.loads(told[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    written = re.search(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)
+    return json.loads(written[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
 
 
 def test_every_figure_is_drawn_and_none_is_wider_than_the_window(seen, page):

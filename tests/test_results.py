@@ -1,66 +1,195 @@
-"""Committed results say what they were made with, and are what their run directories say."""
+"""Committed results say what they were made with, and follow from the committed raw metrics.
 
+Everything is computed here anew, with NumPy and nothing of the package.
+"""
+
+import csv
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-
-from sdqn_lab.analysis.literature import printed
-from sdqn_lab.analysis.report.write import sections
-from sdqn_lab.report import compare
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = sorted((ROOT / "results").glob("*/sweep"))
-IDS = [study.parent.name for study in STUDIES]
+PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
 WANTED = ("game", "arm", "seed", "steps", "score", "protocol", "sha", "hardware", "command")
+MAC_PJ, AC_PJ = 4.6, 0.9
+"""Horowitz 2014, 45 nm, float32: 3.7 + 0.9, and 0.9."""
 
 
-@pytest.fixture(scope="module", params=STUDIES, ids=IDS)
+@pytest.fixture(scope="module", params=STUDIES, ids=[study.parent.name for study in STUDIES])
 def study(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
-def tables(study):
-    parts = sections(compare([study]), printed())
-    return {table.name: table for part in parts for table in part.tables}
+def raw(study):
+    """One row a run, from its config and metrics: last window, best evaluation, steps."""
+    rows = []
+    for file in sorted(study.glob("*/config.yaml")):
+        config = yaml.load(file.read_bytes(), yaml.CSafeLoader)
+        lines = [json.loads(x) for x in (file.parent / "metrics.jsonl").read_text().splitlines()]
+        found = [(x["step"], x["eval/return_mean"]) for x in lines if "eval/return_mean" in x]
+        steps, returns = np.array(found, float).T
+        end, num_envs = config["budget"]["steps"], config["algo"]["num_envs"]
+        assert abs(steps[-1] - end) <= max(0.01 * end, num_envs)
+        late = returns[steps > 0.8 * end + num_envs]
+        rows.append(
+            {
+                "run": file.parent.name,
+                "game": config["choices"]["env"],
+                "arm": config["choices"]["experiment"],
+                "steps": lines[-1]["step"],
+                "score": late.mean(),
+                "best": returns.max(),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
-def committed(study: Path) -> pd.DataFrame:
-    return pd.read_csv(study.parent / "runs.csv", dtype={"sha": str})
+@pytest.fixture(scope="module")
+def normalized(raw):
+    """arm -> game -> scores, 0 a random player and 1 the DQN of Xu et al. 2026."""
+    file = ROOT / "sdqn_lab" / "envs" / "data" / "minatar_scores.csv"
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    ends = {r["game"]: (float(r["random"]), float(r["dqn"])) for r in csv.DictReader(lines)}
+    found = {}
+    for (arm, game), rows in raw.groupby(["arm", "game"]):
+        low, high = ends[game]
+        found.setdefault(arm, {})[game] = (rows["score"].to_numpy() - low) / (high - low)
+    return found
+
+
+def table(study, name):
+    return pd.read_csv(study.parent / "report" / "tables" / f"{name}.csv")
 
 
 def test_every_score_carries_what_it_was_made_with(study):
-    runs = committed(study)
+    runs = pd.read_csv(study.parent / "runs.csv", dtype={"sha": str})
     assert len(runs)
     assert not runs[list(WANTED)].isna().any(axis=None)
     assert (runs["state"] == "finished").all()
     assert runs["command"].str.startswith("python -m sdqn_lab.run ").all()
+    shas = [sha for listed in runs["sha"] for sha in listed.split(", ")]
+    assert all(re.fullmatch("[0-9a-f]{8}", sha) for sha in shas), "no code was changed"
 
 
-def test_no_score_was_made_with_changed_code(study):
-    shas = [sha for told in committed(study)["sha"] for sha in told.split(", ")]
-    assert all(re.fullmatch("[0-9a-f]{8}", sha) for sha in shas)
+def test_every_run_has_the_score_of_its_metrics(study, raw):
+    for file in (study.parent / "runs.csv", study.parent / "report" / "tables" / "runs.csv"):
+        runs = pd.read_csv(file).set_index("run")
+        assert set(runs.index) == set(raw["run"])
+        for column in ("score", "best", "steps"):
+            expected = raw.set_index("run")[column].to_dict()
+            assert runs[column].to_dict() == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_rows_are_those_of_the_run_directories(study, tables):
-    runs = committed(study).set_index("run")
-    found = tables["runs"].data.set_index("run")
-    finished = found[found["state"] == "finished"]
-    assert set(runs.index) == set(finished.index)
-    for column in ("score", "best", "steps"):
-        assert runs[column].to_dict() == pytest.approx(finished[column].to_dict())
+def test_scores_are_means_and_deviations_over_seeds(study, raw, normalized):
+    rows = {(row.game, row.arm): row for row in table(study, "scores").itertuples()}
+    groups = dict(iter(raw.groupby(["game", "arm"])))
+    assert rows.keys() == groups.keys()
+    for (game, arm), of in groups.items():
+        row = rows[game, arm]
+        columns = {"last": of["score"], "best": of["best"], "normalized": normalized[arm][game]}
+        for name, values in columns.items():
+            mean, std = getattr(row, f"{name}_mean"), getattr(row, f"{name}_std")
+            expected = (np.mean(values), np.std(values, ddof=1))
+            assert (mean, std) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def test_the_tables_beside_them_are_what_the_report_makes_now(study, tables):
-    files = {file.stem: file for file in (study.parent / "report" / "tables").glob("*.md")}
-    assert files.keys() == tables.keys()
-    for name, file in files.items():
-        assert file.read_text() == tables[name].markdown()
+def test_aggregates_are_those_of_the_normalized_scores(study, normalized):
+    rows = table(study, "aggregates").set_index("arm")
+    assert set(rows.index) == set(normalized)
+    for arm, games in normalized.items():
+        every = np.sort(np.concatenate(list(games.values())))
+        cut = len(every) // 4
+        means = [game.mean() for game in games.values()]
+        gaps = [np.maximum(1 - game, 0).mean() for game in games.values()]
+        expected = {
+            "IQM": every[cut : len(every) - cut].mean(),
+            "median": np.median(means),
+            "mean": np.mean(means),
+            "optimality_gap": np.mean(gaps),
+        }
+        for name, value in expected.items():
+            low, estimate, high = (
+                rows.loc[arm, f"{name}_{e}"] for e in ("low", "estimate", "high")
+            )
+            assert estimate == pytest.approx(value, rel=1e-9)
+            assert low <= estimate <= high
 
 
-def test_every_number_of_the_readme_is_in_the_report(study, tables):
-    readme = (ROOT / "README.md").read_text()
-    for name in ("scores", "aggregates"):
-        assert tables[name].rows() in readme
+def test_the_probability_of_improvement_counts_pairs_of_runs(study, normalized):
+    for row in table(study, "improvement").itertuples():
+        won = []
+        for game, ours in normalized[row.arm].items():
+            pairs = ours[:, None] - normalized["dqn"][game]
+            won.append((pairs > 0).mean() + (pairs == 0).mean() / 2)
+        assert row.probability_estimate == pytest.approx(np.mean(won), rel=1e-9)
+
+
+def test_energies_are_those_of_the_counted_operations(study):
+    rows = table(study, "costs").set_index("run")
+    counted = {
+        file.parent.name: json.loads(file.read_bytes()) for file in study.glob("*/probe.json")
+    }
+    assert set(rows.index[rows["energy_nj"].notna()]) == set(counted)
+    for run, probe in counted.items():
+        layers = pd.DataFrame(probe["layers"])
+        mac = layers.loc[layers["analog"], "operations"].sum()
+        ac = layers.loc[~layers["analog"], "operations"].sum()
+        dense = (layers["synapses"] * layers["passes"]).sum()
+        found = rows.loc[run, ["mac", "ac", "energy_nj", "dense_energy_nj"]].to_list()
+        expected = [mac, ac, (mac * MAC_PJ + ac * AC_PJ) / 1e3, dense * MAC_PJ / 1e3]
+        assert found == pytest.approx(expected, rel=1e-9)
+
+
+def numbers(cell):
+    """Each number of a cell, with half a unit of its last digit."""
+    for text in re.findall(r"-?\d[\d,]*\.?\d*(?:e-?\d+)?", cell):
+        digits = text.partition("e")[0].partition(".")[2]
+        exponent = int(text.partition("e")[2] or 0)
+        yield float(text.replace(",", "")), 0.5000001 * 10.0 ** (exponent - len(digits))
+
+
+def agree(cell, values):
+    printed = list(numbers(cell))
+    values = [value for value in values if not np.isnan(value)]
+    assert len(printed) == len(values), cell
+    for (number, half), value in zip(printed, values, strict=True):
+        assert abs(number - value) <= half, (cell, value)
+
+
+def block(name):
+    """The rows of a table that a page shows between two marks."""
+    pages = [page.read_text() for page in PAGES if page.exists()]
+    (found,) = [
+        t for p in pages for t in re.findall(f"<!-- {name} -->(.*?)<!-- /{name} -->", p, re.S)
+    ]
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("| \n").split("|")]
+        for line in found.strip().splitlines()
+    ]
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def test_the_scores_that_a_page_shows_are_the_committed_ones(study):
+    rows = table(study, "scores").to_dict("records")
+    for shown, row in zip(block("scores"), rows, strict=True):
+        assert (shown["game"], shown["arm"]) == (row["game"], row["arm"])
+        assert shown["seeds"] == f"{row['seeds']} of {row['runs']}"
+        agree(shown["agent steps"], [row["agent_steps"]])
+        for heading, name in (("last window", "last"), ("best", "best"), ("normalized",) * 2):
+            agree(shown[heading], [row[f"{name}_mean"], row[f"{name}_std"]])
+
+
+def test_the_aggregates_that_a_page_shows_are_the_committed_ones(study):
+    rows = table(study, "aggregates").to_dict("records")
+    for shown, row in zip(block("aggregates"), rows, strict=True):
+        assert shown.pop("arm") == row["arm"]
+        for heading, cell in shown.items():
+            name = heading.replace(" ", "_")
+            agree(cell, [row[f"{name}_{end}"] for end in ("estimate", "low", "high")])

@@ -1,14 +1,16 @@
 """Runs sorted into arms and tasks: what is compared with what."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
 import yaml
 
-from sdqn_lab.analysis.run import Run, comparable
+from sdqn_lab.analysis.stored_run import ORIGINS, TIMELESS, Run, comparable
+from sdqn_lab.analysis.text import value_text
+from sdqn_lab.checks.refused import Refused
 
 Item = TypeVar("Item")
 ENDED = frozenset({"failed", "lost", "missing", "stopped", "preempted"})
@@ -20,10 +22,6 @@ BASELINE = "dqn"
 Options = tuple[tuple[str, Any], ...]
 
 
-class ComparisonError(Exception):
-    """What was asked for cannot be compared; the message says why and what to write."""
-
-
 @dataclass(frozen=True, order=True)
 class Task:
     """A game under one protocol; scores of two tasks never share a column."""
@@ -31,12 +29,12 @@ class Task:
     game: str
     protocol: str
     rules: str = field(repr=False)
-    """Every setting of the protocol, in words."""
-    told_by: str = field(default="", compare=False)
-    """Where the game is played under several protocols: what is particular to this one."""
+    """Every setting of the protocol, as `key=value` pairs."""
+    particular: str = field(default="", compare=False)
+    """Where the game is played under several protocols: what only this one says."""
 
     def __str__(self) -> str:
-        return f"{self.game} ({self.told_by})" if self.told_by else self.game
+        return f"{self.game} ({self.particular})" if self.particular else self.game
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,12 @@ class Arm:
     name: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        told = [(key, value) for key, value in self.options if value is not None]
-        return self.name or ", ".join(_word(key, value) for key, value in told) or "all"
+        known = {key: value for key, value in self.options if value is not None}
+        pairs = [
+            f"{'T' if key == 'time_window' else key}={value_text(value)}"
+            for key, value in known.items()
+        ]
+        return self.name or ", ".join(pairs) or "all"
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,12 @@ class Comparison:
 
     Args:
         runs: all that were found, in whatever state.
-        by: keys that tell arms apart; None: all that vary within a game.
-        against: ``key=value`` words that pick one arm as the baseline; None: the arm that is
-            called dqn, else the first arm.
+        by: keys that tell arms apart, `ORIGINS` among them; None: all that vary within a game.
+        against: `key=value` pairs that pick one arm as the baseline; None: the arm that is called
+            dqn, else the first arm.
 
     Raises:
-        ComparisonError: ``by`` or ``against`` names what is not there, or no run can be used.
+        Refused: `by` or `against` names what is not there, or no run can be used.
     """
 
     def __init__(
@@ -85,13 +87,21 @@ class Comparison:
     ) -> None:
         self.all_runs = list(runs)
         self.notices: list[Notice] = []
-        self.runs = self._usable()
+        self.runs = self._usable([key for key in by or () if key in ORIGINS])
         if not self.runs:
             lines = "; ".join(f"{notice.run}: {notice.message}" for notice in self.notices)
-            raise ComparisonError(f"no run can be read: {lines}" if lines else "no run was found")
+            raise Refused(
+                "no run", None, f"none can be read: {lines}" if lines else "none was found"
+            )
         self.varied = varied(self.runs)
-        self.axes = self.varied if by is None else _checked(by, self.runs)
-        self._names = self._experiments()
+        self.axes = self.varied if by is None else self._checked(by)
+        # An experiment is a good name only if it tells all of an arm: other options may differ.
+        started = defaultdict(set)
+        for run in self.runs:
+            started[self._options_of(run)].add(run.choices.get(NAME))
+        single = {options: names.pop() for options, names in started.items() if len(names) == 1}
+        counts = Counter(single.values())
+        self._names = {arm: name for arm, name in single.items() if name and counts[name] == 1}
         self.arms = _first_seen(self.arm_of(run) for run in self.runs)
         self.tasks = sorted(_tasks(self.runs))
         self._note_pooled()
@@ -103,20 +113,12 @@ class Comparison:
         return Arm(options, self._names.get(options))
 
     def _options_of(self, run: Run) -> Options:
-        return tuple((axis, run.options.get(axis)) for axis in self.axes)
-
-    def _experiments(self) -> dict[Options, str]:
-        """The name of each arm that has one of its own."""
-        told: dict[Options, set[str | None]] = defaultdict(set)
-        for run in self.runs:
-            told[self._options_of(run)].add(run.choices.get(NAME))
-        single = {options: names.pop() for options, names in told.items() if len(names) == 1}
-        counts = Counter(single.values())
-        return {arm: name for arm, name in single.items() if name and counts[name] == 1}
+        return tuple((axis, run.option(axis)) for axis in self.axes)
 
     @cached_property
     def cells(self) -> Mapping[tuple[Task, Arm], list[Run]]:
         """(task, arm) -> its runs."""
+        # Equal tasks are one; only those listed know what is particular to them.
         listed = {task: task for task in self.tasks}
         cells: dict[tuple[Task, Arm], list[Run]] = defaultdict(list)
         for run in self.runs:
@@ -138,38 +140,56 @@ class Comparison:
         """The runs of an arm on a task."""
         return self.cells.get((task, arm), [])
 
+    def runs_of(self, arm: Arm) -> list[Run]:
+        """The runs of an arm, task by task."""
+        return [run for task in self.tasks for run in self.of(task, arm)]
+
     def warn(self, run: Run, message: str) -> None:
-        """Tell the reader something about a run, once."""
+        """Record something about a run that a reader has to know, once."""
         notice = Notice(run.path.name, message)
         if notice not in self.notices:
             self.notices.append(notice)
 
-    def _usable(self) -> list[Run]:
+    def _usable(self, origins: Sequence[str]) -> list[Run]:
+        """The runs that say what they are, each once."""
         usable: dict[tuple[Any, ...], Run] = {}
         for run in self.all_runs:
             _ = run.records  # read now, so that its problems are known
             for problem in run.problems:
                 self.warn(run, problem)
             if run.state in ENDED:
-                self.warn(run, _state_line(run))
+                error = str(run.status.get("error") or "").strip().splitlines()
+                why = f": {error[-1]}" if error else ""
+                at = f"{run.state} at step {run.steps:,} of {run.steps_asked:,}"
+                self.warn(run, at + why)
             if not run.config:
                 if run.state != "missing":
                     self.warn(run, "left out: without its config nothing says which arm it is")
                 continue
             settings = tuple(item for item in run.options.items() if item[0] != NAME)
-            same = (task_of(run), run.seed, settings)
-            other = usable.get(same)
-            if other is None:
-                usable[same] = run
-                continue
-            longer, shorter = (run, other) if run.steps > other.steps else (other, run)
-            same_as = f"the same settings and seed as {longer.path}, which is as long or longer"
-            self.warn(shorter, f"left out: {same_as}")
-            usable[same] = longer
+            same = (task_of(run), run.seed, settings, *map(run.option, origins))
+            # A directory that was copied, or a cell that was run in two sweeps, is no second seed.
+            other = usable.setdefault(same, run)
+            if other is not run:
+                longer, shorter = (run, other) if run.steps > other.steps else (other, run)
+                reason = f"the same settings and seed as {longer.path}, which is as long or longer"
+                self.warn(shorter, f"left out: {reason}; --by sweep,commit would compare them")
+                usable[same] = longer
         return list(usable.values())
 
+    def _checked(self, by: Sequence[str]) -> tuple[str, ...]:
+        known = _first_seen(key for run in self.runs for key in run.options)
+        for key in by:
+            if key not in (*known, *ORIGINS):
+                some = ",".join(self.varied or known[:9])
+                rule = (
+                    "tells games apart, which are never pooled" if key == "env" else "no run has it"
+                )
+                raise Refused("--by", key, rule, some)
+        return tuple(by)
+
     def _note_pooled(self) -> None:
-        """Whoever pools what differs is told so."""
+        """Warn if runs of one arm differ in other settings."""
         for axis in self.varied:
             for task in self.tasks:
                 options = [run.options for run in self.runs if task_of(run) == task]
@@ -180,43 +200,59 @@ class Comparison:
     def _baseline(self, against: Sequence[str] | None) -> Arm:
         if against is None:
             return next((arm for arm in self.arms if arm.name == BASELINE), self.arms[0])
-        wanted = dict(_pair(word) for word in against)
-        found = [arm for arm in self.arms if all(self._fits(arm, *item) for item in wanted.items())]
+        found = self.arms
+        for pair in against:
+            key, sign, value = pair.partition("=")
+            if not sign:
+                raise Refused("--against", pair, "not key=value", "--against experiment=dqn")
+            # A commit such as 12345678 looks like a number.
+            wanted = ({_parsed(value)}, {value})
+            found = [a for a in found if {r.option(key) for r in self.runs_of(a)} in wanted]
         if len(found) == 1:
             return found[0]
+        how = f"{len(found)} arms fit" if found else "no arm fits"
         arms = "; ".join(map(str, self.arms))
-        how = "no arm fits" if not found else f"{len(found)} arms fit"
-        raise ComparisonError(
-            f"--against {','.join(against)}: {how}; write key=value so that one of these is "
-            f"meant: {arms}"
-        )
+        key = ",".join(against)
+        raise Refused("--against", key, how, f"key=value so that one of these is meant: {arms}")
 
-    def _fits(self, arm: Arm, key: str, value: str) -> bool:
-        told = {run.options.get(key) for run in self.runs if self.arm_of(run) == arm}
-        return told == {_parsed(value)}
+
+def arm_labels(runs: Sequence[Run]) -> dict[Run, str]:
+    """What each of several runs is called in every table: the name of its arm.
+
+    A run whose config cannot be read is called by its directory.
+    """
+    if not any(run.config for run in runs):
+        return {run: run.path.name for run in runs}
+    comparison = Comparison(runs)
+    return {run: str(comparison.arm_of(run)) if run.config else run.path.name for run in runs}
+
+
+def own_label(choices: Mapping[str, str | None], time_window: int) -> str:
+    """What a run is called that is compared with nothing: `lif, popnorm, atan, T=4`.
+
+    The experiment that it was started as is no name for it, because other options of the same
+    command may have changed what that experiment sets.
+    """
+    parts = [choices.get("neuron"), choices.get("norm")]
+    if choices.get("neuron") != TIMELESS:
+        parts += [choices.get("surrogate"), f"T={time_window}"]
+    return ", ".join(map(str, parts))
 
 
 def task_of(run: Run) -> Task:
     """The game of a run and how it is played."""
-    rules = run.config.get("protocol", {})
-    words = ", ".join(f"{key}={in_words(value)}" for key, value in sorted(rules.items()))
-    return Task(run.game, str(run.choices.get("protocol", "?")), words)
+    rules = sorted(run.config.get("protocol", {}).items())
+    pairs = ", ".join(f"{key}={value_text(value)}" for key, value in rules)
+    return Task(run.game, str(run.choices.get("protocol", "?")), pairs)
 
 
-def _tasks(runs: Iterable[Run]) -> list[Task]:
+def _tasks(runs: Iterable[Run]) -> Iterator[Task]:
+    """Every task once, named by its protocol where the game has several."""
     found = {task_of(run) for run in runs}
-    by_game: dict[str, list[Task]] = defaultdict(list)
     for task in found:
-        by_game[task.game].append(task)
-    return [replace(task, told_by=_particular(task, by_game[task.game])) for task in found]
-
-
-def _particular(task: Task, beside: Sequence[Task]) -> str:
-    """The name of the protocol and the rules that not all tasks of the game have."""
-    if len(beside) == 1:
-        return ""
-    shared = set.intersection(*(set(other.rules.split(", ")) for other in beside))
-    return ", ".join([task.protocol, *(r for r in task.rules.split(", ") if r not in shared)])
+        beside = [set(other.rules.split(", ")) for other in found if other.game == task.game]
+        own = [rule for rule in task.rules.split(", ") if rule not in set.intersection(*beside)]
+        yield replace(task, particular=", ".join([task.protocol, *own]) if beside[1:] else "")
 
 
 def varied(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -224,12 +260,13 @@ def varied(runs: Sequence[Run]) -> tuple[str, ...]:
 
     An experiment only names a combination of them and is none itself.
     """
+    # Families of games need settings of their own, and these are no ablation.
     by_game: dict[Task, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         by_game[task_of(run)].append(run.options)
     kept: list[str] = []
     for key in _first_seen(key for run in runs for key in run.options):
-        if key != NAME and any(_adds(key, kept, told) for told in by_game.values()):
+        if key != NAME and any(_adds(key, kept, options) for options in by_game.values()):
             kept.append(key)
     return tuple(kept)
 
@@ -237,58 +274,20 @@ def varied(runs: Sequence[Run]) -> tuple[str, ...]:
 def _adds(key: str, kept: Sequence[str], options: Sequence[Mapping[str, Any]]) -> bool:
     """Whether runs that are equal in all kept keys differ in this one."""
     seen: dict[tuple[Any, ...], Any] = {}
-    for told in options:
-        group = tuple(told.get(axis) for axis in kept)
-        if seen.setdefault(group, told.get(key)) != told.get(key):
+    for chosen in options:
+        group = tuple(chosen.get(axis) for axis in kept)
+        if seen.setdefault(group, chosen.get(key)) != chosen.get(key):
             return True
     return False
 
 
-def _checked(by: Sequence[str], runs: Sequence[Run]) -> tuple[str, ...]:
-    known = _first_seen(key for run in runs for key in run.options)
-    for key in by:
-        if key not in known:
-            some = ", ".join([*varied(runs)] or known[:9])
-            raise ComparisonError(f"--by {key}: no run has it; write keys such as {some}")
-    return tuple(by)
-
-
-def _pair(word: str) -> tuple[str, str]:
-    key, sign, value = word.partition("=")
-    if not sign:
-        raise ComparisonError(f"--against {word}: not key=value; write e.g. experiment=dqn")
-    return key, value
-
-
-def _state_line(run: Run) -> str:
-    error = str(run.status.get("error") or "").strip().splitlines()
-    why = f": {error[-1]}" if error else ""
-    return f"{run.state} at step {run.steps:,} of {run.steps_asked:,}{why}"
-
-
-def _word(key: str, value: Any) -> str:
-    return f"{'T' if key == 'time_window' else key}={in_words(value)}"
-
-
-def in_words(value: Any) -> str:
-    """As it is written on the command line."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "none"}[value]
-    if isinstance(value, tuple):
-        return f"[{','.join(map(in_words, value))}]"
-    return str(value)
-
-
-def _parsed(word: str) -> Any:
-    """A word of the command line as a config has it, so that 2 and 2.0 are one value."""
+def _parsed(text: str) -> Any:
+    """A value of the command line as a config has it, so that 2 and 2.0 are one value."""
     try:
-        value = comparable(yaml.safe_load(word))
-    except yaml.YAMLError:
-        return word
-    try:
+        value = comparable(yaml.safe_load(text))
         return float(value) if isinstance(value, str) else value  # YAML takes 1e-05 for text
-    except ValueError:
-        return value
+    except (ValueError, yaml.YAMLError):
+        return text
 
 
 def _first_seen(items: Iterable[Item]) -> list[Item]:

@@ -1,4 +1,4 @@
-"""From counted operations to energy: arithmetic on what ``probe.json`` says.
+"""From counted operations to energy: arithmetic on what `probe.json` says.
 
 For one decision, with the layers l of a network, their passes P_l, synapses S_l, operations O_l
 (synapses whose input is not zero, summed over the passes) and T simulation steps:
@@ -16,7 +16,7 @@ A layer is analog where its input consists of numbers: a weight is multiplied an
 spike is 0 or 1, and its weight is only added (AC). Zeros cost nothing in either case: a zero of a
 ReLU is skipped like a spike that did not come, or else two programs would be compared and not two
 networks. The first layer under constant input is mapped once (P = 1), as this software does it;
-``every_step`` is the price where its result is not kept and the map runs at each of the T steps.
+`every_step` is the price where its result is not kept and the map runs at each of the T steps.
 
 This is arithmetic alone. Left out: moving weights and activity between memory and processor, which
 in most hardware costs more than all of the above; norms and biases; the neuron's own step (leak,
@@ -29,6 +29,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.runs.directory import PROBE_VERSION
 
 
@@ -62,7 +63,7 @@ class Cost:
         mac: multiply-adds, zeros skipped, the map of a constant input once.
         mac_every_step: the same with that map at each step.
         ac: additions of a weight, one for each spike and synapse.
-        dense_mac: multiply-adds, zeros not skipped; of an artificial network the usual count.
+        dense_mac: multiply-adds, zeros not skipped; of an ANN the usual count.
         energy_nj: of mac and ac.
         energy_every_step_nj: of mac_every_step and ac.
         dense_energy_nj: of dense_mac.
@@ -82,29 +83,31 @@ def cost(probe: Mapping[str, Any], technology: Technology = HOROWITZ) -> Cost:
     """What a decision of a probed network costs.
 
     Args:
-        probe: the content of ``probe.json``.
+        probe: the content of `probe.json`.
         technology: what one operation costs.
 
     Raises:
-        ValueError: it is of another version, or keys are missing.
+        Refused: it is of another version, or keys are missing.
     """
     if probe.get("version") != PROBE_VERSION:
-        raise ValueError(f"probe: version must be {PROBE_VERSION}, got {probe.get('version')}")
+        raise Refused("version", probe.get("version"), f"must be {PROBE_VERSION}")
+    mac = every_step = ac = 0.0
+    parameters = dense = 0
     try:
-        return _cost(probe["time_window"], probe["layers"], technology)
+        for layer in probe["layers"]:
+            parameters += layer["parameters"]
+            dense += layer["synapses"] * layer["passes"]
+            # A spike is 0 or 1: its weight is added and not multiplied.
+            if layer["analog"]:
+                mac += layer["operations"]
+                every_step += layer["operations"] * probe["time_window"] / layer["passes"]
+            else:
+                ac += layer["operations"]
     except KeyError as error:
-        raise ValueError(f"probe: {error} is missing") from error
-
-
-def _cost(time_window: int, layers: list[Mapping[str, Any]], technology: Technology) -> Cost:
-    analog = [layer for layer in layers if layer["analog"]]
-    mac = sum(layer["operations"] for layer in analog)
-    every_step = sum(layer["operations"] * time_window / layer["passes"] for layer in analog)
-    ac = sum(layer["operations"] for layer in layers if not layer["analog"])
-    dense = sum(layer["synapses"] * layer["passes"] for layer in layers)
+        raise Refused(error.args[0], None, "must be in a probe") from error
     mac_nj, ac_nj = technology.mac_pj / 1e3, technology.ac_pj / 1e3
     return Cost(
-        parameters=sum(layer["parameters"] for layer in layers),
+        parameters=parameters,
         mac=mac,
         mac_every_step=every_step,
         ac=ac,

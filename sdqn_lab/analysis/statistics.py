@@ -1,7 +1,7 @@
 """Aggregates over games and seeds, with intervals that say how sure they are.
 
-Scores of an arm are one array a game; its last axis counts the seeds, which may be unequally many.
-Axes before it are replicates of a bootstrap, worked off together. Aggregates expect normalized
+Scores of an arm are one array per game; its last axis counts the seeds, whose number may differ.
+Axes before it are replicates of a bootstrap, computed together. Aggregates expect normalized
 scores (0: random player, 1: reference), so that games can be averaged.
 
 Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice".
@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import trim_mean
+
+from sdqn_lab.checks.refused import Refused
 
 Array = npt.NDArray[np.float64]
 Games = Sequence[Array]
 """(..., seeds) for each game."""
 Statistic = Callable[[Games], Array]
-"""Games to one number a replicate."""
+"""Games to one number per replicate."""
 REPETITIONS = 2_000
 LEVEL = 0.95
 
@@ -49,7 +50,12 @@ def median(games: Games) -> Array:
 
 def iqm(games: Games) -> Array:
     """Interquartile mean: the mean of the middle half of all scores, games and seeds together."""
-    return np.asarray(trim_mean(np.concatenate(games, axis=-1), 0.25, axis=-1))
+    scores = np.concatenate(games, axis=-1)
+    count = scores.shape[-1]
+    # As SciPy's trim_mean does: the quarter is rounded down at each end.
+    cut = count // 4
+    ordered = np.partition(scores, (cut, count - cut - 1), axis=-1)
+    return np.asarray(ordered[..., cut : count - cut].mean(-1))
 
 
 def optimality_gap(games: Games, target: float = 1.0) -> Array:
@@ -63,10 +69,14 @@ def probability_of_improvement(ours: Games, theirs: Games) -> Array:
         mean over games of P(X > Y) + P(X = Y) / 2
 
     Args:
-        ours: one array a game.
+        ours: one array per game.
         theirs: arrays of the same games, in the same order.
     """
-    won = [_beats(x, y) for x, y in zip(ours, theirs, strict=True)]
+    won = [
+        # 1 for a win, 0 for a loss, 1/2 for a tie.
+        (np.sign(x[..., :, None] - y[..., None, :]) / 2 + 0.5).mean((-1, -2))
+        for x, y in zip(ours, theirs, strict=True)
+    ]
     return np.asarray(np.mean(won, axis=0))
 
 
@@ -98,10 +108,11 @@ def interval(
         level: coverage, in (0, 1).
 
     Raises:
-        ValueError: there is no game, or one without a seed.
+        Refused: there is no game, or one without a seed.
     """
     _check(games)
     estimate = float(statistic(games))
+    # One seed drawn again is the same seed: the interval would be a point, and look certain.
     if min(map(len, games)) < 2:
         return Interval(estimate, None, None)
     low, high = band(statistic, games, rng, repetitions=repetitions, level=level)
@@ -118,6 +129,7 @@ def band(
 ) -> tuple[Array, Array]:
     """Lower and upper ends for a statistic that may answer with several numbers; see `interval`."""
     _check(games)
+    # Games are not drawn: the question is about these, and not about other benchmarks.
     drawn = statistic([resampled(game, rng, repetitions) for game in games])
     outside = (1 - level) / 2
     low, high = np.quantile(drawn, [outside, 1 - outside], axis=0)
@@ -132,15 +144,18 @@ def improvement(
     repetitions: int = REPETITIONS,
     level: float = LEVEL,
 ) -> Interval:
-    """`probability_of_improvement` with its interval; both arms are drawn anew."""
+    """`probability_of_improvement` with its interval; both arms are drawn anew.
+
+    Raises:
+        Refused: the arms have other games, or one has no seed in a game.
+    """
 
     def statistic(both: Games) -> Array:
         return probability_of_improvement(both[: len(ours)], both[len(ours) :])
 
     if len(ours) != len(theirs):
-        raise ValueError(f"arms must share their games, got {len(ours)} and {len(theirs)}")
-    both = [*ours, *theirs]
-    return interval(statistic, both, rng, repetitions=repetitions, level=level)
+        raise Refused("theirs", f"{len(theirs)} games", f"must be as many as ours: {len(ours)}")
+    return interval(statistic, [*ours, *theirs], rng, repetitions=repetitions, level=level)
 
 
 def resampled(game: Array, rng: np.random.Generator, repetitions: int) -> Array:
@@ -152,13 +167,7 @@ def _means(games: Games) -> Array:
     return np.stack([game.mean(-1) for game in games], axis=-1)
 
 
-def _beats(x: Array, y: Array) -> Array:
-    difference = x[..., :, None] - y[..., None, :]
-    return np.asarray((np.sign(difference) / 2 + 0.5).mean((-1, -2)))
-
-
 def _check(games: Games) -> None:
-    if not games:
-        raise ValueError("games must not be empty")
-    if empty := [number for number, game in enumerate(games) if len(game) == 0]:
-        raise ValueError(f"every game must have a seed, got none for game {empty[0]}")
+    if not games or not all(map(len, games)):
+        seeds = ", ".join(str(len(game)) for game in games)
+        raise Refused("games", f"[{seeds}]", "must be at least one, each with a seed")

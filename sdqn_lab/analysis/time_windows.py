@@ -1,16 +1,15 @@
 """One network at several T: score, firing and energy, as a figure and as a table of numbers."""
 
-import csv
 import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import NullLocator
 
 from sdqn_lab.analysis.statistics import Interval
 from sdqn_lab.runs.files import write_atomic
@@ -57,11 +56,26 @@ def write_time_windows(points: Sequence[Point], path: Path, trained: int, captio
     figure = _drawn(points, trained, caption)
     for suffix in (".png", ".svg"):
         data = io.BytesIO()
+        # The same points give the same bytes, and text stays text.
         with rc_context({"svg.hashsalt": "sdqn_lab", "svg.fonttype": "none"}):
             metadata = {"Date": None} if suffix == ".svg" else {}
             figure.savefig(data, format=suffix[1:], dpi=160, metadata=metadata)
         write_atomic(path.with_suffix(suffix), data.getvalue())
-    write_atomic(path.with_suffix(".csv"), _table(points).encode())
+    rows = [
+        {
+            "time_window": point.time_window,
+            "episodes": point.episodes,
+            "return_mean": point.score.estimate,
+            "return_low": point.score.low,
+            "return_high": point.score.high,
+            "energy_nj": point.energy_nj,
+            "energy_every_step_nj": point.energy_every_step_nj,
+            **{f"firing_rate/{layer}": rate for layer, rate in point.firing_rates.items()},
+        }
+        for point in points
+    ]
+    table = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    write_atomic(path.with_suffix(".csv"), table.encode())
 
 
 def _drawn(points: Sequence[Point], trained: int, caption: str) -> Figure:
@@ -69,8 +83,20 @@ def _drawn(points: Sequence[Point], trained: int, caption: str) -> Figure:
     score, firing, energy = figure.subplots(1, 3)
     steps = [point.time_window for point in points]
     for axes in (score, firing, energy):
-        _prepare(axes, steps, trained)
-    _draw_score(score, points, steps)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(steps, [f"{step}" for step in steps])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("T, steps of a decision (dotted: as trained)", color=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.25)
+        axes.axvline(trained, color="#8c959f", linestyle=":", linewidth=1.5, zorder=0)
+    score.plot(steps, [point.score.estimate for point in points], "o-", color=LAYERS[0])
+    for point in points:
+        _, low, high = point.score
+        if low is not None and high is not None:
+            score.vlines(point.time_window, low, high, color=LAYERS[0], linewidth=5, alpha=0.3)
+    spread = "" if points[0].score.low is None else ", 95% interval over episodes"
+    score.set_title(f"Mean return{spread}")
     for number, layer in enumerate(points[0].firing_rates):
         rates = [point.firing_rates[layer] for point in points]
         firing.plot(steps, rates, "o-", color=LAYERS[number % len(LAYERS)], label=layer)
@@ -81,6 +107,7 @@ def _drawn(points: Sequence[Point], trained: int, caption: str) -> Figure:
     if every != once:
         energy.plot(steps, every, "s--", color=LAYERS[4], label="first layer mapped at each step")
     energy.set_title("Energy of a decision, nJ")
+    # Zero is in sight: half a firing rate looks like half of it.
     for axes in (firing, energy):
         axes.margins(y=0.2)
         axes.set_ylim(bottom=0)
@@ -88,38 +115,3 @@ def _drawn(points: Sequence[Point], trained: int, caption: str) -> Figure:
     wrapped = "\n".join(textwrap.fill(line, CAPTION_LETTERS) for line in caption.splitlines())
     figure.supxlabel(wrapped, fontsize=8.5, color="#57606a")
     return figure
-
-
-def _prepare(axes: Axes, steps: Sequence[int], trained: int) -> None:
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(steps))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set_xlabel("T, steps of a decision (dotted: as trained)", color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.25)
-    axes.axvline(trained, color="#8c959f", linestyle=":", linewidth=1.5, zorder=0)
-
-
-def _draw_score(axes: Axes, points: Sequence[Point], steps: Sequence[int]) -> None:
-    axes.plot(steps, [point.score.estimate for point in points], "o-", color=LAYERS[0])
-    for point in points:
-        low, high = point.score.low, point.score.high
-        if low is not None and high is not None:
-            axes.vlines(point.time_window, low, high, color=LAYERS[0], linewidth=5, alpha=0.3)
-    spread = "" if points[0].score.low is None else ", 95% interval over episodes"
-    axes.set_title(f"Mean return{spread}")
-
-
-def _table(points: Sequence[Point]) -> str:
-    layers = list(points[0].firing_rates)
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    head = ["time_window", "episodes", "return_mean", "return_low", "return_high"]
-    head += ["energy_nj", "energy_every_step_nj", *(f"firing_rate/{layer}" for layer in layers)]
-    writer.writerow(head)
-    for point in points:
-        numbers = [*point.score, point.energy_nj, point.energy_every_step_nj]
-        rates = [point.firing_rates[layer] for layer in layers]
-        writer.writerow([point.time_window, point.episodes, *numbers, *rates])
-    return out.getvalue()

@@ -13,16 +13,16 @@ LAYERS = ("conv1", "hidden")
 
 
 @cache
-def config(*words):
-    """As a run writes it; a later word replaces an earlier one."""
+def config(*overrides):
+    """As a run writes it; a later override replaces an earlier one."""
     settings = ("env=minatar_breakout", "budget.steps=5000", "algo.replay_start_steps=500")
-    chosen = dict(word.split("=", 1) for word in (*settings, "tracker=none", *words))
+    chosen = dict(one.split("=", 1) for one in (*settings, "tracker=none", *overrides))
     return OmegaConf.to_yaml(compose([f"{key}={value}" for key, value in chosen.items()]))
 
 
 def make_run(
     path: Path,
-    *words: str,
+    *overrides: str,
     scores=(1.0, 2.0, 3.0, 4.0, 5.0),
     seed: int = 0,
     state: str = "finished",
@@ -30,9 +30,10 @@ def make_run(
     error: str | None = None,
     rates=(0.25, 0.125),
 ) -> Path:
-    """A run with these evaluations; ``words`` as on the command line."""
+    """A run with these evaluations; `overrides` as on the command line."""
     path.mkdir(parents=True)
-    text = config(*words).replace("\nseed: 0\n", f"\nseed: {seed}\n")  # composing takes a second
+    # Composing takes a second, so one config serves all seeds.
+    text = config(*overrides).replace("\nseed: 0\n", f"\nseed: {seed}\n")
     (path / "config.yaml").write_text(text)
     attempt = {"started": "2026-01-01T00:00:00Z", "git_sha": "0123456789" * 4, "git_dirty": False}
     attempt |= {"cpu": "a processor", "gpus": [], "threads": 1}

@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from sdqn_lab.analysis.comparison import Comparison, ComparisonError
-from sdqn_lab.analysis.run import Run
+from sdqn_lab.analysis.comparison import Comparison, arm_labels, own_label
+from sdqn_lab.analysis.stored_run import Run
+from sdqn_lab.checks.refused import Refused
 from tests.analysis.runs import make_run
 
 
@@ -54,7 +55,7 @@ def test_a_class_of_ones_own_is_an_arm_beside_the_option_that_it_was_written_to(
     assert len(comparison.arms) == 2
 
 
-def test_what_changes_no_number_tells_no_arms_apart(tmp_path):
+def test_what_changes_no_number_makes_no_arms(tmp_path):
     comparison = compare(
         tmp_path,
         ("time_window=4", 0),
@@ -76,7 +77,7 @@ def test_a_baseline_is_found_by_a_number_in_whatever_form(tmp_path):
         assert comparison.baseline == comparison.arms[0]
 
 
-def test_settings_of_the_environment_tell_arms_apart(tmp_path):
+def test_settings_of_the_environment_make_arms(tmp_path):
     comparison = compare(tmp_path, ("env.observation_scale=1", 0), ("env.observation_scale=2", 0))
     assert comparison.axes == ("env.observation_scale",)
 
@@ -95,7 +96,7 @@ def test_a_number_is_a_number_however_it_is_written(tmp_path):
     )
 
 
-def test_single_settings_tell_arms_apart_too(tmp_path):
+def test_single_settings_make_arms_too(tmp_path):
     comparison = compare(
         tmp_path, ("time_window=2 neuron.tau=2.0", 0), ("time_window=4 neuron.tau=3.0", 0),
         ("time_window=2 neuron.tau=3.0", 0),
@@ -146,20 +147,25 @@ def test_the_dqn_is_the_baseline_unless_another_arm_is_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("against", "said"),
+    ("against", "rule", "instead"),
     [
-        (["experiment=vanilla"], "no arm fits; write key=value so that one of these is meant"),
-        (["neuron=relu"], "2 arms fit"),
-        (["dqn"], "--against dqn: not key=value"),
+        ("experiment=vanilla", "no arm fits", "pl_sdqn; dqn; dqn_popnorm"),
+        ("neuron=relu", "2 arms fit", "pl_sdqn; dqn; dqn_popnorm"),
+        ("dqn", "not key=value", "experiment=dqn"),
     ],
 )
-def test_a_baseline_that_is_not_one_arm_is_refused_with_the_arms_there_are(tmp_path, against, said):
+def test_a_baseline_that_is_not_one_arm_is_refused_with_the_arms_there_are(
+    tmp_path, against, rule, instead
+):
     cells = [(f"experiment={name}", 0) for name in ("pl_sdqn", "dqn", "dqn_popnorm")]
-    with pytest.raises(ComparisonError, match=said):
-        compare(tmp_path, *cells, against=against)
+    with pytest.raises(Refused) as caught:
+        compare(tmp_path, *cells, against=[against])
+    error = caught.value
+    assert (error.key, error.value, error.rule) == ("--against", against, rule)
+    assert error.instead.endswith(instead)
 
 
-def test_arms_can_be_told_apart_by_chosen_keys_and_what_is_pooled_is_said(tmp_path):
+def test_arms_can_differ_in_chosen_keys_alone_and_what_is_pooled_is_said(tmp_path):
     cells = [(f"norm={norm} time_window={t}", 0) for norm in ("popnorm", "none") for t in (2, 4)]
     comparison = compare(tmp_path, *cells, by=["norm"])
     assert names(comparison) == ["norm=popnorm", "norm=none"]
@@ -167,9 +173,73 @@ def test_arms_can_be_told_apart_by_chosen_keys_and_what_is_pooled_is_said(tmp_pa
     assert "differ in time_window are counted as one arm" in notice.message
 
 
-def test_an_unknown_key_to_tell_arms_apart_by_is_refused(tmp_path):
-    with pytest.raises(ComparisonError, match=r"--by normm: no run has it; write keys such as"):
-        compare(tmp_path, ("norm=popnorm", 0), ("norm=none", 0), by=["normm"])
+@pytest.mark.parametrize("key", ["normm", "env"])
+def test_a_key_that_makes_no_arms_is_refused_with_some_that_do(tmp_path, key):
+    with pytest.raises(Refused) as caught:
+        compare(tmp_path, ("norm=popnorm", 0), ("norm=none", 0), by=[key])
+    assert (caught.value.key, caught.value.value) == ("--by", key)
+    assert caught.value.instead == "norm"
+
+
+def changed_code(path, sha):
+    """A sweep of two arms, made with another commit."""
+    runs = [make_run(path / norm, f"norm={norm}") for norm in ("popnorm", "none")]
+    for run in runs:
+        status = (run / "status.json").read_text()
+        (run / "status.json").write_text(status.replace("0123456789", sha))
+    return [Run(run) for run in runs]
+
+
+def test_the_same_arms_before_and_after_a_change_of_code_are_compared_by_sweep_or_commit(tmp_path):
+    runs = [
+        run
+        for name, sha in (("before", "1234567890"), ("after", "abcdef0123"))
+        for run in changed_code(tmp_path / name, sha)
+    ]
+    once = Comparison(runs)
+    assert len(once.runs) == 2, "without --by two runs of the same settings and seed are one"
+    assert len(once.notices) == 2
+    by_commit = Comparison(runs, by=["norm", "commit"], against=["commit=12345678", "norm=none"])
+    assert [dict(arm.options)["commit"] for arm in by_commit.arms] == [
+        *("12345678", "12345678", "abcdef01", "abcdef01"),
+    ]
+    assert by_commit.baseline == by_commit.arms[1]
+    assert by_commit.notices == []
+    by_sweep = Comparison(runs, by=["sweep"])
+    assert names(by_sweep) == [f"sweep={tmp_path / name}" for name in ("before", "after")]
+
+
+def test_labels_are_the_names_of_the_arms_and_say_what_varies(tmp_path):
+    cells = [
+        *("experiment=dqn norm=none", "experiment=dqn norm=popnorm"),
+        *("experiment=pl_sdqn norm=none", "experiment=pl_sdqn norm=popnorm"),
+    ]
+    runs = [Run(make_run(tmp_path / f"{i}", *words.split())) for i, words in enumerate(cells)]
+    comparison = Comparison(runs)
+    assert list(arm_labels(runs).values()) == [str(comparison.arm_of(run)) for run in runs]
+    assert len(set(arm_labels(runs).values())) == 4
+    for i, gamma in enumerate((0.9, 0.99)):
+        make_run(tmp_path / f"gamma{i}", f"algo.gamma={gamma}")
+    found = arm_labels([Run(tmp_path / f"gamma{i}") for i in range(2)])
+    assert list(found.values()) == ["algo.gamma=0.9", "algo.gamma=0.99"]
+
+
+def test_runs_that_say_nothing_of_themselves_are_labelled_by_their_directories(tmp_path):
+    runs = [Run(tmp_path / "gone"), Run(make_run(tmp_path / "whole", "norm=none"))]
+    assert list(arm_labels(runs).values()) == ["gone", "all"]
+    assert list(arm_labels(runs[:1]).values()) == ["gone"]
+
+
+@pytest.mark.parametrize(
+    ("words", "label"),
+    [
+        ("experiment=dqn norm=popnorm", "relu, popnorm"),
+        ("experiment=pl_sdqn time_window=4", "lif, popnorm, atan, T=4"),
+    ],
+)
+def test_a_single_run_is_labelled_by_its_options_and_not_by_its_experiment(tmp_path, words, label):
+    run = Run(make_run(tmp_path / "run", *words.split()))
+    assert own_label(run.choices, run.config["time_window"]) == label
 
 
 def test_a_run_that_is_there_twice_counts_once_and_is_named(tmp_path):
@@ -199,13 +269,17 @@ def test_a_run_that_is_there_twice_counts_once_and_is_named(tmp_path):
         ("status.json", '{"state": "fini', "not valid JSON"),
         ("status.json", '{"state": "done"}', "no state of pending"),
         ("metrics.jsonl", "garbage\n", "line 1 is not valid JSON"),
+        ("status.json", "BRACKETS", "not valid JSON"),
+        ("probe.json", "BRACKETS", "probe.json cannot be read"),
+        ("config.yaml", "BRACKETS", "config.yaml cannot be read"),
+        ("metrics.jsonl", "BRACKETS", "line 1 is not valid JSON"),
     ],
 )
 def test_a_damaged_file_is_a_notice_that_names_run_and_file(tmp_path, file, text, said):
     whole, damaged = make_run(tmp_path / "whole"), make_run(tmp_path / "damaged", seed=1)
     if text.startswith("BUDGET "):  # the rest of the file is whole
         text = (damaged / file).read_text() + text.removeprefix("BUDGET ") + "\n"
-    (damaged / file).write_text(text)
+    (damaged / file).write_text("[" * 100_000 + "\n" if text == "BRACKETS" else text)
     comparison = Comparison([Run(whole), Run(damaged)])
     assert any(n.run == "damaged" and said in n.message for n in comparison.notices)
 

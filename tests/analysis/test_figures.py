@@ -8,12 +8,12 @@ import pytest
 
 from sdqn_lab.analysis.comparison import Comparison
 from sdqn_lab.analysis.figures import Figure, looks
-from sdqn_lab.analysis.report.costs import costs
-from sdqn_lab.analysis.report.how_sure import how_sure
-from sdqn_lab.analysis.report.inside import inside
-from sdqn_lab.analysis.report.learning import learning_curves
-from sdqn_lab.analysis.run import Run
-from sdqn_lab.analysis.scores import Scores
+from sdqn_lab.analysis.scoring import Scores
+from sdqn_lab.analysis.sections.costs import costs
+from sdqn_lab.analysis.sections.firing import firing
+from sdqn_lab.analysis.sections.learning_curves import curves_over_steps
+from sdqn_lab.analysis.sections.uncertainty import uncertainty
+from sdqn_lab.analysis.stored_run import Run
 from tests.analysis.runs import STEPS, make_run
 
 LAYER = {
@@ -55,7 +55,7 @@ def of(section, name) -> Figure:
 
 
 def test_a_learning_curve_is_the_mean_over_seeds_and_its_band_that_of_the_bootstrap(comparison):
-    figure = learning_curves(comparison)
+    figure = curves_over_steps(comparison)
     drawn = lines(figure)
     np.testing.assert_allclose(drawn[0][:, 0], STEPS)
     np.testing.assert_allclose(drawn[0][:, 1], [2, 4, 6, 8, 10])  # of slopes 1 and 3
@@ -68,7 +68,7 @@ def test_a_learning_curve_is_the_mean_over_seeds_and_its_band_that_of_the_bootst
 def test_where_a_seed_is_missing_the_curve_is_pale_and_has_no_band(tmp_path):
     make_run(tmp_path / "whole", seed=0)
     make_run(tmp_path / "short", seed=1, scores=(3.0, 4.0), state="running")
-    figure = learning_curves(Comparison([Run(tmp_path / "whole"), Run(tmp_path / "short")]))
+    figure = curves_over_steps(Comparison([Run(tmp_path / "whole"), Run(tmp_path / "short")]))
     (panel,) = figure.canvas.axes
     full, pale = panel.lines
     assert (full.get_alpha(), pale.get_alpha()) == (None, 0.35)
@@ -81,7 +81,7 @@ def test_where_a_seed_is_missing_the_curve_is_pale_and_has_no_band(tmp_path):
 def test_a_seed_that_was_evaluated_earlier_than_the_longest_one_is_drawn_from_its_start(tmp_path):
     make_run(tmp_path / "early", seed=0)
     make_run(tmp_path / "late", seed=1, steps=(3_000, 4_000, 5_007), scores=(3.0, 4.0, 5.0))
-    figure = learning_curves(Comparison([Run(tmp_path / name) for name in ("early", "late")]))
+    figure = curves_over_steps(Comparison([Run(tmp_path / name) for name in ("early", "late")]))
     full, pale = figure.canvas.axes[0].lines
     np.testing.assert_allclose(full.get_xdata(), [1_000, 2_000, 3_000, 4_000, 5_007])
     np.testing.assert_allclose(full.get_ydata(), [np.nan, np.nan, 3.0, 4.0, 5.0])
@@ -94,7 +94,7 @@ def test_an_evaluation_that_was_lost_shifts_no_curve(tmp_path):
     file = tmp_path / "1" / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(line for line in lines if '"eval/return_mean": 2.0' not in line))
-    figure = learning_curves(Comparison([Run(tmp_path / f"{seed}") for seed in range(3)]))
+    figure = curves_over_steps(Comparison([Run(tmp_path / f"{seed}") for seed in range(3)]))
     (panel,) = figure.canvas.axes
     np.testing.assert_allclose(panel.lines[0].get_xydata()[:, 0], STEPS)
     np.testing.assert_allclose(panel.lines[0].get_xydata()[:, 1], [1, 2, 3, 4, 5])
@@ -109,7 +109,7 @@ def test_an_atari_curve_counts_frames_above(tmp_path):
             for record in map(json.loads, text.splitlines())
         )
     )
-    (panel,) = learning_curves(Comparison([Run(path)])).canvas.axes
+    (panel,) = curves_over_steps(Comparison([Run(path)])).canvas.axes
     (above,) = panel.child_axes
     panel.figure.draw_without_rendering()
     assert above.get_xlabel() == "emulator frames"
@@ -117,16 +117,16 @@ def test_an_atari_curve_counts_frames_above(tmp_path):
 
 
 def test_the_firing_figure_holds_the_rates_of_each_layer(comparison):
-    section = inside(Scores(comparison))
-    firing = of(section, "firing")
-    first = firing.canvas.axes[0].containers[0].lines[0].get_ydata()
+    section = firing(Scores(comparison))
+    figure = of(section, "firing")
+    first = figure.canvas.axes[0].containers[0].lines[0].get_ydata()
     np.testing.assert_allclose(first, [0.15, 0.4])  # of 0.1 and 0.2; of 0.4 twice
     (table,) = [table for table in section.tables if table.name == "firing"]
     assert table.data["conv1"].tolist() == pytest.approx([0.15, 0.15])
 
 
 def test_interval_marks_are_the_estimates_of_the_table(comparison):
-    section = how_sure(Scores(comparison))
+    section = uncertainty(Scores(comparison))
     (table,) = [table for table in section.tables if table.name == "aggregates"]
     figure = of(section, "aggregates")
     panel = next(a for a in figure.canvas.axes if a.get_title() == "IQM")
@@ -139,8 +139,8 @@ def test_runs_that_overshoot_their_last_step_differently_end_together(tmp_path):
         steps = (*STEPS[:-1], end)
         make_run(tmp_path / f"{seed}", seed=seed, steps=steps, rates=(0.1 + 0.2 * seed, 0.0))
     scores = Scores(Comparison([Run(tmp_path / f"{seed}") for seed in range(2)]))
-    firing = of(inside(scores), "firing-over-training")
-    np.testing.assert_allclose(lines(firing)[0][:, 1], 0.2)  # of 0.1 and 0.3, to the end
+    figure = of(firing(scores), "firing-over-training")
+    np.testing.assert_allclose(lines(figure)[0][:, 1], 0.2)  # of 0.1 and 0.3, to the end
 
 
 def test_histograms_are_those_of_the_probe(comparison, tmp_path):
@@ -151,7 +151,7 @@ def test_histograms_are_those_of_the_probe(comparison, tmp_path):
     probe = {"version": 1, "time_window": 4, "layers": [layer]}
     (run.path / "probe.json").write_text(json.dumps(probe))
     fresh = Comparison([Run(one.path) for one in comparison.runs])
-    panel = of(inside(Scores(fresh)), "potentials").canvas.axes[0]
+    panel = of(firing(Scores(fresh)), "potentials").canvas.axes[0]
     (steps,) = panel.patches
     values, edges, _ = steps.get_data()
     assert edges[np.argmax(values)] == pytest.approx(1.5)
@@ -207,10 +207,10 @@ def test_layers_stand_in_the_order_of_the_network_also_beside_a_smaller_one(tmp_
     deep = text.replace("/conv1", "/conv10").replace("/hidden", "/conv2")
     (path / "metrics.jsonl").write_text(deep)
     comparison = Comparison([Run(tmp_path / n) for n in ("small", "large")])
-    firing = of(inside(Scores(comparison)), "firing")
+    figure = of(firing(Scores(comparison)), "firing")
     ticks = {
         panel.get_title(): [label.get_text() for label in panel.get_xticklabels()]
-        for panel in firing.canvas.axes
+        for panel in figure.canvas.axes
     }
     assert ticks == {"minatar_breakout": ["conv1", "hidden"], "pong": ["conv2", "conv10"]}
 
@@ -220,7 +220,7 @@ def test_drawn_arms_differ_in_more_than_colour(tmp_path):
     runs = [
         Run(make_run(tmp_path / f"{window}", f"time_window={window}")) for window in range(1, 9)
     ]
-    (panel,) = learning_curves(Comparison(runs)).canvas.axes
+    (panel,) = curves_over_steps(Comparison(runs)).canvas.axes
     drawn = {(line.get_linestyle(), line.get_marker()) for line in panel.lines[::2]}
     assert len(drawn) >= 4
     neighbours = [(line.get_linestyle(), line.get_color()) for line in panel.lines[::2]]

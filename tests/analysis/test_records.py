@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from sdqn_lab.analysis.records import MOST_RECORDS, read_records
+from sdqn_lab.analysis.records import MAX_RECORDS, read_records
 
 EVALUATION = {"step": 10, "frames": 10, "wall_seconds": 1.0, "eval/return_mean": 3.0}
 
@@ -16,7 +16,7 @@ def write(path, *lines):
     return file
 
 
-def test_evaluations_training_and_events_are_told_apart(tmp_path):
+def test_evaluations_training_and_events_are_kept_apart(tmp_path):
     event = {"step": 12, "health/event": "hidden died"}
     records = read_records(write(tmp_path, {"step": 5, "loss/td": 1.0}, EVALUATION, event))
     assert [r["step"] for r in records.training] == [5]
@@ -32,6 +32,8 @@ def test_evaluations_training_and_events_are_told_apart(tmp_path):
         ('{"step": 11, "loss/td": 0.', "line 2 is not valid JSON"),
         ('{"step": 11, "eval/return_mean": NaN}', "line 2 is not valid JSON"),
         ("\x00\x00\x00", "line 2 is not valid JSON"),
+        ('{"step": 11, "loss/td": Infinity}', "line 2 is not valid JSON"),
+        ('{"step": 1' + "0" * 400 + "}", "line 2 is no record: it has no number `step`"),
         ("[1, 2]", "line 2 is no record: it has no number `step`"),
         ('{"global_step": 11, "reward": 3}', "line 2 is no record: it has no number `step`"),
         ('{"step": "11"}', "line 2 is no record: it has no number `step`"),
@@ -50,7 +52,7 @@ def test_evaluations_training_and_events_are_told_apart(tmp_path):
 )
 def test_a_damaged_line_is_named_and_left_out_and_the_others_count(tmp_path, line, said):
     later = EVALUATION | {"step": 20, "eval/return_mean": 4.0}
-    records = read_records(write(tmp_path, EVALUATION, line, later), most_steps=1_000)
+    records = read_records(write(tmp_path, EVALUATION, line, later), max_steps=1_000)
     assert records.evaluations == [EVALUATION, later]
     (problem,) = records.problems
     assert said in problem
@@ -78,13 +80,13 @@ def test_a_missing_file_and_a_directory_in_its_place_are_problems_and_no_traceba
     assert problem.startswith("metrics.jsonl cannot be read")
 
 
-@pytest.mark.parametrize("number", [1, MOST_RECORDS, 2 * MOST_RECORDS + 1, 5_000])
+@pytest.mark.parametrize("number", [1, MAX_RECORDS, 2 * MAX_RECORDS + 1, 5_000])
 def test_training_is_thinned_evenly_and_evaluations_never(tmp_path, number):
     lines = [{"step": step, "loss/td": 1.0} for step in range(1, number + 1)]
     evaluations = [EVALUATION | {"step": number}] * 1_000
     records = read_records(write(tmp_path, *lines, *evaluations))
     steps = [record["step"] for record in records.training]
-    assert min(number, MOST_RECORDS // 2) <= len(steps) <= MOST_RECORDS
+    assert min(number, MAX_RECORDS // 2) <= len(steps) <= MAX_RECORDS
     assert steps[0] == 1
     assert len({b - a for a, b in pairwise(steps)}) <= 1
     assert len(records.evaluations) == 1_000

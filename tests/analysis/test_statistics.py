@@ -18,6 +18,7 @@ from sdqn_lab.analysis.statistics import (
     performance_profile,
     probability_of_improvement,
 )
+from sdqn_lab.checks.refused import Refused
 
 ONE = np.array([0.0, 1.0, 2.0, 3.0])
 TWO = np.array([10.0, 10.0, 10.0, 10.0])
@@ -40,6 +41,14 @@ def test_the_interquartile_mean_leaves_out_a_quarter_of_all_runs_at_each_end():
     # sorted: 0 1 | 2 3 10 10 | 10 10
     assert iqm([ONE, TWO]) == pytest.approx((2 + 3 + 10 + 10) / 4)
     assert iqm([np.array([5.0])]) == 5.0
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 15, 16])
+def test_the_interquartile_mean_is_that_of_the_sorted_scores(count):
+    scores = np.random.default_rng(count).normal(size=(3, count))
+    cut = count // 4  # as SciPy's trim_mean counts
+    expected = np.sort(scores, axis=-1)[:, cut : count - cut].mean(-1)
+    np.testing.assert_allclose(iqm([scores]), expected, rtol=1e-12)
 
 
 def test_the_optimality_gap_counts_what_is_missing_and_not_what_is_above():
@@ -123,17 +132,16 @@ def test_an_arm_that_always_wins_improves_surely():
 
 
 def test_arms_with_other_games_are_not_compared():
-    with pytest.raises(ValueError, match="arms must share their games, got 2 and 1"):
+    with pytest.raises(Refused) as caught:
         improvement([ONE, TWO], [ONE], rng())
+    assert (caught.value.key, caught.value.value) == ("theirs", "1 games")
 
 
-@pytest.mark.parametrize(
-    ("games", "problem"),
-    [([], "games must not be empty"), ([ONE, np.array([])], "got none for game 1")],
-)
-def test_what_has_no_scores_is_refused(games, problem):
-    with pytest.raises(ValueError, match=problem):
+@pytest.mark.parametrize(("games", "seeds"), [([], "[]"), ([ONE, np.array([])], "[4, 0]")])
+def test_what_has_no_scores_is_refused(games, seeds):
+    with pytest.raises(Refused) as caught:
         interval(mean, games, rng())
+    assert (caught.value.key, caught.value.value) == ("games", seeds)
 
 
 def test_whole_curves_are_drawn_together():

@@ -9,14 +9,16 @@ import pandas as pd
 import pytest
 import yaml
 
-from sdqn_lab.analysis import wandb
+from sdqn_lab.analysis import wandb_report
 from sdqn_lab.analysis.comparison import Comparison
-from sdqn_lab.analysis.run import Run
-from sdqn_lab.analysis.tables import Table
-from sdqn_lab.analysis.wandb import ReportError, Target, build, logged, parse_target, publish
+from sdqn_lab.analysis.sections.section import Table
+from sdqn_lab.analysis.stored_run import Run
+from sdqn_lab.analysis.wandb_report import Target, build, logged, parse_target, publish
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.tracking.sync import sync_run
 from sdqn_lab.tracking.wandb import Address
+from tests.analysis.runs import LAYERS, make_run
 from tests.tracking import conftest
 
 server, no_account = conftest.server, conftest.no_account
@@ -25,11 +27,15 @@ TARGET = Target("me", "study")
 GAMES = ("acrobot", "cartpole")
 NORMS = ("popnorm", "none")
 TABLE = Table("scores", "Scores", "By hand.", pd.DataFrame({"arm": ["a|b"], "score": ["1.5"]}))
-LAYERS = ("hidden1", "hidden2")
 
 
 @pytest.fixture(scope="session")
-def cell(tmp_path_factory, pytestconfig):
+def cell(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("made") / "cell", "env=cartpole", "time_window=2")
+
+
+@pytest.fixture
+def trained(tmp_path_factory, pytestconfig):
     """A run that has really happened."""
     path = tmp_path_factory.mktemp("real") / "cell"
     words = ["env=cartpole", "budget=smoke", "tracker=none", "time_window=2", "threads=1"]
@@ -39,7 +45,7 @@ def cell(tmp_path_factory, pytestconfig):
 
 
 def copied(cell, path, keys):
-    """The run under other choices; ``keys``: dotted keys of its config."""
+    """The run under other choices; `keys`: dotted keys of its config."""
     shutil.copytree(cell, path)
     config = yaml.safe_load((path / "config.yaml").read_text())
     for key, value in keys.items():
@@ -141,13 +147,13 @@ def test_a_target_is_an_entity_and_a_project(text):
     ["", "study", "/study", "me/", "me/study/report", "https://wandb.ai/me/study", "me study"],
 )
 def test_a_target_of_another_form_is_one_line_that_says_what_to_write(text):
-    with pytest.raises(ReportError) as caught:
+    with pytest.raises(Refused) as caught:
         parse_target(text)
-    assert str(caught.value).startswith(f"--wandb {text}: ")
-    assert str(caught.value).endswith("; write --wandb ENTITY/PROJECT")
+    assert (caught.value.key, caught.value.value) == ("--wandb", text)
+    assert caught.value.instead == "ENTITY/PROJECT"
 
 
-def test_a_report_is_saved_in_its_project_under_its_title_and_its_address_is_told(server, study):
+def test_a_report_is_saved_in_its_project_under_its_title_at_its_address(server, study):
     server.projects.add(TARGET)
     address = publish(built(study))
     (view,) = server.views
@@ -155,14 +161,14 @@ def test_a_report_is_saved_in_its_project_under_its_title_and_its_address_is_tol
     assert address == f"{server.url}/me/study/reports/norms--view1"
 
 
-def test_a_reader_is_told_what_is_compared(server, study):
+def test_a_reader_learns_what_is_compared(server, study):
     view = saved(server, built(study, against=["norm=none"]))
     facts = "Games: 2; arms: 2; seeds: 2; protocol: plain; baseline: norm=none"
     assert view.description == facts
     lines = texts(view)[0].splitlines()
     assert lines[:4] == [
         "- **Games:** acrobot, cartpole",
-        "- **Arms**, told apart by norm: norm=popnorm; norm=none",
+        "- **Arms**, distinguished by norm: norm=popnorm; norm=none",
         "- **Baseline:** norm=none",
         "- **Seeds:** 0, 1",
     ]
@@ -210,8 +216,14 @@ def test_panels_are_those_of_learning_firing_loss_and_speed_and_do_not_overlap(s
     assert {(place["w"], place["h"]) for place in places} == {(8, 6)}
 
 
-def test_keys_ids_and_metrics_of_a_report_are_those_of_runs_that_were_really_logged(server, paths):
-    paths = paths[4:7]
+def test_keys_ids_and_metrics_of_a_report_are_those_of_runs_that_were_really_logged(
+    server, trained, tmp_path
+):
+    choices = [("popnorm", 0), ("popnorm", 1), ("none", 0)]
+    paths = [
+        copied(trained, tmp_path / f"{norm}{seed}", {"choices.norm": norm, "seed": seed})
+        for norm, seed in choices
+    ]
     for path in paths:
         upload(path)
     entity, project = "me", "sdqn_lab"
@@ -287,7 +299,7 @@ def test_a_run_that_trained_offline_is_looked_for_at_the_reports_entity(server, 
     assert runset["project"]["entityName"] == "me"
 
 
-def test_runs_that_were_never_logged_are_told_of_and_games_without_any_have_no_panels(
+def test_runs_that_were_never_logged_are_counted_and_games_without_any_have_no_panels(
     server, paths
 ):
     known(paths[0])
@@ -311,20 +323,20 @@ def test_a_layout_needs_neither_key_nor_network(study):
 
 
 FAULTS = {
-    "no key": "no API key configured; write wandb login, or set WANDB_API_KEY",
-    "short key": "write wandb login --relogin",
-    "wrong key": "write wandb login --relogin",
+    "no key": "no API key configured",
+    "short key": "wandb login --relogin",
+    "wrong key": "wandb login --relogin",
     "broken server": "HTTP 500",
     "closed port": "connection refused",
     "silent server": "exceeded",
-    "unknown project": "shows this key no project me/study; write an existing --wandb",
-    "unknown project of the runs": "shows this key no project me/old; the runs belong there",
+    "unknown project": "no project me/study",
+    "unknown project of the runs": "no project me/old",
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_cannot_be_published_is_one_line(server, study, monkeypatch, capfd, fault):
-    monkeypatch.setitem(wandb.BOUNDED, "x_graphql_timeout_seconds", 1.0)
+    monkeypatch.setitem(wandb_report.BOUNDED, "x_graphql_timeout_seconds", 1.0)
     if fault == "no key":
         monkeypatch.delenv("WANDB_API_KEY")
     if fault == "short key":
@@ -343,8 +355,9 @@ def test_what_cannot_be_published_is_one_line(server, study, monkeypatch, capfd,
         if fault == "silent server":
             port = silent.getsockname()[1]
             monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
-        with pytest.raises(ReportError) as caught:
+        with pytest.raises(Refused) as caught:
             publish(built(study))
+    assert caught.value.key == "--wandb me/study"
     assert FAULTS[fault] in str(caught.value)
     assert "\n" not in str(caught.value)
     assert server.views == []
@@ -367,5 +380,5 @@ def test_a_mode_in_the_environment_does_not_keep_a_report_from_the_server(
 
 
 def test_the_client_is_not_imported_before_a_report_is_built(pytestconfig):
-    code = "import sys, sdqn_lab.analysis.wandb; sys.exit('wandb' in sys.modules)"
+    code = "import sys, sdqn_lab.analysis.wandb_report; sys.exit('wandb' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=pytestconfig.rootpath, check=True)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdqn_lab.analysis.comparison import ENDED, Arm, Comparison, Task
-from sdqn_lab.analysis.records import SCORE, Array
-from sdqn_lab.analysis.run import Run
+from sdqn_lab.analysis.records import SCORE
+from sdqn_lab.analysis.statistics import Array
+from sdqn_lab.analysis.stored_run import Run
 from sdqn_lab.envs.scores import Scale, scale_of
 
 LAST_SHARE = 0.2
@@ -33,18 +34,33 @@ class Scores:
 
     The common length of a task is the number of agent steps that every arm was asked for, once a
     run has got there; until then the largest number that every arm that has begun was evaluated
-    at. Runs that are shorter are left out and told of; evaluations beyond it do not count, so that
+    at. Runs that are shorter are left out and named; evaluations beyond it do not count, so that
     arms of unequal budgets are compared at equal steps.
 
     Args:
-        comparison: arms, tasks and runs; it is told who is left out.
+        comparison: arms, tasks and runs; it records who is left out.
     """
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
-        self.steps = {task: self._common(task) for task in comparison.tasks}
+        self.steps: dict[Task, int] = {}
+        """The common length of each task; 0 where no run was evaluated."""
+        self.interim: list[Task] = []
+        """Tasks in which no run is as long as it is to be: their scores will move."""
+        for task in comparison.tasks:
+            arms = [runs for arm in comparison.arms if (runs := comparison.of(task, arm))]
+            # Within an arm the longest run counts: the others are on their way, or failed.
+            asked = min(max(run.steps_asked for run in runs) for runs in arms)
+            longest = [max(map(_last_step, runs)) for runs in arms]
+            if max(longest) >= asked:
+                self.steps[task] = asked
+            else:
+                self.steps[task] = min((steps for steps in longest if steps), default=0)
+                self.interim.append(task)
         self._scores = {
-            (task, arm): self._of(task, arm) for task in comparison.tasks for arm in comparison.arms
+            (task, arm): [s for run in comparison.of(task, arm) if (s := self._score(run, task))]
+            for task in comparison.tasks
+            for arm in comparison.arms
         }
 
     def of(self, task: Task, arm: Arm) -> list[Score]:
@@ -59,49 +75,27 @@ class Scores:
         """Best evaluations, (seeds,)."""
         return np.array([score.best for score in self.of(task, arm)], float)
 
-    @property
-    def interim(self) -> list[Task]:
-        """Tasks in which no run is as long as it is to be: their scores will move."""
-        return [task for task, steps in self.steps.items() if steps < self._asked(task)]
-
-    def _common(self, task: Task) -> int:
-        """0 where no run was evaluated."""
-        arms = [self.comparison.of(task, arm) for arm in self.comparison.arms]
-        longest = [max((_last_step(run) for run in runs), default=0) for runs in arms]
-        if max(longest, default=0) >= self._asked(task):
-            return self._asked(task)
-        return min((steps for steps in longest if steps), default=0)
-
-    def _asked(self, task: Task) -> int:
-        """The steps that every arm was asked for."""
-        arms = [self.comparison.of(task, arm) for arm in self.comparison.arms]
-        return min(max(run.steps_asked for run in runs) for runs in arms if runs)
-
-    def _of(self, task: Task, arm: Arm) -> list[Score]:
-        runs = self.comparison.of(task, arm)
-        return [score for run in runs if (score := self._score(run, task)) is not None]
-
     def _score(self, run: Run, task: Task) -> Score | None:
-        end = self.steps[task]
+        end, last, warn = self.steps[task], _last_step(run), self.comparison.warn
         slack = run.slack_steps(end)
-        if not end or _last_step(run) < end - slack:
-            at = f"evaluated until step {_last_step(run):,}, compared at {end:,}"
-            why = at if _last_step(run) else f"{run.state}, not evaluated yet"
-            if _last_step(run) or run.state not in ENDED:  # else it is named already
-                self.comparison.warn(run, f"not in the scores: {why}")
+        if not end or last < end - slack:
+            if last:
+                reason = f"evaluated until step {last:,}, compared at {end:,}"
+                warn(run, f"not in the scores: {reason}")
+            elif run.state not in ENDED:  # else it is named already
+                warn(run, f"not in the scores: {run.state}, not evaluated yet")
             return None
         steps, values = run.records.series(SCORE)
         until = steps <= end + slack
         if not until.all():
-            self.comparison.warn(
-                run, f"evaluations after step {end:,} do not count: others end there"
-            )
+            warn(run, f"evaluations after step {end:,} do not count: others end there")
         steps, values = steps[until], values[until]
         if not len(steps) or steps[-1] < end - slack:
-            self.comparison.warn(run, f"not in the scores: it was not evaluated at step {end:,}")
+            warn(run, f"not in the scores: it was not evaluated at step {end:,}")
             return None
         late = steps > (1 - LAST_SHARE) * end + run.num_envs
-        late[-1] = True  # also of a run that is a few vector steps long
+        # Also of a run that is a few vector steps long.
+        late[-1] = True
         return Score(run, float(values[late].mean()), float(values.max()))
 
 
@@ -115,15 +109,15 @@ class Suite:
 
     Attributes:
         name: of the scale, and of the protocol where one scale is there under several.
-        protocol: how all its tasks are played.
-        tasks: theirs.
+        tasks: theirs, all played under one protocol.
         scales: each one's; None for a single game in its own points.
+        suffix: ends the names of this suite's tables and figures, so that each is a file.
     """
 
     name: str
-    protocol: str
     tasks: list[Task]
     scales: Mapping[Task, Scale] | None
+    suffix: str
 
     @property
     def normalized(self) -> bool:
@@ -138,18 +132,18 @@ class Suite:
 def suites(tasks: Sequence[Task]) -> list[Suite]:
     """Tasks sorted by the scale and the rules they share; without scale a task stands alone."""
     found: dict[tuple[str, str], dict[Task, Scale]] = {}
-    alone = []
     for task in tasks:
-        scale = scale_of(task.game)
-        if scale is None:
-            alone.append(Suite(f"{task}, game points", task.protocol, [task], None))
-        else:
+        if scale := scale_of(task.game):
             found.setdefault((scale.name, task.rules), {})[task] = scale
     names = [name for name, _ in found]
-    scaled = []
-    for (name, rules), by_task in found.items():
-        first = next(iter(by_task))
-        several = f", {first.protocol}: {first.told_by or rules}"
-        told = name if names.count(name) == 1 else name + several
-        scaled.append(Suite(told, first.protocol, list(by_task), by_task))
-    return [*scaled, *alone]
+    sorted_: list[tuple[str, list[Task], Mapping[Task, Scale] | None]] = []
+    for (name, rules), scales in found.items():
+        first = next(iter(scales))
+        protocol = f", {first.protocol}: {first.particular or rules}"
+        sorted_.append((name + protocol * (names.count(name) > 1), list(scales), scales))
+    alone = [task for task in tasks if scale_of(task.game) is None]
+    sorted_ += [(f"{task}, game points", [task], None) for task in alone]
+    return [
+        Suite(*suite, suffix=f"-{place}" if place > 1 else "")
+        for place, suite in enumerate(sorted_, start=1)
+    ]

@@ -3,8 +3,8 @@
 import pytest
 
 from sdqn_lab.analysis.comparison import Comparison
-from sdqn_lab.analysis.run import Run
-from sdqn_lab.analysis.scores import Scores, suites
+from sdqn_lab.analysis.scoring import Scores, suites
+from sdqn_lab.analysis.stored_run import Run
 from tests.analysis.runs import STEPS, make_run
 
 
@@ -42,8 +42,8 @@ def test_steps_that_overshoot_by_a_vector_step_change_nothing(tmp_path):
 def test_a_run_of_many_environments_may_overshoot_by_a_step_of_all_of_them(tmp_path):
     for asked, steps in ((800, (400, 832)), (240, (128, 256))):
         words = f"algo.num_envs=64 budget.steps={asked} algo.replay_start_steps=100"
-        told = {"steps": steps, "scores": (1.0, 2.0)}
-        scores = scores_of(tmp_path / f"{asked}", only=(words, told))
+        options = {"steps": steps, "scores": (1.0, 2.0)}
+        scores = scores_of(tmp_path / f"{asked}", only=(words, options))
         assert list(last(scores).values()) == [[2.0]]
         assert scores.comparison.notices == []
 

@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, Val
 
 from sdqn_lab.runs.directory import PROBE_VERSION
 
-BINS = 64
-"""Of the histograms in ``probe.json``."""
+BINS, LIMIT = 64, 4.0
+"""Histograms of `probe.json` of this version have equal bins over [-LIMIT, LIMIT)."""
 Histogram = Annotated[list[FiniteFloat], Field(min_length=BINS, max_length=BINS)]
 Plain = str | int | float | bool | None
 
@@ -27,7 +27,7 @@ class _Algo(_Open):
 
 
 class Config(_Open):
-    """Of ``config.yaml``: what arms and tasks are told by."""
+    """Of `config.yaml`: what tells arms and tasks apart."""
 
     choices: dict[str, str | None]
     seed: int
@@ -47,7 +47,7 @@ class _Attempt(_Open):
 
 
 class Status(_Open):
-    """Of ``status.json``: what a number was made with."""
+    """Of `status.json`: what a number was made with."""
 
     attempts: list[_Attempt] = []
     error: str | None = None
@@ -66,19 +66,18 @@ class _Layer(_Open):
 
 
 class Probe(_Open):
-    """Of ``probe.json``."""
+    """Of `probe.json`."""
 
     version: Literal[PROBE_VERSION]  # type: ignore[valid-type]
     time_window: PositiveInt
     layers: list[_Layer]
 
 
-def problem(schema: type[BaseModel], content: object) -> str | None:
-    """The first thing that is wrong with the content of a file; None: nothing."""
+def fault(form: type[BaseModel], content: object) -> str:
+    """The first thing that is wrong with the content of a file; empty: nothing."""
     try:
-        schema.model_validate(content)
+        form.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        return f"{where}: {first['msg']}" if where else first["msg"]
-    return None
+        return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+    return ""

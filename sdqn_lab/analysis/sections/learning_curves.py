@@ -1,0 +1,110 @@
+"""Learning curves: evaluations against steps, frames and time."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import EngFormatter
+
+from sdqn_lab.analysis.comparison import Comparison
+from sdqn_lab.analysis.figures import Figure, Look, legend, looks, panels
+from sdqn_lab.analysis.records import SCORE
+from sdqn_lab.analysis.sections.section import Section
+from sdqn_lab.analysis.statistics import resampled
+from sdqn_lab.analysis.stored_run import OVERSHOOT, Run, read_off
+
+SEED, REPETITIONS = 0, 500
+"""Of the bootstrap behind the bands."""
+MAX_MARKERS = 15
+BAND = (
+    "Line: mean over seeds; band: 95% percentile interval of its bootstrap over seeds, pointwise; "
+    "pale: not all seeds have been there."
+)
+
+
+def learning_curves(comparison: Comparison) -> Section:
+    """Per game a panel, against agent steps (and frames) and against wall-clock time."""
+    if not comparison.begun:
+        return Section("learning", "Learning curves", ["No run was evaluated yet."])
+    figures = [curves_over_steps(comparison), _curves_over_time(comparison)]
+    return Section("learning", "Learning curves", items=figures)
+
+
+def curves_over_steps(comparison: Comparison) -> Figure:
+    """Evaluation returns against agent steps; the axis above counts emulator frames."""
+    canvas, axes = _curves(comparison, "step", 1.0, "agent steps")
+    for panel, task in zip(axes, comparison.begun, strict=True):
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        runs = [run for arm in comparison.arms for run in comparison.of(task, arm)]
+        lasts = [run.evaluations[-1] for run in runs if run.evaluations]
+        _add_frames(panel, max(round(last["frames"] / max(last["step"], 1)) for last in lasts))
+    seeds = {sum(bool(run.evaluations) for run in runs) for runs in comparison.cells.values()}
+    counts = " to ".join(f"{count}" for count in sorted({min(seeds - {0}), max(seeds)}))
+    caption = f"{BAND} Seeds per arm and game: {counts}."
+    return Figure("learning-curves", "Learning curves", caption, canvas)
+
+
+def _curves_over_time(comparison: Comparison) -> Figure:
+    canvas, _ = _curves(comparison, "wall_seconds", 60.0, "minutes")
+    machines = ", ".join(sorted({run.machine for run in comparison.runs if run.evaluations}))
+    caption = (
+        f"The same against wall-clock time of the run, all attempts together. {BAND} Comparable "
+        f"only where machines and what else they did were alike; these runs: {machines}."
+    )
+    return Figure("learning-curves-time", "Learning curves over time", caption, canvas)
+
+
+def _curves(comparison: Comparison, key: str, unit: float, label: str) -> tuple[Canvas, list[Axes]]:
+    """A panel for each task, a line for each arm, against a key of the records in some unit."""
+    canvas, axes = panels([str(task) for task in comparison.begun])
+    for panel, task in zip(axes, comparison.begun, strict=True):
+        for arm, look in looks(comparison).items():
+            runs = [run for run in comparison.of(task, arm) if run.evaluations]
+            if runs:
+                _draw(panel, runs, key, unit, look)
+        panel.set_xlabel(label)
+    canvas.supylabel("evaluation return, game points", fontsize=9)
+    legend(canvas, looks(comparison))
+    return canvas, axes
+
+
+def _draw(panel: Axes, runs: Sequence[Run], key: str, unit: float, look: Look) -> None:
+    """Seeds are read off at the same places: the evaluations of the run that goes furthest.
+
+    Before the first of them, those of the others.
+    """
+    curves = [
+        np.array([[record[key], record[SCORE]] for record in run.evaluations], float).T
+        for run in runs
+    ]
+    # Evaluations of several seeds never lie at the same step or second.
+    furthest = max((places for places, _ in curves), key=lambda at: (at[-1], len(at)))
+    others = np.unique(np.concatenate([places for places, _ in curves]))
+    grid = np.concatenate([others[others < (1 - OVERSHOOT) * furthest[0]], furthest])
+    values = np.stack([read_off(grid, *curve) for curve in curves])
+    x, mean, partly = grid / unit, np.nanmean(values, 0), np.asarray(np.isnan(values).any(0))
+    edges = np.pad(partly, 1)
+    pale = partly | edges[:-2] | edges[2:]  # with the points that their lines lead to
+    marks = max(1, len(x) // MAX_MARKERS)
+    style: Any = {"color": look.color, "ls": look.dash, "marker": look.marker, "ms": 3}
+    panel.plot(x, np.where(partly, np.nan, mean), markevery=marks, **style)
+    faint = np.where(pale, mean, np.nan)
+    panel.plot(x, faint, markevery=marks, alpha=0.35, linewidth=1, **style)
+    low, high = np.full((2, len(grid)), np.nan)
+    for place, at in enumerate(values.T):
+        known = at[~np.isnan(at)]
+        if len(known) > 1:  # one seed says nothing of the spread
+            drawn = resampled(known, np.random.default_rng(SEED), REPETITIONS).mean(-1)
+            low[place], high[place] = np.quantile(drawn, [0.025, 0.975])
+    panel.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
+
+
+def _add_frames(panel: Axes, frames: int) -> None:
+    """A second axis where a step is more than one frame."""
+    if frames > 1:
+        scale = (lambda steps: np.asarray(steps) * frames, lambda seen: np.asarray(seen) / frames)
+        above = panel.secondary_xaxis("top", scale)
+        above.xaxis.set_major_formatter(EngFormatter(sep=""))
+        above.set_xlabel("emulator frames", fontsize=8)
