@@ -136,7 +136,7 @@ def _multirun(planned: Plan) -> int:
                 sweeper = Plugins.instance().instantiate_sweeper(
                     hydra_context=context, task_function=task, config=common
                 )
-                sweeper.sweep(arguments=list(common.hydra.overrides.task))
+                sweeper.sweep(arguments=config.noted(common, "task"))
             else:
                 launcher = Plugins.instance().instantiate_launcher(
                     hydra_context=context, task_function=task, config=common

@@ -1,7 +1,7 @@
 """Configs: schema, composition, identity, validation, planning."""
 
 from sdqn_lab.checks.refused import ConfigError
-from sdqn_lab.config.composition import Composer, compose, compose_raw, register, resolved
+from sdqn_lab.config.composition import Composer, compose, compose_raw, noted, register, resolved
 from sdqn_lab.config.identity import (
     NEUTRAL,
     cell_name,
@@ -30,6 +30,7 @@ __all__ = [
     "expand",
     "flat_identity",
     "identity",
+    "noted",
     "parse",
     "register",
     "resolved",

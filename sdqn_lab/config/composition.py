@@ -45,7 +45,7 @@ def register() -> None:
         return cell_name(_root_, _root_.hydra.runtime.choices)
 
     def named_sweep(*, _root_: DictConfig) -> str:
-        return sweep_name(list(_root_.hydra.overrides.task), _root_.hydra.runtime.choices)
+        return sweep_name(noted(_root_, "task"), _root_.hydra.runtime.choices)
 
     OmegaConf.register_new_resolver("cell_name", named_cell, replace=True)
     OmegaConf.register_new_resolver("sweep_name", named_sweep, replace=True)
@@ -154,6 +154,13 @@ def _note_overrides(cfg: DictConfig, parsed: list[Override]) -> None:
     cfg.hydra.job.override_dirname = form.item_sep.join(sorted(kept)).replace("=", form.kv_sep)
 
 
+def noted(cfg: DictConfig, kind: str) -> list[str]:
+    """Hydra's record of the overrides, `task` or `hydra`; a reference in one stays what it is."""
+    written = OmegaConf.to_container(cfg.hydra.overrides[kind], resolve=False)
+    assert isinstance(written, list)
+    return [str(line) for line in written]
+
+
 def _other_problems(cfg: DictConfig) -> list[Refused]:
     """What is wrong besides the overrides that were left out to get this config."""
     from sdqn_lab.config.validation import validate
@@ -206,7 +213,7 @@ def _typed(values: dict[Any, Any]) -> DictConfig:
 
 def _base_files(chosen: dict[str, str | None], cfg: DictConfig) -> list[Refused]:
     """A file whose name begins with an underscore is what options are made from."""
-    search = list(cfg.hydra.overrides.hydra)
+    search = noted(cfg, "hydra")
     return [
         Refused(
             f"{group}={option}",

@@ -95,7 +95,7 @@ def _check_single(common: DictConfig, sweeps: list[str]) -> None:
     if common.get("cells"):
         problems.append(Refused("cells", None, rule, instead))
     if not problems and elsewhere(common.hydra.launcher) and not common.hydra.launcher.dry_run:
-        problems = [Refused("hydra/launcher", "slurm", "starts sweeps", "-m before the overrides")]
+        problems = [Refused("hydra/launcher=slurm", None, "starts sweeps", instead)]
     if problems:
         raise ConfigError(problems)
 

@@ -126,8 +126,8 @@ def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
             rule = f"norm={cfg.choices.get('norm')} has no statistics of a single sample"
             return Refused("algo.batch_size", batch_size, rule, "32")
         return refusal(cfg, "network", error)
-    need, free = 4 * TRAINING_COPIES * parameters, _free_bytes(cfg)["device"]
-    if here and need > free:
+    need = 4 * TRAINING_COPIES * parameters
+    if here and need > (free := _free_bytes(cfg)["device"]):
         rule = f"training {parameters:,} parameters needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB"
         option = cfg.choices.get("network")
         return Refused("network", option, f"{rule} are free; write smaller layers")
