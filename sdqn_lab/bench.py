@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from sdqn_lab import config
+from sdqn_lab.assembly.build import resolve_threads
 from sdqn_lab.benchmarks import layers, learning, training
 from sdqn_lab.benchmarks.rows import Benchmark, Row, Setting, table
 from sdqn_lab.benchmarks.timing import FULL, QUICK
-from sdqn_lab.build import resolve_threads
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.commands import shell
 from sdqn_lab.runs.files import write_json

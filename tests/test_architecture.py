@@ -16,22 +16,22 @@ LAYERS = {
     "networks": {"checks", "spiking"},
     "agents": {"checks", "networks"},
     "tracking": {"checks", "runs"},
-    "build": {"checks", "agents", "envs", "networks", "spiking"},
+    "assembly": {"checks", "agents", "envs", "networks", "spiking"},
 }
-SCIENCE = {"checks", "runs", "spiking", "envs", "networks", "agents", "tracking", "build"}
+SCIENCE = {"checks", "runs", "spiking", "envs", "networks", "agents", "tracking", "assembly"}
 LAYERS |= {
     "config": SCIENCE,
     "training": SCIENCE | {"config"},
     "analysis": {"checks", "runs", "envs", "tracking", "launching"},
-    "launching": {"checks", "runs", "agents", "tracking", "build", "config"},
+    "launching": {"checks", "runs", "agents", "tracking", "assembly", "config"},
     "watching": SCIENCE | {"config", "training", "analysis"},
     "benchmarks": SCIENCE | {"config", "training"},
     "commands": SCIENCE | {"config"},
 }
 """What each room may import; entry points may import all of them, and no room an entry point."""
-ENTRY_POINTS = {"__init__", "__main__", "run", "sweep", "report", "play", "bench"}
+ENTRY_POINTS = {"__init__", "__main__", "build", "run", "sweep", "report", "play", "bench"}
 KNOWS_HYDRA = {
-    "build",
+    "assembly",
     "config",
     "training",
     "watching",

@@ -8,8 +8,9 @@ import torch
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from sdqn_lab import build, config
+from sdqn_lab import config
 from sdqn_lab.agents.base import EnvSpec
+from sdqn_lab.assembly import build
 from sdqn_lab.config.schema import folder
 from sdqn_lab.config.validation import env_shape
 

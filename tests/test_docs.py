@@ -15,8 +15,9 @@ import yaml
 from rich.console import Console
 
 import sdqn_lab
-from sdqn_lab import build, config, run
+from sdqn_lab import config, run
 from sdqn_lab.agents.base import EnvSpec
+from sdqn_lab.assembly import build
 from sdqn_lab.config import schema
 from sdqn_lab.config.overrides import options
 from sdqn_lab.envs.atari import games

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdqn_lab import build
+from sdqn_lab.assembly import build
 from sdqn_lab.benchmarks import variants
 from sdqn_lab.benchmarks.rows import Benchmark, Competitor, Row, Setting, compare
 from sdqn_lab.benchmarks.timing import Spread, Workload

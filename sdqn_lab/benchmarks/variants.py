@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from sdqn_lab import build
 from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.agents.replay import Replay
 from sdqn_lab.agents.schedules import LinearSchedule
+from sdqn_lab.assembly import build
 from sdqn_lab.benchmarks.peers import spikingjelly_network
 from sdqn_lab.benchmarks.rows import Competitor, Setting
 from sdqn_lab.benchmarks.stepwise import StepByStep

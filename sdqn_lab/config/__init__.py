@@ -1,14 +1,21 @@
 """Configs: schema, composition, identity, validation, planning."""
 
 from sdqn_lab.checks.refused import ConfigError
-from sdqn_lab.config.composition import Composer, compose, compose_raw, noted, register, resolved
+from sdqn_lab.config.composition import (
+    Composer,
+    compose,
+    compose_raw,
+    noted,
+    register,
+    resolved,
+    sweep_name,
+)
 from sdqn_lab.config.identity import (
     NEUTRAL,
     cell_name,
     difference,
     flat_identity,
     identity,
-    sweep_name,
 )
 from sdqn_lab.config.overrides import config_loader, expand, parse
 from sdqn_lab.config.schema import CHOOSING, GROUPS, Config, conf_dir

@@ -15,7 +15,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from sdqn_lab.checks.refused import ConfigError, Refused, alternatives, first_line
-from sdqn_lab.config.identity import cell_name, sweep_name
+from sdqn_lab.config.identity import NEUTRAL, cell_name, digest, slug
 from sdqn_lab.config.messages import (
     FILE_ERRORS,
     unknown_key,
@@ -152,6 +152,17 @@ def _note_overrides(cfg: DictConfig, parsed: list[Override]) -> None:
         if line in task and o.key_or_group not in form.exclude_keys
     ]
     cfg.hydra.job.override_dirname = form.item_sep.join(sorted(kept)).replace("=", form.kv_sep)
+
+
+def sweep_name(overrides: list[str], choices: dict[str, str | None]) -> str:
+    """The name of the file in `sweeps/`, or the swept keys with a hash of the whole grid."""
+    named = choices.get("sweep")
+    if named:
+        return named
+    given = [o for o in parse(overrides) if o.key_or_group == "cells"]
+    given += [o for o in parse(overrides) if o.key_or_group.split(".")[0] not in NEUTRAL]
+    swept = [o.key_or_group for o in given if o.is_sweep_override() or o.key_or_group == "cells"]
+    return "_".join([*map(slug, swept), digest(sorted(o.input_line or "" for o in given))])
 
 
 def noted(cfg: DictConfig, kind: str) -> list[str]:

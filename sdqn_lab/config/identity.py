@@ -9,8 +9,6 @@ from typing import Any
 from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from sdqn_lab.config.overrides import parse
-
 NEUTRAL = frozenset(
     {
         "cells",
@@ -103,27 +101,18 @@ def cell_name(cfg: DictConfig, choices: dict[str, str]) -> str:
     For example `pong_lif_popnorm_atan_T16_seed0_1f2e3d4c`.
     """
     what = identity(cfg)
-    env = choices["env"] if choices["env"] != "gymnasium" else _slug(cfg.env.id)
+    env = choices["env"] if choices["env"] != "gymnasium" else slug(cfg.env.id)
     parts = [env, choices["neuron"], choices["norm"]]
     if "surrogate" in what:
         parts += [choices["surrogate"], f"T{cfg.time_window}"]
-    return "_".join([*parts, f"seed{cfg.seed}", _digest(what)])
+    return "_".join([*parts, f"seed{cfg.seed}", digest(what)])
 
 
-def sweep_name(overrides: list[str], choices: dict[str, str | None]) -> str:
-    """The name of the file in `sweeps/`, or the swept keys with a hash of the whole grid."""
-    named = choices.get("sweep")
-    if named:
-        return named
-    given = [o for o in parse(overrides) if o.key_or_group == "cells"]
-    given += [o for o in parse(overrides) if o.key_or_group.split(".")[0] not in NEUTRAL]
-    swept = [o.key_or_group for o in given if o.is_sweep_override() or o.key_or_group == "cells"]
-    return "_".join([*map(_slug, swept), _digest(sorted(o.input_line or "" for o in given))])
-
-
-def _digest(value: object) -> str:
+def digest(value: object) -> str:
+    """A short name of plain values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """A text as part of a directory's name."""
     return "".join(c if c.isalnum() else "-" for c in text)

@@ -13,8 +13,8 @@ from annotated_types import Ge
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from sdqn_lab import build
 from sdqn_lab.agents.base import EnvSpec, RunFacts
+from sdqn_lab.assembly import build
 from sdqn_lab.checks.ranges import OneOf, fault
 from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.config.plugins import TRIALS, plain, plugin_problems, refusal

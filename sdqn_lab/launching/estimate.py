@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from sdqn_lab import build
 from sdqn_lab.agents.base import Row
-from sdqn_lab.config import identity
+from sdqn_lab.assembly import build
 from sdqn_lab.config.directories import begun
+from sdqn_lab.config.identity import identity
 from sdqn_lab.config.planning import Cell, Plan
 from sdqn_lab.config.validation import cuda_devices, memory_bytes
 from sdqn_lab.launching.queue import SlurmError

@@ -7,12 +7,14 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdqn_lab import config
 from sdqn_lab.checks.refused import ConfigError, Refused
+from sdqn_lab.config.composition import compose_raw, resolved
 from sdqn_lab.config.directories import state_of
 from sdqn_lab.config.foreign import outside_code
+from sdqn_lab.config.overrides import parse
 from sdqn_lab.config.planning import plan_cells
 from sdqn_lab.config.plugins import check_launcher
+from sdqn_lab.config.stored import stored_data
 from sdqn_lab.launching import queue
 from sdqn_lab.launching.cells import prepare_cells
 from sdqn_lab.launching.ledger import Ledger, Submission, locked
@@ -75,7 +77,7 @@ def last_launcher(ledger: Ledger, overrides: list[str], trust: bool) -> CellLaun
     Raises:
         ConfigError: an override is no launcher's of cells, or the ledger has commands for a shell.
     """
-    given = {override.key_or_group: override for override in config.parse(overrides)}
+    given = {override.key_or_group: override for override in parse(overrides)}
     problems = [
         Refused(str(override.input_line), None, "one value for all cells", "one")
         for override in given.values()
@@ -93,7 +95,7 @@ def last_launcher(ledger: Ledger, overrides: list[str], trust: bool) -> CellLaun
         kind = str(given["hydra/launcher"].value())
     else:
         overrides = [f"hydra/launcher={kind}", *overrides]
-    node = config.compose_raw(overrides).hydra.launcher
+    node = compose_raw(overrides).hydra.launcher
     settings: Any = OmegaConf.to_container(node, resolve=True)
     if last and last.launcher == kind:
         settings |= _kept_settings(last, settings, set(given), trust)
@@ -134,14 +136,14 @@ def _check_code(sweep_dir: Path, ledger: Ledger, names: list[str]) -> None:
     for name in names:
         overrides = ledger.cells[name].overrides
         try:
-            named = outside_code(config.stored_data(sweep_dir / name / "config.yaml"))
+            named = outside_code(stored_data(sweep_dir / name / "config.yaml"))
         except (ConfigError, OmegaConfBaseException, KeyError, TypeError):
             if own := [line for line in overrides if line.lstrip("+").startswith("hydra")]:
                 rule = f"in the ledger, it could bring configs along{known}"
                 problems.append(Refused(f"{name}: {own[0]}", None, rule))
                 continue
             try:
-                named = outside_code(config.resolved(config.compose_raw(overrides)))
+                named = outside_code(resolved(compose_raw(overrides)))
             except ConfigError:  # starting it will be refused with the reason
                 continue
         rule = f"is code from outside sdqn_lab, and starting would run it{known}"

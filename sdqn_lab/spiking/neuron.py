@@ -15,11 +15,29 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab.checks.refused import Refused
-from sdqn_lab.spiking.kernels.cpu import CODES, FusedLayer, LayerConstants, takes
-from sdqn_lab.spiking.surrogate import Atan, Surrogate
+from sdqn_lab.spiking.kernels import cpu
+from sdqn_lab.spiking.kernels.cpu import FusedLayer, LayerConstants, takes
+from sdqn_lab.spiking.surrogate import (
+    Atan,
+    FastSigmoid,
+    Gate,
+    QuadraticGate,
+    Sigmoid,
+    Surrogate,
+    Triangle,
+)
 
 HAS_TRITON = find_spec("triton") is not None
 _ATAN = Atan()
+CODES: dict[type[Surrogate], int] = {
+    QuadraticGate: cpu.QUADRATIC_GATE,
+    Gate: cpu.GATE,
+    Sigmoid: cpu.SIGMOID,
+    Atan: cpu.ATAN,
+    FastSigmoid: cpu.FAST_SIGMOID,
+    Triangle: cpu.TRIANGLE,
+}
+"""Surrogates whose derivative the kernels have."""
 Backend = Literal["auto", "fused", "reference"]
 """auto: the kernels where there are any; fused: likewise, and neurons without kernels are refused
 when a network is built; reference: always the plain steps."""

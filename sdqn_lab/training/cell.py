@@ -16,9 +16,9 @@ from rich.console import Console
 from safetensors.torch import save
 from torch import nn
 
-from sdqn_lab import build
 from sdqn_lab.agents.base import Agent
 from sdqn_lab.agents.seeding import stream_seed
+from sdqn_lab.assembly import build
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.networks.fingerprint import fingerprint
 from sdqn_lab.networks.probe import Probe

@@ -7,11 +7,15 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdqn_lab import config
 from sdqn_lab.checks.refused import ConfigError, Refused
+from sdqn_lab.config.composition import compose_raw, resolved
 from sdqn_lab.config.directories import exists, state_of
+from sdqn_lab.config.identity import flat_identity
 from sdqn_lab.config.messages import wrong_type
+from sdqn_lab.config.overrides import parse
 from sdqn_lab.config.plugins import check_plugins
+from sdqn_lab.config.schema import GROUPS
+from sdqn_lab.config.stored import stored_config
 from sdqn_lab.config.validation import validate
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.metrics import check_kept
@@ -36,7 +40,7 @@ def resumed(argv: list[str]) -> tuple[RunDirectory, DictConfig | None]:
     if state is None or not directory.config.exists():
         missing = "holds no run" if exists(path) else "no such directory"
         raise ConfigError([Refused(f"--resume {path}", None, missing, "--resume RUN_DIR")])
-    stored = config.stored_config(directory.config, trust)
+    stored = stored_config(directory.config, trust)
     cfg = _changed(stored, overrides)
     if state == "finished":
         if cfg.budget.steps == stored.budget.steps:
@@ -77,14 +81,14 @@ def _arguments(argv: list[str]) -> tuple[Path, list[str], bool]:
 def _changed(stored: DictConfig, overrides: list[str]) -> DictConfig:
     """The stored config with overrides that leave the run's numbers as they are."""
     changed, problems = stored.copy(), list[Refused]()
-    for override in config.parse(overrides):
+    for override in parse(overrides):
         try:
             _change(changed, override)
         except ConfigError as error:
             problems += error.problems
     if not problems:
         check_plugins(changed)  # an override may name a class, and what follows asks it
-    before, after = config.flat_identity(stored), config.flat_identity(changed)
+    before, after = flat_identity(stored), flat_identity(changed)
     for key, old in before.items():
         if old != after[key] and key != "budget.steps":
             rule = f"would change the run's numbers (it began with {old}); write {NEW_RUN}"
@@ -111,10 +115,10 @@ def _change(cfg: DictConfig, override: Override) -> None:
     if override.is_sweep_override():
         raise ConfigError([Refused(line, None, "a resumed run is one run", "one value")])
     if key == "tracker":
-        chosen = config.resolved(config.compose_raw([line]))
+        chosen = resolved(compose_raw([line]))
         cfg.tracker, cfg.choices.tracker = chosen.tracker, chosen.choices.tracker
         return
-    if key in config.GROUPS:
+    if key in GROUPS:
         rule = f"a resumed run keeps {key}={cfg.choices.get(key)}"
         raise ConfigError([Refused(line, None, rule, NEW_RUN)])
     parent, _, name = key.rpartition(".")

@@ -10,11 +10,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import safe_open
 
-from sdqn_lab import build
 from sdqn_lab.agents.policy import Greedy, Policy
 from sdqn_lab.agents.seeding import stream, stream_seed
+from sdqn_lab.assembly import build
 from sdqn_lab.checks.refused import ConfigError, Refused
-from sdqn_lab.config import conf_dir, stored_config
+from sdqn_lab.config.schema import conf_dir
+from sdqn_lab.config.stored import stored_config
 from sdqn_lab.envs.base import Protocol, VectorEnv
 from sdqn_lab.networks.fingerprint import fingerprint
 from sdqn_lab.networks.network import SpikingNetwork

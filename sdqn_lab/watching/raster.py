@@ -1,7 +1,7 @@
 """A decision as one frame: the game, every layer's spikes over time, firing rates, Q-values."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
-from sdqn_lab.watching.episodes import Episodes
-from sdqn_lab.watching.player import Player
+if TYPE_CHECKING:
+    from sdqn_lab.watching.episodes import Episodes
+    from sdqn_lab.watching.player import Player
 
 Frame = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -55,7 +56,7 @@ class Raster:
         spikes: the image of each layer.
     """
 
-    def __init__(self, player: Player, played: Episodes, actions: Sequence[str]) -> None:
+    def __init__(self, player: "Player", played: "Episodes", actions: Sequence[str]) -> None:
         self._decisions, self._actions = played.first, actions
         layers, spiking = list(played.first[0].layers), player.network.temporal
         colors = [LAYERS[number % len(LAYERS)] for number in range(len(layers))]

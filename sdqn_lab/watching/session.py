@@ -9,9 +9,9 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from sdqn_lab import build
 from sdqn_lab.analysis.records import read_records
 from sdqn_lab.analysis.time_windows import Point, write_time_windows
+from sdqn_lab.assembly import build
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.training.evaluation import Start
 from sdqn_lab.watching import summary

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from sdqn_lab import build, config
+from sdqn_lab import config
 from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.agents.replay import Batch
+from sdqn_lab.assembly import build
 from sdqn_lab.networks import blocks
 from sdqn_lab.spiking.kernels import sparse
 

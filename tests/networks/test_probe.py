@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab import config
-from sdqn_lab.build import build_network
+from sdqn_lab.assembly.build import build_network
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.config.overrides import options
 from sdqn_lab.networks.blocks import Convolution, ConvolutionalTorso

@@ -29,8 +29,7 @@ from torch import Tensor, nn
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.spiking.kernels import cpu, jit
-from sdqn_lab.spiking.kernels.cpu import CODES
-from sdqn_lab.spiking.neuron import IF, LIF, PLIF, SpikingNeuron
+from sdqn_lab.spiking.neuron import CODES, IF, LIF, PLIF, SpikingNeuron
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
 from sdqn_lab.spiking.surrogate import Atan, Gate, Surrogate
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdqn_lab.spiking.kernels.cpu import CODES
-from sdqn_lab.spiking.neuron import IF, LIF, SpikingNeuron
+from sdqn_lab.spiking.neuron import CODES, IF, LIF, SpikingNeuron
 from sdqn_lab.spiking.surrogate import Surrogate
 
 pytestmark = pytest.mark.skipif(

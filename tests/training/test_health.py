@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdqn_lab import build, config
+from sdqn_lab import config
+from sdqn_lab.assembly import build
 from sdqn_lab.training.health import WAKE_WITHIN_UPDATES, Monitor, first_observations, probe
 
 

@@ -1,6 +1,7 @@
 """Trainers on toy environments, built from the real configs."""
 
-from sdqn_lab import build, config
+from sdqn_lab import config
+from sdqn_lab.assembly import build
 from sdqn_lab.envs.base import Protocol
 from sdqn_lab.training.trainer import Settings, Trainer
 from tests.toy_envs import Chain, Identity

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import sdqn_lab
-from sdqn_lab import build, config
+from sdqn_lab import config
 from sdqn_lab.agents.base import EnvSpec
+from sdqn_lab.assembly import build
 from tests.watching.runs import COMMON, RUNS, change
 
 pytestmark = pytest.mark.xdist_group("play")

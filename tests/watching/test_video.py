@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from sdqn_lab import build
+from sdqn_lab.assembly import build
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.watching import session, video
 from sdqn_lab.watching.raster import GAME, enlarged

@@ -18,15 +18,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sdqn_lab.spiking.kernels.jit import inline_jit, jit, parallel_for
-from sdqn_lab.spiking.surrogate import (
-    Atan,
-    FastSigmoid,
-    Gate,
-    QuadraticGate,
-    Sigmoid,
-    Surrogate,
-    Triangle,
-)
 
 Array = npt.NDArray[np.float32]
 
@@ -38,15 +29,7 @@ ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 HALF_PI = np.float32(np.pi / 2)
 # Literals, because machine code on disk outlives a change of any other file.
 QUADRATIC_GATE, GATE, SIGMOID, ATAN, FAST_SIGMOID, TRIANGLE = 0, 1, 2, 3, 4, 5
-CODES: dict[type[Surrogate], int] = {
-    QuadraticGate: QUADRATIC_GATE,
-    Gate: GATE,
-    Sigmoid: SIGMOID,
-    Atan: ATAN,
-    FastSigmoid: FAST_SIGMOID,
-    Triangle: TRIANGLE,
-}
-"""Surrogates whose derivative the kernels have."""
+"""The derivatives that the kernels have, by surrogate."""
 
 
 class LayerConstants(NamedTuple):
@@ -59,7 +42,7 @@ class LayerConstants(NamedTuple):
         v_reset: start of the membrane and target of the hard reset.
         alpha: the surrogate's.
         eps: the normalization's.
-        surrogate: one of `CODES`.
+        surrogate: ATAN or another of the numbers above.
         leaky: whether the slopes add up to 1; the charge is then computed as v + slope_x (x - v),
             which stays at x once it is there.
         hard: hard reset, else soft.

@@ -18,14 +18,14 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sdqn_lab.spiking.kernels.cpu import CODES, LayerConstants
-from sdqn_lab.spiking.surrogate import Atan, FastSigmoid, Gate, QuadraticGate, Sigmoid
+from sdqn_lab.spiking.kernels import cpu
+from sdqn_lab.spiking.kernels.cpu import LayerConstants
 
 # Units of a program.
 BLOCK = 256
-QUADRATIC_GATE, GATE, SIGMOID, ATAN, FAST_SIGMOID = (
-    tl.constexpr(CODES[each]) for each in (QuadraticGate, Gate, Sigmoid, Atan, FastSigmoid)
-)
+QUADRATIC_GATE, GATE = tl.constexpr(cpu.QUADRATIC_GATE), tl.constexpr(cpu.GATE)
+SIGMOID, ATAN = tl.constexpr(cpu.SIGMOID), tl.constexpr(cpu.ATAN)
+FAST_SIGMOID = tl.constexpr(cpu.FAST_SIGMOID)
 HALF_PI = tl.constexpr(torch.pi / 2)
 
 

@@ -1,0 +1,1 @@
+"""The composition root: classes that a config names, called with plain values."""
