@@ -44,7 +44,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             command.add_argument("--json", action="store_true", help="one JSON object")
             command.add_argument("--watch", action="store_true", help="stay while anything happens")
         elif run is relaunch:
-            own = "hydra/launcher=NAME and hydra.launcher.KEY=VALUE; all others stay as they were"
+            own = "hydra/launcher=NAME, hydra.launcher.KEY=VALUE, or a longer budget.steps=N"
             command.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=own)
             trusting = "import what the cells' configs name outside sdqn_lab, whoever named it"
             command.add_argument("--trust", action="store_true", help=trusting)

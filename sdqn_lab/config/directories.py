@@ -49,7 +49,10 @@ def _other_run(directory: RunDirectory, cfg: DictConfig) -> str | None:
     try:
         if directory.config.read_text() == OmegaConf.to_yaml(cfg):  # reading YAML takes its time
             return None
-        return difference(stored_data(directory.config), cfg)
+        stored = stored_data(directory.config)
+        if isinstance(stored.budget.steps, int) and stored.budget.steps > cfg.budget.steps:
+            stored.budget.steps = cfg.budget.steps  # a run that was made longer is the same run
+        return difference(stored, cfg)
     except Exception as error:  # whatever a damaged file may cause
         return f"its config.yaml cannot be read: {str(error).splitlines()[0]}"
 

@@ -22,7 +22,9 @@ from sdqn_lab.launching.local import CellLauncher
 from sdqn_lab.launching.observe import STARTABLE, observe
 from sdqn_lab.launching.table import out, summary
 from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.files import write_atomic
 
+STEPS = "budget.steps"
 SHELL = ("setup", "additional_parameters")
 """Settings of a launcher that go into a job's script as they are."""
 
@@ -33,7 +35,8 @@ def relaunch(sweep_dir: Path, overrides: list[str], trust: bool = False) -> int:
     Args:
         sweep_dir: the sweep.
         overrides: `hydra/launcher=NAME` and `hydra.launcher.KEY=VALUE`; what is not named stays as
-            it was at the last start.
+            it was at the last start. `budget.steps=N` makes the sweep longer: cells that are
+            finished and kept their state go on.
         trust: import what the cells' configs name outside this package, whoever named it.
 
     Returns:
@@ -48,13 +51,14 @@ def relaunch(sweep_dir: Path, overrides: list[str], trust: bool = False) -> int:
         SystemExit: with code 143, if stopped by a signal.
     """
     ledger = Ledger.read(sweep_dir)
-    launcher = last_launcher(ledger, overrides, trust)
+    longer = [line for line in overrides if line.startswith(f"{STEPS}=")]
+    launcher = last_launcher(ledger, [o for o in overrides if o not in longer], trust)
     # Looked at under the lock: what another command is starting now is not lost.
     with locked(sweep_dir):
         seen = observe(sweep_dir)
         if seen.problem:
             raise queue.SlurmError(f"{seen.problem}; nobody knows what is running, so try again")
-        names = seen.names(STARTABLE)
+        names = seen.names((*STARTABLE, *(["finished"] if longer else [])))
         if not trust:
             _check_code(sweep_dir, ledger, names)
         if launcher.dry_run:
@@ -62,6 +66,8 @@ def relaunch(sweep_dir: Path, overrides: list[str], trust: bool = False) -> int:
             return 0
         if names:
             _restore(sweep_dir, ledger, names)
+            if longer:
+                _extend(sweep_dir, ledger, names, longer[-1])
             launcher.start(sweep_dir, names)
     launcher.wait(sweep_dir)
     after = observe(sweep_dir)
@@ -69,6 +75,31 @@ def relaunch(sweep_dir: Path, overrides: list[str], trust: bool = False) -> int:
     # Where the command does not wait, cells that stopped may be about to start.
     settled = launcher.settings.get("wait", True)
     return 1 if after.count("failed", "lost", *(["stopped"] if settled else [])) else 0
+
+
+def _extend(sweep_dir: Path, ledger: Ledger, names: list[str], override: str) -> None:
+    """Give cells a larger budget; nothing is written unless all of them can take it."""
+    steps = parse([override])[0].value()
+    if not isinstance(steps, int) or isinstance(steps, bool):
+        raise Refused(STEPS, str(steps), "must be a whole number")
+    directories = [RunDirectory(sweep_dir / name) for name in names]
+    cfgs, problems = [stored_data(each.config) for each in directories], list[Refused]()
+    for directory, cfg in zip(directories, cfgs, strict=True):
+        name = directory.path.name
+        if steps < cfg.budget.steps:
+            rule = f"{name} has {cfg.budget.steps} already, and cannot get shorter"
+            problems.append(Refused(STEPS, steps, rule, f"{cfg.budget.steps} or more"))
+        elif directory.state == "finished" and not directory.saved_steps:
+            rule = f"{name} dropped its state when it finished; keep_state=true keeps it"
+            problems.append(Refused(STEPS, steps, rule))
+    if problems:
+        raise ConfigError(problems)
+    for directory, cfg in zip(directories, cfgs, strict=True):
+        if directory.state == "finished" and steps > cfg.budget.steps:
+            directory.update(state="preempted")
+        cfg.budget.steps = ledger.cells[directory.path.name].steps = steps
+        write_atomic(directory.config, OmegaConf.to_yaml(cfg).encode())
+    ledger.write(sweep_dir)
 
 
 def last_launcher(ledger: Ledger, overrides: list[str], trust: bool) -> CellLauncher:

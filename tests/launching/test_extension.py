@@ -1,0 +1,46 @@
+"""A whole sweep made longer by one command."""
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from sdqn_lab import run, sweep
+from sdqn_lab.runs.directory import RunDirectory
+from tests.launching.sweeps import TINY, cells
+
+SWEEP = Path("sweep")
+COMMAND = ["-m", *TINY, "seed=0,1", f"hydra.sweep.dir={SWEEP}"]
+
+
+def steps(cell: Path) -> tuple[int, str]:
+    cfg = OmegaConf.load(cell / "config.yaml")
+    return cfg.budget.steps, RunDirectory(cell).state
+
+
+def test_finished_cells_that_kept_their_state_go_on_and_the_sweeps_own_command_leaves_them_so():
+    assert run.main([*COMMAND, "keep_state=true"]) == 0
+    before = {cell: (cell / "metrics.jsonl").read_text() for cell in cells(SWEEP)}
+    assert sweep.main(["relaunch", str(SWEEP), "budget.steps=400"]) == 0
+    for cell, records in before.items():
+        assert steps(cell) == (400, "finished")
+        assert RunDirectory(cell).saved_steps >= 400
+        assert (cell / "metrics.jsonl").read_text().startswith(records)
+    longer = {cell: (cell / "metrics.jsonl").read_bytes() for cell in before}
+    assert run.main([*COMMAND, "keep_state=true"]) == 0
+    for cell, records in longer.items():
+        assert steps(cell) == (400, "finished")
+        assert (cell / "metrics.jsonl").read_bytes() == records
+
+
+def test_a_sweep_that_cannot_be_made_longer_is_left_as_it_was(capsys):
+    assert run.main(COMMAND) == 0
+    before = {cell: (cell / "config.yaml").read_bytes() for cell in cells(SWEEP)}
+    for asked in ("budget.steps=400", "budget.steps=100", "budget.steps=x"):
+        capsys.readouterr()
+        assert sweep.main(["relaunch", str(SWEEP), asked]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert lines
+        assert all(line.startswith(f"error: {asked}: ") for line in lines)
+        for cell, stored in before.items():
+            assert (cell / "config.yaml").read_bytes() == stored
+            assert steps(cell) == (200, "finished")
