@@ -104,6 +104,8 @@ def _single(planned: Plan) -> int:
         rule += config.resume_command(directory.path, cell.cfg)
         raise ConfigError([Refused(str(directory.path), None, rule)])
     check_writable("hydra.run.dir", cell.path)
+    # hydra.job.chdir=true would move a relative path along.
+    directory = RunDirectory(cell.path.absolute())
     codes: list[int] = []
 
     def job(_: DictConfig) -> float | None:
@@ -111,6 +113,7 @@ def _single(planned: Plan) -> int:
         return None if codes[0] else objective(directory.metrics, cell.cfg.objective)
 
     callbacks = Callbacks(planned.common)
+    # The steps of Hydra's own `run`, less its composition: the plan has composed already.
     with config.config_loader() as loader:
         configure_log(planned.common.hydra.hydra_logging, planned.common.hydra.verbose)
         callbacks.on_run_start(config=planned.common, config_name="config")
@@ -144,8 +147,10 @@ def _multirun(planned: Plan) -> int:
                 sweep_dir.mkdir(parents=True, exist_ok=True)
                 OmegaConf.save(common, sweep_dir / "multirun.yaml")
                 if isinstance(launcher, CellLauncher):
+                    # Hydra's interface hands over overrides, which would be composed again.
                     launcher.launch_cells(sweep_dir, cells)
                 else:
+                    # A launcher composes with Hydra's overrides of the whole command.
                     jobs = [[o for o in c.overrides if o[:5] != "hydra"] for c in cells]
                     size = common.hydra.sweeper.max_batch_size or len(jobs)
                     for begin in range(0, len(jobs), size):
@@ -165,6 +170,7 @@ def _multirun(planned: Plan) -> int:
 
 def _finish(sweep_dir: Path, cells: list[Path], stopped: bool) -> int:
     """The exit code that the cells' directories say, after a table and curves over them."""
+    # A sweeper that searched knows its cells alone; here are their directories.
     directories = cells or [path.parent for path in sorted(sweep_dir.glob("*/status.json"))]
     _show_cells(sweep_dir, directories)
     states = {RunDirectory(path).state for path in directories}

@@ -35,6 +35,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     add("--shell-completion", "-sc", action="store_true", help="see --hydra-help")
     for flag in UNFIT:
         add(flag, nargs="?", const="", help=argparse.SUPPRESS)
+    # Intermixed: flags may stand behind overrides, which Hydra's own parser refuses.
     args, unknown = parser.parse_known_intermixed_args(argv)
     problems = [
         Refused(word, None, "no such flag", "--help for those that are there") for word in unknown
@@ -42,6 +43,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     for flag in UNFIT:
         if getattr(args, flag[2:].replace("-", "_")) is not None:
             problems.append(Refused(flag, None, "this command has one config of its own"))
+    # As an override it travels with the cells; the flag would end with this process.
     if args.config_dir is not None:
         problems += _wrong_folder(args.config_dir, args.overrides)
         path = str(Path(args.config_dir).resolve()).replace("'", r"\'")

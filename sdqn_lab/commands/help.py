@@ -26,6 +26,7 @@ def text(overrides: list[str]) -> str:
     """
     groups = [*GROUPS, "hydra/launcher", "hydra/sweeper"]
     listed = [f"{group}: {', '.join(options(group, overrides))}" for group in groups]
+    # Unresolved: references show where a value comes from.
     cfg = compose_raw(overrides)
     shown = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "choices")])
     return "\n".join([HEAD, "== Groups ==", *listed, "", "== Config ==", OmegaConf.to_yaml(shown)])

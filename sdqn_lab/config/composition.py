@@ -105,6 +105,7 @@ class Composer:
         problems = [problem for o in fixed if o not in chosen and (problem := _set_value(cfg, o))]
         if problems:
             raise ConfigError([*problems, *_other_problems(cfg)])
+        # Swept ones too: a sweep is named after them.
         _note_overrides(cfg, parsed)
         return cfg
 
@@ -125,6 +126,7 @@ def _set_value(cfg: DictConfig, override: Override) -> Refused | None:
     key, value, line = override.key_or_group, override.value(), override.input_line or ""
     if override.is_sweep_override():
         return Refused(line, None, "several values need a multirun", "-m before the overrides")
+    # A plus is for what is not there yet: an argument of a class, a callback.
     adds = override.is_add() or override.is_force_add()
     try:
         there = OmegaConf.select(cfg, key, throw_on_missing=False) if override.is_add() else None
@@ -194,6 +196,7 @@ def resolved(cfg: DictConfig) -> DictConfig:
     plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "cells")])
     if unfit := [*_base_files(chosen, cfg), *_foreign_keys(plain)]:
         raise ConfigError(unfit)
+    # First, because a reference to what is missing would be named in its place.
     if missing := list(_missing(OmegaConf.to_container(plain, resolve=False))):
         raise ConfigError(
             [Refused(key, None, "a value is required", f"{key}=VALUE") for key in missing]

@@ -41,7 +41,9 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     for key in NEUTRAL_ENV:
         plain["env"].pop(key)
     plain["budget"].pop("size")
+    # Where frames lie moves no number.
     plain["algo"].pop("replay_device", None)
+    # Written out or left out, it is the same cell.
     if plain["time_window_eval"] == plain["time_window"]:
         plain["time_window_eval"] = None
     if not _temporal(plain["neuron"]["_target_"]):

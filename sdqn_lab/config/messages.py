@@ -45,7 +45,8 @@ def wrong_file(error: Exception, chosen: Iterable[Override]) -> Refused:
             rule = _no_key(key, _annotation(key.rpartition(".")[0]))
             return Refused(f"{source}: {key}", None, rule)
         return Refused(f"{source}: {key}", getattr(cause, "value", None), _type_rule(key, cause))
-    for override in chosen:  # Hydra found no default that such an override could replace
+    # Left over: Hydra found no default that such an override could replace.
+    for override in chosen:
         key = override.get_key_element()
         if key not in GROUPS and not override.is_hydra_override():
             line = override.input_line or key

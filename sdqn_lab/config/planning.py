@@ -65,6 +65,7 @@ def plan(overrides: list[str], multirun: bool) -> Plan:
         ConfigError: everything wrong with any of them.
     """
     sweeps = [o for o in parse(overrides) if o.is_sweep_override()]
+    # Hydra leaves such an override out in silence.
     if own := [o.input_line or "" for o in sweeps if o.is_hydra_override()]:
         raise ConfigError([Refused(line, None, "one value for all cells", "one") for line in own])
     common = compose_raw(overrides, RunMode.MULTIRUN if sweeps or multirun else RunMode.RUN)
@@ -80,6 +81,7 @@ def plan(overrides: list[str], multirun: bool) -> Plan:
     # Each cell alone would resolve the sweep's directory from its own overrides.
     sweep_dir = str(_directory(common.hydra.sweep, "dir", "hydra.sweep.dir"))
     common.hydra.sweep.dir = sweep_dir
+    # For launchers of others, which compose each cell anew.
     common.hydra.overrides.hydra.append(f"hydra.sweep.dir='{sweep_dir}'")
     if common.hydra.runtime.choices["hydra/sweeper"] != "basic":
         return Plan(common, {}, 0, multirun=True)
@@ -114,6 +116,7 @@ def combinations(overrides: list[str], common: DictConfig) -> list[list[str]]:
             `cells` and varied, or in one row and not in another.
     """
     params = OmegaConf.to_container(common.hydra.sweeper.params or OmegaConf.create({}))
+    # A row is written as overrides: one way to compose a cell is enough.
     rows = OmegaConf.to_container(common.get("cells") or OmegaConf.create([]))
     assert isinstance(params, dict)
     assert isinstance(rows, list)

@@ -123,6 +123,7 @@ def _located(target: str) -> type | str:
 def _wrong_arguments(node: DictConfig, group: str) -> list[Refused]:
     """Every key is an argument of the class, with a value of its type and range."""
     cls = get_class(node._target_)
+    # Of the initializer: a class's own annotations are attributes, not arguments.
     hints = get_type_hints(inspect.getattr_static(cls, "__init__"), include_extras=True)
     parameters = {k: p for k, p in named_parameters(cls).items() if k not in HANDED.get(group, ())}
     given, problems = arguments(node), list[Refused]()
@@ -199,6 +200,7 @@ def check_launcher(node: DictConfig) -> None:
     """
     if not str(node._target_).startswith("hydra_plugins.sdqn_lab."):
         return
+    # Hydra's node is in struct mode and may refer to others.
     node = DictConfig(OmegaConf.to_container(node, resolve=True))
     if problems := _wrong_arguments(node, LAUNCHER):
         raise ConfigError(problems)

@@ -37,6 +37,7 @@ def validate(cfg: DictConfig, here: bool = True) -> None:
         ConfigError: every problem found.
     """
     problems = [*_out_of_range(cfg, Config), *plugin_problems(cfg), *_wrong_device(cfg, here)]
+    # What follows makes environments and networks, which wrong values would only break.
     if not problems:
         problems = [*(_without_time(cfg) or _wrong_shapes(cfg, here)), *_agent_problems(cfg, here)]
     if problems:
@@ -154,6 +155,7 @@ def _no_probabilities(cfg: DictConfig) -> Refused | None:
 def _trial_forward(parts: str, shape: tuple[int, ...], heads: str, batch_size: int) -> int:
     """Run a weightless network once; the number of its parameters."""
     cfg = OmegaConf.create(json.loads(parts))
+    # On the meta device a network of any size takes neither memory nor time.
     with torch.no_grad(), torch.device("meta"):
         network = build.build_heads(cfg, shape, json.loads(heads)).train()
         network(torch.empty(batch_size, *shape))
