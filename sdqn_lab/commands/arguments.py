@@ -45,22 +45,17 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
             problems.append(Refused(flag, None, "this command has one config of its own"))
     # As an override it travels with the cells; the flag would end with this process.
     if args.config_dir is not None:
-        problems += _wrong_folder(args.config_dir, args.overrides)
+        if not args.config_dir or not Path(args.config_dir).is_dir():
+            shown = f"--config-dir {args.config_dir}".rstrip()
+            problems.append(Refused(shown, None, "no such directory", "--config-dir DIR"))
+        elif any(line.startswith(f"{SEARCH_PATH}=") for line in args.overrides):
+            rule = f"is a {SEARCH_PATH} of one; write both directories there"
+            problems.append(Refused("--config-dir", None, rule))
         path = str(Path(args.config_dir).resolve()).replace("'", r"\'")
         args.overrides.insert(0, f"{SEARCH_PATH}=['file://{path}']")
     if problems:
         raise ConfigError(problems)
     return args
-
-
-def _wrong_folder(folder: str, overrides: list[str]) -> list[Refused]:
-    if not folder or not Path(folder).is_dir():
-        shown = f"--config-dir {folder}".rstrip()
-        return [Refused(shown, None, "no such directory", "--config-dir DIR")]
-    if any(line.startswith(f"{SEARCH_PATH}=") for line in overrides):
-        rule = f"is a {SEARCH_PATH} of one; write both directories there"
-        return [Refused("--config-dir", None, rule)]
-    return []
 
 
 def flags(args: argparse.Namespace) -> list[str]:

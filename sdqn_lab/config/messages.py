@@ -67,16 +67,12 @@ def _unknown_option(file: str, chosen: list[Override]) -> Refused:
         rule = "a game for two, which ends the emulator's process"
         return Refused(subject, None, rule, "env=pong or another game for one")
     known = options(group, lines(chosen), bases=option.startswith("_"))
-    # ALE/Pong-v5 is the same game under Gymnasium's name.
-    name = re.sub(r"(.*/)?(\w+?)(NoFrameskip)?-v\d", lambda m: _snake(m[2]), option)
-    near = alternatives(name, known, "options")
-    if name != option and name in known:
-        return Refused(subject, None, "Gymnasium's name of a game", f"{group}={name}")
-    return Refused(subject, None, f"no such option; {near}")
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    # ALE/PongNoFrameskip-v4 is the same game under Gymnasium's name.
+    if found := re.fullmatch(r"(?:.*/)?(\w+?)(?:NoFrameskip)?-v\d", option):
+        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", found[1]).lower()
+        if name in known:
+            return Refused(subject, None, "Gymnasium's name of a game", f"{group}={name}")
+    return Refused(subject, None, f"no such option; {alternatives(option, known, 'options')}")
 
 
 def unknown_key(cfg: DictConfig, override: Override) -> Refused:

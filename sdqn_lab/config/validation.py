@@ -39,7 +39,13 @@ def validate(cfg: DictConfig, here: bool = True) -> None:
     problems = [*_out_of_range(cfg, Config), *plugin_problems(cfg), *_wrong_device(cfg, here)]
     # What follows makes environments and networks, which wrong values would only break.
     if not problems:
-        problems = [*(_without_time(cfg) or _wrong_shapes(cfg, here)), *_agent_problems(cfg, here)]
+        problems = [*(_without_time(cfg) or _wrong_shapes(cfg, here))]
+        try:
+            env = env_spec(cfg)
+        except Exception:  # one of the problems; without it there is nothing to ask the algorithm
+            raise ConfigError(problems) from None
+        run = RunFacts(cfg.budget.steps, env, _free_bytes(cfg) if here else None)
+        problems += build.agent_class(cfg).problems(build.algo_arguments(cfg), run)
     if problems:
         raise ConfigError(problems)
 
@@ -176,16 +182,6 @@ def _probed_env(target: str, name: str, protocol: tuple[tuple[str, Any], ...]) -
         return build.env_spec(env)
     finally:
         env.close()
-
-
-def _agent_problems(cfg: DictConfig, here: bool) -> list[Refused]:
-    """What the algorithm itself says of its arguments, the length of the run and the memory."""
-    try:
-        env = env_spec(cfg)
-    except Exception:  # the check of shapes says so already
-        return []
-    run = RunFacts(cfg.budget.steps, env, _free_bytes(cfg) if here else None)
-    return build.agent_class(cfg).problems(build.algo_arguments(cfg), run)
 
 
 def _free_bytes(cfg: DictConfig) -> dict[str, int]:
