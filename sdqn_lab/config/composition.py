@@ -194,7 +194,14 @@ def resolved(cfg: DictConfig) -> DictConfig:
     """
     chosen = {key: value for key, value in cfg.hydra.runtime.choices.items() if key in GROUPS}
     plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "cells")])
-    if unfit := [*_base_files(chosen, cfg), *_foreign_keys(plain)]:
+    # Hydra lets a plus add any key to the root, where nothing would ever read it.
+    known = [f.name for f in fields(Config) if f.name not in ("choices", "cells")]
+    unfit = [
+        Refused(key, cfg[key], f"no key {key}; {alternatives(key, known)}")
+        for key in map(str, plain)
+        if key not in (*known, "choices")
+    ]
+    if unfit := [*_base_files(chosen, cfg), *unfit]:
         raise ConfigError(unfit)
     # First, because a reference to what is missing would be named in its place.
     if missing := list(_missing(OmegaConf.to_container(plain, resolve=False))):
@@ -237,16 +244,6 @@ def _base_files(chosen: dict[str, str | None], cfg: DictConfig) -> list[Refused]
         )
         for group, option in chosen.items()
         if option and option.startswith("_")
-    ]
-
-
-def _foreign_keys(cfg: DictConfig) -> list[Refused]:
-    """Hydra lets a plus add any key to the root, where nothing would ever read it."""
-    known = [f.name for f in fields(Config) if f.name not in ("choices", "cells")]
-    return [
-        Refused(key, cfg[key], f"no key {key}; {alternatives(key, known)}")
-        for key in map(str, cfg)
-        if key not in (*known, "choices")
     ]
 
 

@@ -73,7 +73,13 @@ def plan(overrides: list[str], multirun: bool) -> Plan:
     check_launcher(launcher)
     here = not elsewhere(launcher)
     if not (multirun or common.hydra.mode == RunMode.MULTIRUN):
-        _check_single(common, [o.input_line or "" for o in sweeps])
+        needs = "-m before the overrides"
+        several = [*(o.input_line or "" for o in sweeps), *(["cells"] if common.cells else [])]
+        if several:
+            rule = "several values need a multirun"
+            raise ConfigError([Refused(line, None, rule, needs) for line in several])
+        if not here and not launcher.dry_run:
+            raise ConfigError([Refused("hydra/launcher=slurm", None, "starts sweeps", needs)])
         cfg = resolved(common)
         validate(cfg, here)
         path = _directory(common.hydra.run, "dir", "hydra.run.dir")
@@ -88,18 +94,6 @@ def plan(overrides: list[str], multirun: bool) -> Plan:
     every = combinations(overrides, common)
     cells = plan_cells(Path(sweep_dir), every, here)
     return Plan(common, {cell.path: cell for cell in cells}, len(every), multirun=True)
-
-
-def _check_single(common: DictConfig, sweeps: list[str]) -> None:
-    instead = "-m before the overrides"
-    rule = "several values need a multirun"
-    problems = [Refused(line, None, rule, instead) for line in sweeps]
-    if common.get("cells"):
-        problems.append(Refused("cells", None, rule, instead))
-    if not problems and elsewhere(common.hydra.launcher) and not common.hydra.launcher.dry_run:
-        problems = [Refused("hydra/launcher=slurm", None, "starts sweeps", instead)]
-    if problems:
-        raise ConfigError(problems)
 
 
 def combinations(overrides: list[str], common: DictConfig) -> list[list[str]]:
@@ -117,7 +111,7 @@ def combinations(overrides: list[str], common: DictConfig) -> list[list[str]]:
     """
     params = OmegaConf.to_container(common.hydra.sweeper.params or OmegaConf.create({}))
     # A row is written as overrides: one way to compose a cell is enough.
-    rows = OmegaConf.to_container(common.get("cells") or OmegaConf.create([]))
+    rows = OmegaConf.to_container(common.cells)
     assert isinstance(params, dict)
     assert isinstance(rows, list)
     given = [*(f"{key!s}={value}" for key, value in params.items()), *overrides]

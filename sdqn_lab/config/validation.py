@@ -22,8 +22,6 @@ from sdqn_lab.config.schema import Config
 
 MAX_ACTIONS = 256
 """A run keeps an action in a byte."""
-TRAINING_COPIES = 4
-"""A parameter in training: itself, its gradient, and two moments of Adam."""
 
 
 def validate(cfg: DictConfig, here: bool = True) -> None:
@@ -133,7 +131,7 @@ def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
             rule = f"norm={cfg.choices.get('norm')} has no statistics of a single sample"
             return Refused("algo.batch_size", batch_size, rule, "32")
         return refusal(cfg, "network", error)
-    need = 4 * TRAINING_COPIES * parameters
+    need = 4 * parameters * build.agent_class(cfg).parameter_copies
     if here and need > (free := _free_bytes(cfg)["device"]):
         rule = f"training {parameters:,} parameters needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB"
         option = cfg.choices.get("network")
