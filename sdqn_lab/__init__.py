@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 def load(
     run_dir: "Path | str", which: Literal["last", "best"] = "last", trust: bool = False
 ) -> "Player":
-    """Load the agent of a run directory; see ``sdqn_lab.watching.player.load``."""
+    """Load the agent of a run directory; see `sdqn_lab.watching.player.load`."""
     from sdqn_lab.watching.player import load as load_player
 
     return load_player(run_dir, which, trust)

@@ -46,7 +46,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         elif run is relaunch:
             own = "hydra/launcher=NAME, hydra.launcher.KEY=VALUE, or a longer budget.steps=N"
             command.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=own)
-            trusting = "import what the cells' configs name outside sdqn_lab, whoever named it"
+            trusting = "import what the cells' configs name outside sdqn_lab"
             command.add_argument("--trust", action="store_true", help=trusting)
     # argparse takes no overrides behind a flag where there are subcommands.
     args, others = parser.parse_known_args(argv)

@@ -1,4 +1,4 @@
-"""The house's order: imports flow one way, and foreign frameworks stay in their rooms."""
+"""The order of the rooms: imports flow one way, and other frameworks stay in their rooms."""
 
 import ast
 from pathlib import Path

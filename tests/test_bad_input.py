@@ -1,4 +1,4 @@
-"""A wrong single is answered at once: a clear line a mistake, and nothing is left behind."""
+"""A wrong single is answered at once: a clear line per mistake, and nothing is left behind."""
 
 import os
 import resource
@@ -93,7 +93,7 @@ WRONG_TYPES = [
     ("neuron.tau=[2]", "neuron.tau=[2]: must be a number"),
     ("neuron.tau=null", "neuron.tau=null: must be a number"),
     ("neuron.detach_reset=1", "neuron.detach_reset=1: must be true or false | =true"),
-    ("neuron.reset=1", "neuron.reset=1: must be a word; write neuron.reset=hard"),
+    ("neuron.reset=1", "neuron.reset=1: must be a text; write neuron.reset=hard"),
     ("network.channels=32", "network.channels=32: must be a list | network.channels=[32,64,64]"),
     ("neuron._target_=os.system", "neuron._target_=os.system: os has no class system; write"),
     (
@@ -233,7 +233,7 @@ def test_a_misspelt_option_is_answered_with_the_options(single, group):
     refused(answer, f"{group}={wrong}: no such option; did you mean | {right} | options: ")
 
 
-def test_all_mistakes_are_told_at_once(single):
+def test_all_mistakes_are_reported_at_once(single):
     answer = single("algo.gama=0.9", "neuron.tauu=3", "budget.steps=x", "seed=-1", "norm.eps=-1")
     refused(answer, "algo.gama=0.9", "neuron.tauu=3", "budget.steps=x", "seed=-1", "norm.eps=-1")
     refused(single("foo", "~norm"), "foo: not an override", "~norm: nothing can be")

@@ -135,7 +135,7 @@ class Answer:
 
 @pytest.fixture
 def opened(capsys):
-    """Open a run by one of the three ways, each told as if it were a command."""
+    """Open a run by one of the three ways, each reported as if it were a command."""
 
     def by(way: str, path: Path, *flags: str) -> Answer:
         capsys.readouterr()

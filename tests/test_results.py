@@ -28,7 +28,7 @@ def study(request):
 
 @pytest.fixture(scope="module")
 def raw(study):
-    """One row a run, from its config and metrics: last window, best evaluation, steps."""
+    """One row per run, from its config and metrics: last window, best evaluation, steps."""
     rows = []
     for file in sorted(study.glob("*/config.yaml")):
         config = yaml.load(file.read_bytes(), yaml.CSafeLoader)

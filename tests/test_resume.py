@@ -184,7 +184,7 @@ def test_two_processes_never_work_on_one_run(tmp_path):
     assert run(MINATAR, tmp_path) == 0
 
 
-def test_a_signal_that_comes_too_late_still_stops_whoever_runs_several(tmp_path, monkeypatch):
+def test_a_signal_that_comes_too_late_still_stops_a_command_of_several_runs(tmp_path, monkeypatch):
     terminate_after_the_last(monkeypatch, "_evaluate")
     assert run(MINATAR, tmp_path) == PREEMPTED_EXIT
     assert RunDirectory(tmp_path).state == "finished"

@@ -150,7 +150,7 @@ def test_a_relaunch_in_which_a_cell_fails_again_exits_with_one(command, cells_do
     assert "ValueError" not in complaint, "the failure of the start before"
 
 
-def test_a_relaunch_goes_on_with_the_settings_of_the_last_start_unless_told(command, cells_do):
+def test_a_relaunch_keeps_the_settings_of_the_last_start_unless_overridden(command, cells_do):
     cells_do("exit 5")
     made_up(SWEEP, {"a": "failed"}, settings={"processes": 3, "gpus": 0})
     command("relaunch", "sweep")

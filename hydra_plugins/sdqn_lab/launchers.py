@@ -1,4 +1,4 @@
-"""Hydra takes launchers from this namespace alone; what they do is in ``sdqn_lab.launching``."""
+"""Hydra takes launchers from this namespace alone; what they do is in `sdqn_lab.launching`."""
 
 from sdqn_lab.launching import local, slurm
 

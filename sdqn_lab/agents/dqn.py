@@ -189,12 +189,12 @@ class DQN(Agent):
         # Target and a* come first: an encoder that draws draws in this order.
         with torch.no_grad():
             next_q = target(batch.next_observations, generator=self.generator)
-            judge = None
+            selector_q = None
             if self.double:
-                judge = online.eval()(batch.next_observations, generator=self.generator)
+                selector_q = online.eval()(batch.next_observations, generator=self.generator)
         q = online.train()(batch.observations, generator=self.generator)
         returns = batch.actions, batch.returns, batch.discounts
-        loss = self._loss(td_error(q, *returns, next_q_online=judge, next_q_target=next_q))
+        loss = self._loss(td_error(q, *returns, next_q_online=selector_q, next_q_target=next_q))
         # None and not zeros: the optimizer leaves a parameter alone that the loss does not reach.
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -34,8 +34,8 @@ def td_error(
 
     Source: Mnih et al. 2015; van Hasselt, Guez and Silver 2016 (double).
     """
-    judge = next_q_target if next_q_online is None else next_q_online
-    best = judge.argmax(dim=1, keepdim=True)
+    selector_q = next_q_target if next_q_online is None else next_q_online
+    best = selector_q.argmax(dim=1, keepdim=True)
     next_value = next_q_target.gather(1, best).squeeze(1)
     target = (returns + discounts * next_value).detach()
     return target - q.gather(1, actions.unsqueeze(1)).squeeze(1)

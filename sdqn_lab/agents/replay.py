@@ -166,7 +166,7 @@ class Replay:
         if not 0 <= actions.min() <= actions.max() <= MAX_ACTION:
             raise Refused("actions", actions.tolist(), f"must lie in [0, {MAX_ACTION}]")
         at = self.rows_written % self.capacity_rows
-        # Frames since the episode's start, which tells a stack how far back it may look.
+        # Frames since the episode's start: so far back may a stack look.
         age: Array = np.zeros(self.num_envs, np.uint8)
         if self.rows:
             before = (self.rows_written - 1) % self.capacity_rows

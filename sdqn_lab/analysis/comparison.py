@@ -71,7 +71,7 @@ class Comparison:
 
     Args:
         runs: all that were found, in whatever state.
-        by: keys that tell arms apart, `ORIGINS` among them; None: all that vary within a game.
+        by: keys that distinguish arms, `ORIGINS` among them; None: all that vary within a game.
         against: `key=value` pairs that pick one arm as the baseline; None: the arm that is called
             dqn, else the first arm.
 
@@ -95,7 +95,7 @@ class Comparison:
             )
         self.varied = varied(self.runs)
         self.axes = self.varied if by is None else self._checked(by)
-        # An experiment is a good name only if it tells all of an arm: other options may differ.
+        # An experiment is a good name only if it says all of an arm: other options may differ.
         started = defaultdict(set)
         for run in self.runs:
             started[self._options_of(run)].add(run.choices.get(NAME))
@@ -182,9 +182,7 @@ class Comparison:
         for key in by:
             if key not in (*known, *ORIGINS):
                 some = ",".join(self.varied or known[:9])
-                rule = (
-                    "tells games apart, which are never pooled" if key == "env" else "no run has it"
-                )
+                rule = "no run has it" if key != "env" else "names games, which are never pooled"
                 raise Refused("--by", key, rule, some)
         return tuple(by)
 
@@ -256,7 +254,7 @@ def _tasks(runs: Iterable[Run]) -> Iterator[Task]:
 
 
 def varied(runs: Sequence[Run]) -> tuple[str, ...]:
-    """The keys that tell the runs of a game apart, without those that follow from others.
+    """The keys in which the runs of a game differ, without those that follow from others.
 
     An experiment only names a combination of them and is none itself.
     """

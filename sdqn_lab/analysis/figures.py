@@ -77,8 +77,8 @@ class Figure:
 
     def _saved(self, **form: Any) -> bytes:
         out = BytesIO()
-        # With names too long for their panels matplotlib gives up its layout, and says so on the
-        # terminal of whoever asked for a report.
+        # With names too long for their panels matplotlib gives up its layout, and prints
+        # that to the terminal of the user.
         with mpl.rc_context(STYLE), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             self.canvas.savefig(out, **form)

@@ -48,7 +48,7 @@ def compare(
             raise Refused(f"{folder}", None, "holds no run", instead)
         found += below
     comparison = Comparison([item for item in found if isinstance(item, Run)], by, against)
-    # Whoever names the axes has said what is to be compared.
+    # With --by the user has said what is to be compared.
     if by is None and len(comparison.axes) > MAX_AXES:
         some = ", ".join(comparison.axes[:MAX_AXES])
         rule = f"its runs differ in {len(comparison.axes)} settings ({some}, ...): no comparison"

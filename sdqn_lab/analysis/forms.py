@@ -27,7 +27,7 @@ class _Algo(_Open):
 
 
 class Config(_Open):
-    """Of `config.yaml`: what tells arms and tasks apart."""
+    """Of `config.yaml`: what distinguishes arms and tasks."""
 
     choices: dict[str, str | None]
     seed: int

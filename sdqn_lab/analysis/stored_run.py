@@ -19,9 +19,9 @@ from sdqn_lab.runs.upgrade import upgraded
 FIRING = "snn/firing_rate/"
 SILENT = "snn/silent_fraction/"
 GROUPS = ("experiment", "neuron", "norm", "surrogate", "encoder", "readout", "network", "algo")
-"""Choices that may tell arms apart, the first of equals naming them."""
+"""Choices that may distinguish arms; of equal ones the first names them."""
 ORIGINS = ("sweep", "commit")
-"""Where a run comes from: tells arms apart only where a person asks for it."""
+"""Where a run comes from; distinguishes arms only where the user asks for it."""
 NO_AXIS = frozenset(
     {"protocol", "budget", "tracker", "choices", "seed", "device", "threads", "health"}
     | {"checkpoint_every_minutes", "keep_state", "env.id", "env.threads"}
@@ -111,7 +111,7 @@ class Run:
 
     @property
     def game(self) -> str:
-        """The option of `env`; of an environment of one's own its id."""
+        """The option of `env`; of an environment outside this package its id."""
         env = self.choices.get("env")
         if env == "gymnasium":
             return str(self.config["env"]["id"])
@@ -146,7 +146,7 @@ class Run:
 
     @cached_property
     def options(self) -> dict[str, Any]:
-        """Every choice that may tell two runs of one game apart: groups, then single settings."""
+        """Every choice in which two runs of one game may differ: groups, then single settings."""
         if not self.config:
             return {}
         choices = self.choices

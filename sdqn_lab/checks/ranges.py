@@ -28,7 +28,7 @@ NonNegative = Annotated[float, Ge(0)]
 
 
 class OneOf(tuple[str, ...]):
-    """The words that an argument may be, as an annotation: `Annotated[str, OneOf("a", "b")]`."""
+    """The texts that an argument may be, as an annotation: `Annotated[str, OneOf("a", "b")]`."""
 
     def __new__(cls, *options: str) -> "OneOf":
         """The options, the usual one first."""
@@ -39,11 +39,11 @@ TYPE_NAMES = {
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",
-    "string": "a word",
+    "string": "a text",
     "list": "a list",
     "is_instance_of": "a list",  # sequences are the only arguments that are no plain values
 }
-"""Pydantic's names of types, in plain words."""
+"""Pydantic's names of types, in plain English."""
 OUT_OF_RANGE = ("greater_than", "less_than", "literal_error")
 
 

@@ -55,7 +55,7 @@ def compose(overrides: list[str]) -> DictConfig:
     """Compose, resolve and validate: the same config as the command line would make.
 
     Args:
-        overrides: Hydra overrides, one value a key, e.g. `["norm=none", "env=pong", "seed=3"]`.
+        overrides: Hydra overrides, one value per key, e.g. `["norm=none", "env=pong", "seed=3"]`.
 
     Returns:
         The read-only, resolved config; `choices` maps each group to its option.

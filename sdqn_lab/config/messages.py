@@ -19,7 +19,7 @@ from sdqn_lab.envs.atari import REFUSED
 
 FILE_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 """What composing options raises where one of them, or its file, is wrong."""
-TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 def wrong_file(error: Exception, chosen: Iterable[Override]) -> Refused:

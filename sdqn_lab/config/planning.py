@@ -149,7 +149,7 @@ def plan_cells(sweep_dir: Path, every: Iterable[Sequence[str]], here: bool = Tru
 
     Args:
         sweep_dir: where they are to lie.
-        every: overrides of each, one value a key.
+        every: overrides of each, one value per key.
         here: they are to run on this machine.
 
     Returns:

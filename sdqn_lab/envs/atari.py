@@ -37,7 +37,7 @@ class Atari:
     maximum of the last two, in grey, shrunk to 84 x 84 by area averaging (Mnih et al. 2015). An
     observation is the last 4 of these frames, oldest first, uint8 (4, 84, 84). At an episode's
     start the missing frames are zeros: the emulator clears its stack *after* FIRE and no-ops,
-    so that one frame a step suffices to rebuild every stack.
+    so that one frame per step suffices to rebuild every stack.
 
     A game opens with one frame of FIRE, if `protocol.fire_reset` and the game has that action,
     and then with no-ops, so that at most `max(protocol.noop_max, 1)` frames pass before the

@@ -21,7 +21,7 @@ class Scale(NamedTuple):
     """Places scores of a game between a random player (0) and a reference (1).
 
     Attributes:
-        name: what the reference is, in words.
+        name: what the reference is, for captions.
         random: mean score of the random player, game points.
         reference: mean score of the reference, game points.
     """

@@ -39,6 +39,6 @@ def prepare_cells(sweep_dir: Path, cells: Sequence[Cell]) -> None:
                 write_atomic(directory.config, OmegaConf.to_yaml(cell.cfg).encode())
                 if directory.state is None:
                     directory.update(state="pending", cell=name)
-        except BusyError:  # whoever works on it has its config already
+        except BusyError:  # the process that works on it has its config already
             continue
     ledger.write(sweep_dir)

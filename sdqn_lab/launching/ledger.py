@@ -160,7 +160,7 @@ _own: set[Path] = set()
 
 @contextmanager
 def locked(sweep_dir: Path) -> Iterator[None]:
-    """Be the only one who starts cells of a sweep; the lock ends with its process.
+    """The exclusive lock for starting cells of a sweep; it ends with its process.
 
     Raises:
         BusyError: another command is starting cells.

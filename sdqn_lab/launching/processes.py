@@ -1,8 +1,8 @@
 """Cells as processes of their own: a crash does not affect the other cells.
 
 Each is `python -m sdqn_lab.run --resume CELL --trust`, the command that a person would write, and
-its output goes to `log.txt` in the cell's directory. Whoever starts cells has to see to it that
-they import no class but those that the user's own command named.
+its output goes to `log.txt` in the cell's directory. What starts cells must make sure
+that they import no class but those that the user's own command named.
 """
 
 import os
@@ -31,9 +31,9 @@ if cpus:
     os.sched_setaffinity(0, [int(cpu) for cpu in cpus.split(",")])
 os.execv(command[0], command)
 """
-"""Becomes the cell. USR2 is blocked, for SLURM sends it to every process of a job, and the launcher
-decides when cells leave. If its parent dies, it is asked to stop (PR_SET_PDEATHSIG). It keeps to
-its own CPUs."""
+"""A wrapper that becomes the cell by exec. It blocks USR2, because SLURM sends that to all processes
+of a job, and the launcher decides when cells stop. If its parent dies, it gets SIGTERM
+(PR_SET_PDEATHSIG). It uses only its own CPUs."""
 
 
 class Slot(NamedTuple):
@@ -148,7 +148,7 @@ def run_cells(
         paths: their directories, each with its `config.yaml`.
         slots: shares of this machine.
         stop: once set, cells at work are asked to save and leave, and no more are started.
-        look: called a few times a second, with whether a cell began or ended since.
+        look: called a few times per second, with whether a cell began or ended since.
     """
     waiting, free, working = deque(paths), deque(slots), list[CellProcess]()
     asked = False

@@ -105,7 +105,7 @@ def jobs(names: Iterable[str]) -> dict[str, Job]:
     Raises:
         SlurmError: SLURM does not answer.
     """
-    # Also those that ended: they tell a cell that lost its job from one whose answer is missing.
+    # Also those that ended: else a lost job would look like a missing answer.
     wanted = f"--name={','.join(names)}"
     answer = slurm("squeue", "-a", "-h", "-r", "-t", "all", wanted, "-o", "%i|%T|%r|%j")
     fields = [line.split("|", 3) for line in answer.splitlines() if line]

@@ -37,7 +37,7 @@ def relaunch(sweep_dir: Path, overrides: list[str], trust: bool = False) -> int:
         overrides: `hydra/launcher=NAME` and `hydra.launcher.KEY=VALUE`; what is not named stays as
             it was at the last start. `budget.steps=N` makes the sweep longer: cells that are
             finished and kept their state go on.
-        trust: import what the cells' configs name outside this package, whoever named it.
+        trust: import what the cells' configs name outside this package.
 
     Returns:
         The exit code: 0 if nothing is wrong in the end.

@@ -56,7 +56,7 @@ class Block(Layer):
             raise Refused("x_seq", steps, f"must have {time_window} entries (T), or one")
         currents = self._currents(x_seq.flatten(0, 1))
         currents = currents.view(steps, batch, *currents.shape[1:])
-        # Whoever hooked the neuron wants it to be called; a kernel would pass it by.
+        # A hook wants its neuron to be called; a kernel would not call it.
         norm = self.norm
         layer = None if _is_hooked(self.neuron) else self.neuron.kernel_constants()
         activity: Tensor | None

@@ -1,4 +1,4 @@
-"""The one number that a run answers with where a sweeper searches for the best."""
+"""The one number that a run returns to a sweeper that searches."""
 
 from pathlib import Path
 from statistics import fmean

@@ -22,7 +22,7 @@ def code() -> dict[str, Any]:
     """The code as it lies on disk now: commit, whether it was changed, and a digest of all files.
 
     `git_sha` and `git_dirty` are None where the package is not run from its own checkout;
-    `code` tells two states apart everywhere.
+    `code` differs between two states everywhere.
     """
     own = _git("rev-parse", "--show-toplevel") == str(ROOT)
     sha = _git("rev-parse", "HEAD") if own else None

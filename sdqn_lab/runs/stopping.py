@@ -1,4 +1,4 @@
-"""How a process is asked to stop, and the exit codes that tell how it left."""
+"""How a process is asked to stop, and the exit codes that say how it ended."""
 
 import signal
 import threading

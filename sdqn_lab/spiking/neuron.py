@@ -75,8 +75,8 @@ class Neuron(nn.Module, ABC):
 class Layer(nn.Module):
     """A module that answers with the activity of its neuron, e.g. a block.
 
-    It may take the neuron's kernel instead of calling the neuron; so whoever wants to see the
-    activity of a network looks at its layers.
+    It may take the neuron's kernel instead of calling the neuron; so look at
+    layers, and not at neurons, to see the activity of a network.
     """
 
     neuron: Neuron

@@ -25,7 +25,7 @@ from sdqn_lab.tracking.tracker import TrackedRun, Tracker, later, one_line
 
 PACKAGE = "sdqn_lab.tracking."
 WARNING = "WARNING"
-GLANCE_SECONDS = 1.0
+POLL_SECONDS = 1.0
 # How long a run that has ended waits for its last lines to arrive.
 PATIENCE_SECONDS = 15.0
 # What the follower gets after the attempt's end, whatever it hangs on.
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         RunDirectory(args.run_dir),
         partial(print, flush=True),
         trusted=args.tracker,
-        ended=lambda: over.wait(GLANCE_SECONDS),
+        ended=lambda: over.wait(POLL_SECONDS),
     )
     if not done:
         sys.stderr.flush()

@@ -28,7 +28,7 @@ class Counters:
 
 
 class Recorder(Protocol):
-    """Where the trainer's numbers go."""
+    """The trainer's output interface."""
 
     def metrics(self, counters: Counters, frames: int, values: dict[str, Any]) -> None:
         """Take one record of metrics."""

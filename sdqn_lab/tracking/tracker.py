@@ -61,7 +61,7 @@ class TrackedRun:
         own = {"_target_": "", **(config.get("tracker") or {})}
         target = tracker or own["_target_"]
         in_sweep = any((path.parent / file).exists() for file in SWEEP_FILES)
-        # The path tells copies apart, the first attempt runs that took turns in one directory.
+        # Copies differ in the path, runs that took turns in one directory in the first attempt.
         first = [attempts[0].get(k) for k in ("host", "pid", "process_start")] if attempts else []
         digest = hashlib.sha256(json.dumps([str(path), *first]).encode()).hexdigest()[:10]
         slug = re.sub(r"[^\w-]", "-", path.name)[:100]

@@ -47,8 +47,8 @@ class NoConnectionError(SyncError):
 class Address:
     """Where a run lives in W&B.
 
-    Every attempt leaves it in `wandb/run.json`: who continues or uploads the run may see its
-    directory under another path, and an agent of a W&B sweep chooses the id itself.
+    Every attempt leaves it in `wandb/run.json`: the run may be continued or
+    uploaded from another path, and an agent of a W&B sweep chooses the id itself.
     """
 
     own_id: str
@@ -58,7 +58,7 @@ class Address:
     entity: str | None = None
     sweep_id: str | None = None
     swept: dict[str, Any] = field(default_factory=dict)
-    """Config as the W&B sweep words it; its keys take the place of the run's own."""
+    """Config as the W&B sweep writes it; its keys take the place of the run's own."""
 
     @classmethod
     def read(cls, directory: Path) -> Address | None:
@@ -119,7 +119,7 @@ class WandB(Tracker):
             configured and offline elsewhere.
         tags: tags of the W&B run.
         notes: its description.
-        job_type: a word by which W&B groups runs within a group.
+        job_type: a name by which W&B groups runs within a group.
         init_timeout_seconds: how long the server may take to accept the run.
         finish_timeout_seconds: how long the last records may take to arrive.
     """

@@ -99,7 +99,7 @@ def run_cell(
             console.print(line, soft_wrap=True, markup=False)
         if state == "finished" and not cfg.keep_state:
             checkpoint.drop()
-    # A signal that came too late for this run still means whoever runs several.
+    # A signal that came too late for this run still stops a command with several runs.
     return 1 if state == "failed" else PREEMPTED_EXIT if stop.requested else 0
 
 

@@ -1,1 +1,1 @@
-"""A trained agent plays: its episodes, what its neurons do meanwhile, and films of both."""
+"""A trained agent plays: its episodes, what its neurons do meanwhile, and videos of both."""

@@ -21,7 +21,7 @@ from sdqn_lab.training.evaluation import Moment, Start, evaluate
 from sdqn_lab.watching.player import Player
 
 MAX_UNITS = 64
-"""Units of a layer that are kept for showing: more than a person can tell apart."""
+"""Units of a layer that are kept for showing: more than a person can see."""
 MAX_OBSERVATIONS = 256
 """Observations that are kept for measuring the network."""
 

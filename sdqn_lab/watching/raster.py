@@ -113,7 +113,7 @@ class Raster:
     def _layer_image(self, axes: Axes, name: str, color: str) -> AxesImage:
         layer = self._decisions[0].layers[name]
         answers = np.concatenate([decision.layers[name].shown for decision in self._decisions])
-        # Spikes are 1; of a ReLU's answers all but the strongest hundredth can be told apart.
+        # Spikes are 1; of a ReLU's answers shades separate all but the strongest hundredth.
         top = float(np.quantile(answers[answers > 0], 0.99)) if answers.any() else 1.0
         shades = LinearSegmentedColormap.from_list(name, [PANEL, color])
         axes.set(xticks=[], yticks=[])

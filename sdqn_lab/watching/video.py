@@ -54,7 +54,7 @@ def replayed(env: Watchable, played: Episodes) -> Iterator[Frame]:
     Raises:
         Refused: the game goes another way than it went before.
     """
-    # An emulator may differ from the one that was played; its rewards tell.
+    # An emulator may differ from the one that was played; its rewards show it.
     score = 0.0
     for decision in played.first:
         if not np.isclose(score, decision.score):

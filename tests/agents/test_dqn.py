@@ -246,13 +246,13 @@ def test_an_update_is_the_gradient_step_written_out(double, name, loss):
     optimizer = torch.optim.AdamW(online.parameters(), lr=0.01)
     optimizer.load_state_dict(copy.deepcopy(agent.optimizer.state_dict()))
     batch = make_batch(1)
-    judge = online.eval()(batch.next_observations) if double else None
+    selector_q = online.eval()(batch.next_observations) if double else None
     following = target.eval()(batch.next_observations)
     q = online.train()(batch.observations)
     taken = q[torch.arange(16), batch.actions].mean()
     error = td_error(
         q, batch.actions, batch.returns, batch.discounts,
-        next_q_online=judge, next_q_target=following,
+        next_q_online=selector_q, next_q_target=following,
     )  # fmt: skip
     optimizer.zero_grad()
     loss(error).backward()
@@ -492,7 +492,7 @@ def test_arguments_that_do_not_fit_each_other_or_the_run_are_problems(changes, r
 
 def test_a_replay_that_does_not_fit_the_memory_is_a_problem_here_and_not_elsewhere():
     needed = DQN.memory_bytes(FITTING, ENV)
-    assert needed == 504 * (FEATURES * 4 + 8)  # whole rows; a byte a flag or age, four a reward
+    assert needed == 504 * (FEATURES * 4 + 8)  # whole rows; 1 byte per flag or age, 4 per reward
     for free, keys in ((needed, ["algo.replay_capacity_steps"]), (2 * needed, [])):
         run = RunFacts(1_000, ENV, {"cpu": free, "device": 0})
         assert [problem.key for problem in DQN.problems(FITTING, run)] == keys

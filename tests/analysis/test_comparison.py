@@ -11,7 +11,7 @@ from tests.analysis.runs import make_run
 
 
 def compare(tmp_path, *cells, **options):
-    """A comparison of runs; a cell is the words of its config."""
+    """A comparison of runs; a cell is the overrides of its config."""
     runs = [
         Run(make_run(tmp_path / f"{number}", *words.split(), seed=seed))
         for number, (words, seed) in enumerate(cells)

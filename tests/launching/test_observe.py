@@ -266,7 +266,7 @@ def test_a_lock_of_ones_own_is_no_sign_of_another_machine():
 
 
 def submitted(monkeypatch, written: str, *found: queue.Job, ending: str | None = None) -> None:
-    """Cell ``a`` was submitted as job 7; what the queue and the accounting say of that."""
+    """Cell `a` was submitted as job 7; what the queue and the accounting say of that."""
     made_up(SWEEP, {"a": written}, launcher="slurm", job_name="name", jobs={"7": ["a"]})
     monkeypatch.setattr(queue, "jobs", lambda names: dict.fromkeys("7", *found) if found else {})
     monkeypatch.setattr(queue, "final_states", lambda ids: {j: ending for j in ids if ending})

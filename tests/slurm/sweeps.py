@@ -48,7 +48,7 @@ def undisturbed_sweep(folder: Path, seeds: int) -> list[list[dict[str, Any]]]:
 
 
 class Sweep:
-    """One cell a seed, on a cluster.
+    """One cell per seed, on a cluster.
 
     Args:
         cluster: where.
@@ -277,7 +277,7 @@ class Sweep:
 
 
 def _job_of(env: Mapping[str, str]) -> str | None:
-    """The job that a process belongs to, the tasks of an array told apart."""
+    """The job that a process belongs to, each task of an array by itself."""
     if "SLURM_ARRAY_JOB_ID" in env:
         return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
     return env.get("SLURM_JOB_ID")

@@ -1,4 +1,4 @@
-"""The process that tells a tracker what the record says, and how little training knows of it."""
+"""The process that gives a tracker the record, and how little training knows of it."""
 
 import json
 import shutil

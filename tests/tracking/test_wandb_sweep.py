@@ -39,7 +39,7 @@ def drawn(parameter):
 
 
 def choices(sweep):
-    """As the server words them for an agent: every value at least once."""
+    """As the server writes them for an agent: every value at least once."""
     values = {name: drawn(parameter) for name, parameter in sweep["parameters"].items()}
     for turn in range(max(map(len, values.values()))):
         yield {name: {"value": some[turn % len(some)]} for name, some in values.items()}

@@ -1,8 +1,8 @@
 """Functions compiled by numba, kept on disk, and run by several threads.
 
 Machine code on disk is renewed when the file of its function changes, and no other. So constants
-that a kernel uses stand in the kernel's own file, and whoever changes the compiler's options here
-has to touch the kernels' files.
+that a kernel uses stand in the kernel's own file, and after a change of the compiler's options here
+the kernels' files must be touched.
 """
 
 from collections import deque
