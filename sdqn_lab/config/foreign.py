@@ -12,7 +12,7 @@ OWN_CODE = "sdqn_lab."
 
 
 def unfit_keys(node: Mapping[Any, Any] | Sequence[Any], prefix: str = "") -> Iterator[Refused]:
-    """Keys that are for Hydra's `instantiate`, which this program does not use.
+    """Keys that are for Hydra's `instantiate`, which never gets the config of a run.
 
     A class is named by `_target_` in the groups of `NAMES_CLASS`; whatever lies deeper is data.
     """

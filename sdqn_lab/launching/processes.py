@@ -31,7 +31,7 @@ if cpus:
     os.sched_setaffinity(0, [int(cpu) for cpu in cpus.split(",")])
 os.execv(command[0], command)
 """
-"""A wrapper that becomes the cell by exec. It blocks USR2, because SLURM sends that to all processes
+"""A wrapper that becomes the cell by exec. It blocks USR2, because SLURM sends it to all processes
 of a job, and the launcher decides when cells stop. If its parent dies, it gets SIGTERM
 (PR_SET_PDEATHSIG). It uses only its own CPUs."""
 
