@@ -39,13 +39,13 @@ server = multiprocessing.get_context("forkserver")
 server.set_forkserver_preload(["tests.cells", "minatar", "sdqn_lab.spiking.kernels.cpu"])
 
 
-def run(words: list[str], path: Path) -> int:
-    return run_cell(composed(tuple(words)), RunDirectory(path), Console(file=StringIO()))
+def run(overrides: list[str], path: Path) -> int:
+    return run_cell(composed(tuple(overrides)), RunDirectory(path), Console(file=StringIO()))
 
 
 @cache
-def composed(words: tuple[str, ...]) -> DictConfig:
-    return config.compose(list(words))
+def composed(overrides: tuple[str, ...]) -> DictConfig:
+    return config.compose(list(overrides))
 
 
 def numbers(path: Path) -> list[dict[str, Any]]:
@@ -53,9 +53,9 @@ def numbers(path: Path) -> list[dict[str, Any]]:
     return [reproducible(record) for record in read_metrics(path / "metrics.jsonl")]
 
 
-def kill_at(call: str, count: int, words: list[str], path: Path) -> None:
+def kill_at(call: str, count: int, overrides: list[str], path: Path) -> None:
     """Begin or continue a cell, and kill it -9 as it enters a call for the count-th time."""
-    cfg = composed(tuple(words))
+    cfg = composed(tuple(overrides))
     process = server.Process(target=_doomed, args=(call, count, cfg, path))
     process.start()
     process.join(PATIENCE_SECONDS)

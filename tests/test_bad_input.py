@@ -522,8 +522,8 @@ def test_a_resume_of_no_run_is_refused(single, given, problem):
 
 def test_the_next_attempt_of_a_finished_run_is_one_line_and_no_mistake(single, finished):
     before = content(finished)
-    for words in (["--resume", "run", "tracker=none"], [*TINY, "hydra.run.dir=run"]):
-        answer = single(*words)
+    for overrides in (["--resume", "run", "tracker=none"], [*TINY, "hydra.run.dir=run"]):
+        answer = single(*overrides)
         assert (answer.code, answer.lines) == (0, ["run: finished already, nothing to do"])
     assert content(finished) == before
 
@@ -552,18 +552,18 @@ FULL_AT_THE_SECOND_CHECKPOINT = """
 """
 
 
-def python(*words: str) -> subprocess.CompletedProcess[str]:
+def python(*overrides: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, *overrides], capture_output=True, text=True, env=environment, check=False
     )
 
 
 @pytest.mark.parametrize(("limit", "state"), [(20_000, "failed"), (0, "running")])
 def test_a_disk_that_fills_leaves_the_last_checkpoint_whole(single, limit, state):
     code = textwrap.dedent(FULL_AT_THE_SECOND_CHECKPOINT)
-    words = [*TINY, "network.hidden=64", "hydra.run.dir=run"]
-    done = python("-c", code, str(limit), *words)
+    overrides = [*TINY, "network.hidden=64", "hydra.run.dir=run"]
+    done = python("-c", code, str(limit), *overrides)
     said = [line for line in done.stderr.splitlines() if "File too large" in line]
     assert done.returncode == 1
     assert len(said) == 1, done.stderr

@@ -64,19 +64,19 @@ SNIPPETS = [block for block in blocks("python") if not block.startswith("# sdqn_
 def first_run(tmp_path_factory):
     """The README's smoke run, still smaller."""
     folder = tmp_path_factory.mktemp("readme")
-    (words,) = [c[3:] for c in COMMANDS if "hydra.run.dir=outputs/first" in c]
-    cfg = config.compose([*(w for w in words if not w.startswith("hydra.")), *SMALL])
+    (arguments,) = [c[3:] for c in COMMANDS if "hydra.run.dir=outputs/first" in c]
+    cfg = config.compose([*(w for w in arguments if not w.startswith("hydra.")), *SMALL])
     assert run_cell(cfg, RunDirectory(folder / "outputs" / "first"), Console(quiet=True)) == 0
     return folder
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c[3:])[:60] or "alone")
 def test_every_command_of_the_readme_is_valid(command):
-    words = command[3:]
-    if words[:1] == ["--resume"]:
-        assert resume._arguments(words)[0] == Path("outputs/first")
+    arguments = command[3:]
+    if arguments[:1] == ["--resume"]:
+        assert resume._arguments(arguments)[0] == Path("outputs/first")
         return
-    run.plan(words, run._arguments(words))
+    run.plan(arguments, run._arguments(arguments))
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.strip().splitlines()[-1][:40])
@@ -98,8 +98,8 @@ def test_a_neuron_added_as_the_readme_says_is_an_option_like_any_other(tmp_path,
     (tmp_path / file).write_text(option)
     monkeypatch.setattr(schema, "folder", lambda name: tmp_path / name)
 
-    words = [f"neuron={Path(file).stem}", "env=minatar_breakout", "time_window=6"]
-    network = build.build_network(config.compose(words), (4, 10, 10), 6)
+    arguments = [f"neuron={Path(file).stem}", "env=minatar_breakout", "time_window=6"]
+    network = build.build_network(config.compose(arguments), (4, 10, 10), 6)
     q = network(torch.ones(2, 4, 10, 10))
     assert q.shape == (2, 6)
     made, x = added["HalvingIF"](), torch.full((6, 1), 0.6, requires_grad=True)
@@ -113,7 +113,7 @@ def test_a_neuron_added_as_the_readme_says_is_an_option_like_any_other(tmp_path,
     gradients = [torch.autograd.grad(s.sum(), x)[0] for s in (spikes, torch.stack(stepped))]
     assert torch.equal(*gradients)
     with pytest.raises(config.ConfigError, match=r"neuron\.v_threshold=-1: must be > 0"):
-        config.compose([*words, "neuron.v_threshold=-1"])
+        config.compose([*arguments, "neuron.v_threshold=-1"])
 
 
 def axis_table() -> dict[str, set[str]]:
@@ -135,10 +135,10 @@ def test_the_table_of_protocols_equals_the_files():
     keys = ["sticky_actions", "noop_max", "fire_reset", "life_loss_ends_bootstrap"]
     keys += ["reward_clipping", "episode_cap_frames", "full_action_space", "epsilon_eval"]
     keys += ["eval_episodes"]
-    words = {"yes": True, "no": False}
-    told = {
+    meanings = {"yes": True, "no": False}
+    written = {
         name.strip("`"): [
-            words[v] if v in words else float(v.replace(",", "")) for v in values[:-1]
+            meanings[v] if v in meanings else float(v.replace(",", "")) for v in values[:-1]
         ]
         for name, *values in rows(section("Protocols"))[1:]
     }
@@ -146,7 +146,7 @@ def test_the_table_of_protocols_equals_the_files():
         path.stem: [yaml.safe_load(path.read_text())[key] for key in keys]
         for path in (ROOT / "conf" / "protocol").glob("*.yaml")
     }
-    assert told == files
+    assert written == files
 
 
 @pytest.mark.parametrize(("column", "env"), [(1, "pong"), (2, "minatar_asterix"), (3, "acrobot")])
@@ -245,10 +245,10 @@ def test_the_fused_optimizer_differs_from_the_plain_one_by_rounding_alone(optimi
 
 
 def test_the_health_check_changes_no_number(tmp_path):
-    words = ["env=cartpole", "budget=smoke", "tracker=none", *SMALL]
+    arguments = ["env=cartpole", "budget=smoke", "tracker=none", *SMALL]
     records = []
     for health in ("warn", "off"):
-        cfg = config.compose([*words, f"health='{health}'"])
+        cfg = config.compose([*arguments, f"health='{health}'"])
         path = tmp_path / health
         assert run_cell(cfg, RunDirectory(path), Console(quiet=True)) == 0
         records.append(list(map(reproducible, read_metrics(path / "metrics.jsonl"))))

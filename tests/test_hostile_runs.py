@@ -127,10 +127,10 @@ class Answer:
     def __init__(self, code: int, text: str) -> None:
         self.code, self.lines = code, [line for line in text.splitlines() if line.strip()]
 
-    def refuses(self, *words: str) -> None:
+    def refuses(self, *arguments: str) -> None:
         assert (self.code, len(self.lines)) == (2, 1), self.lines
         assert self.lines[0].startswith("error: ")
-        assert all(word in self.lines[0] for word in words), self.lines
+        assert all(word in self.lines[0] for word in arguments), self.lines
 
 
 @pytest.fixture
@@ -146,8 +146,10 @@ def opened(capsys):
                 return Answer(2, "".join(f"error: {line}\n" for line in error.problems))
             return Answer(0, "")
         command = play.main if way == "play" else run.main
-        words = [str(path), "--episodes", "1"] if way == "play" else ["--resume", str(path), LONGER]
-        code = command([*words, *flags])
+        arguments = (
+            [str(path), "--episodes", "1"] if way == "play" else ["--resume", str(path), LONGER]
+        )
+        code = command([*arguments, *flags])
         return Answer(code, capsys.readouterr().err)
 
     return by
@@ -271,14 +273,14 @@ def test_an_environment_that_brings_its_module_waits_for_the_users_word(
 
 
 def test_a_nested_class_on_the_command_line_is_one_line(capsys):
-    words = [*TINY, "+network.kwargs={_target_:os.system,command:ls}"]
-    code = run.main(words)
+    arguments = [*TINY, "+network.kwargs={_target_:os.system,command:ls}"]
+    code = run.main(arguments)
     Answer(code, capsys.readouterr().err).refuses("network.kwargs._target_=os.system")
 
 
 def test_a_tracker_is_something_that_takes_records(capsys):
-    words = [*TINY, "tracker._target_=logging.FileHandler", f"+tracker.filename={MARKER}"]
-    code = run.main(words)
+    arguments = [*TINY, "tracker._target_=logging.FileHandler", f"+tracker.filename={MARKER}"]
+    code = run.main(arguments)
     Answer(code, capsys.readouterr().err).refuses("FileHandler is no Tracker", "; write ")
     assert not executed()
 
@@ -291,8 +293,8 @@ class Own(LIF):
 """
 
 
-def shell(module: str, *words: str, folder: Path = Path()) -> tuple[int, str]:
-    command = [sys.executable, "-m", f"sdqn_lab.{module}", *words]
+def shell(module: str, *arguments: str, folder: Path = Path()) -> tuple[int, str]:
+    command = [sys.executable, "-m", f"sdqn_lab.{module}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     return done.returncode, done.stdout + done.stderr
 
@@ -301,15 +303,15 @@ def shell(module: str, *words: str, folder: Path = Path()) -> tuple[int, str]:
 def multirun(tmp_path_factory):
     folder = tmp_path_factory.mktemp("multirun")
     (folder / "mine.py").write_text(OWN)
-    words = ["neuron._target_=mine.Own", "seed=0,1", "hydra.sweep.dir=sweep", *TINY]
-    code, said = shell("run", "-m", *words, folder=folder)
+    arguments = ["neuron._target_=mine.Own", "seed=0,1", "hydra.sweep.dir=sweep", *TINY]
+    code, said = shell("run", "-m", *arguments, folder=folder)
     assert code == 0, said
     return folder
 
 
 @pytest.fixture
 def own_sweep(multirun) -> Path:
-    """What a multirun with a class of one's own leaves."""
+    """What a multirun with a class of the user leaves."""
     shutil.copytree(multirun, ".", dirs_exist_ok=True)
     return Path("sweep")
 
@@ -449,10 +451,10 @@ def test_a_manifest_names_nothing_outside_its_folder(name, finished, opened):
     outside = finished / "outside"
     (finished / "checkpoint/sub").mkdir()
     manifest = finished / "checkpoint/manifest.json"
-    told = json.loads(manifest.read_text())
-    shutil.move(finished / "checkpoint" / told["state"]["file"], outside)
-    told["state"]["file"] = name.format(absolute=outside)
-    manifest.write_text(json.dumps(told))
+    content = json.loads(manifest.read_text())
+    shutil.move(finished / "checkpoint" / content["state"]["file"], outside)
+    content["state"]["file"] = name.format(absolute=outside)
+    manifest.write_text(json.dumps(content))
     opened("resume", finished).refuses("manifest.json: names ", "outside: damaged")
     assert outside.exists()
 
@@ -552,11 +554,11 @@ def test_damaged_metrics_are_refused_before_the_run_begins(damage, problem, fini
 
 def test_a_checkpoint_of_an_earlier_version_knows_no_digest_and_goes_on(finished, opened):
     manifest = finished / "checkpoint/manifest.json"
-    told = json.loads(manifest.read_text())
-    digest = told["facts"].pop("metrics_sha256")
+    content = json.loads(manifest.read_text())
+    digest = content["facts"].pop("metrics_sha256")
     lines = (finished / "metrics.jsonl").read_bytes()
-    assert digest == hashlib.sha256(lines[: told["facts"]["offset"]]).hexdigest()
-    manifest.write_text(json.dumps(told))
+    assert digest == hashlib.sha256(lines[: content["facts"]["offset"]]).hexdigest()
+    manifest.write_text(json.dumps(content))
     assert opened("resume", finished).code == 0
     renewed = json.loads(manifest.read_text())["facts"]
     lines = (finished / "metrics.jsonl").read_bytes()

@@ -37,8 +37,8 @@ def make_study(folder: Path, seeds: int = SEEDS) -> Path:
             for seed in range(seeds):
                 end = score(game, arm, seed)
                 climb = tuple(end * part / 5 for part in range(1, 6))
-                words = (f"env={game}", f"experiment={arm}", "time_window=4")
-                make_run(folder / f"{game}_{arm}_{seed}", *words, seed=seed, scores=climb)
+                arguments = (f"env={game}", f"experiment={arm}", "time_window=4")
+                make_run(folder / f"{game}_{arm}_{seed}", *arguments, seed=seed, scores=climb)
     return folder
 
 
@@ -195,8 +195,8 @@ def test_every_figure_is_there_as_svg_and_png_and_every_table_as_csv_and_markdow
 def test_two_varied_axes_get_a_table_each_and_a_heat_map(tmp_path):
     for norm in ("popnorm", "none"):
         for window in (2, 4):
-            words = (f"norm={norm}", f"time_window={window}")
-            make_run(tmp_path / f"{norm}{window}", *words, scores=(float(window),) * 5)
+            arguments = (f"norm={norm}", f"time_window={window}")
+            make_run(tmp_path / f"{norm}{window}", *arguments, scores=(float(window),) * 5)
     by_window = data(tmp_path)["by-time_window"]
     assert [row["runs"] for row in by_window] == [2, 2]
     expected = [(window - 0.366) / (27.76 - 0.366) for window in (2, 4)]
@@ -209,9 +209,9 @@ def test_arms_that_an_axis_pools_are_not_drawn_as_if_they_were_seeds(tmp_path):
         *(("popnorm", window, seed, 10.0 * window) for window in (2, 4) for seed in (0, 1)),
         *(("none", window, 0, 10.0 * window) for window in (2, 4)),
     ):
-        words = (f"norm={norm}", f"time_window={window}")
+        arguments = (f"norm={norm}", f"time_window={window}")
         name = f"{norm}{window}{seed}"
-        make_run(tmp_path / name, *words, seed=seed, scores=(end,) * 5)
+        make_run(tmp_path / name, *arguments, seed=seed, scores=(end,) * 5)
     shown = made(tmp_path)[0]["by-norm"].shown
     assert dict(zip(shown["norm"], shown["mean"], strict=True)) == {
         "popnorm": "1.08 [1.08, 1.08]",  # (30 - 0.366) / (27.76 - 0.366), seeds alike
@@ -222,8 +222,8 @@ def test_arms_that_an_axis_pools_are_not_drawn_as_if_they_were_seeds(tmp_path):
 def test_settings_that_by_pools_are_not_drawn_as_seeds_by_the_ablation_either(tmp_path):
     for norm in ("popnorm", "none"):
         for window in (2, 4):
-            words = (f"norm={norm}", f"time_window={window}")
-            make_run(tmp_path / f"{norm}{window}", *words, scores=(10.0 * window,) * 5)
+            arguments = (f"norm={norm}", f"time_window={window}")
+            make_run(tmp_path / f"{norm}{window}", *arguments, scores=(10.0 * window,) * 5)
     shown = made(tmp_path, by=["norm"])[0]["by-norm"].shown
     assert shown["mean"].tolist() == ["1.08 (one seed)"] * 2
 
@@ -361,8 +361,8 @@ def test_a_run_that_its_sweep_does_not_know_is_left_out_and_named(copy):
 
 
 def test_several_directories_are_compared_as_one(study, tmp_path):
-    words = ("experiment=dqn_popnorm", "time_window=4")
-    other = make_run(tmp_path / "another", *words, scores=(20.0,) * 5)
+    arguments = ("experiment=dqn_popnorm", "time_window=4")
+    other = make_run(tmp_path / "another", *arguments, scores=(20.0,) * 5)
     seeds = {(r["game"], r["arm"]): r["seeds"] for r in data(study, other)["scores"]}
     assert seeds["minatar_breakout", "dqn_popnorm"] == 1
     assert seeds["minatar_asterix", "dqn_popnorm"] == 0

@@ -74,14 +74,14 @@ KILLS = [
 
 
 @pytest.mark.parametrize(
-    ("words", "kills"), [(MINATAR, KILLS), (ATARI, KILLS[:5])], ids=["minatar", "atari"]
+    ("overrides", "kills"), [(MINATAR, KILLS), (ATARI, KILLS[:5])], ids=["minatar", "atari"]
 )
-def test_killed_in_each_phase_a_run_resumes_to_the_same_metrics(words, kills, tmp_path):
+def test_killed_in_each_phase_a_run_resumes_to_the_same_metrics(overrides, kills, tmp_path):
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
-    assert run(words, undisturbed) == 0
+    assert run(overrides, undisturbed) == 0
     for call, count in kills:
-        kill_at(call, count, words, folder)
-    assert run(words, folder) == 0
+        kill_at(call, count, overrides, folder)
+    assert run(overrides, folder) == 0
     assert numbers(folder) == numbers(undisturbed)
 
 
@@ -96,14 +96,14 @@ def test_two_runs_of_one_cell_are_equal_and_another_seed_differs(tmp_path):
 
 
 def test_a_stop_request_saves_and_the_run_goes_on_exactly(tmp_path, monkeypatch):
-    words = [*MINATAR, "encoder=poisson", "norm=batchnorm", "checkpoint_every_minutes=60"]
-    assert run(words, tmp_path / "whole") == 0
+    overrides = [*MINATAR, "encoder=poisson", "norm=batchnorm", "checkpoint_every_minutes=60"]
+    assert run(overrides, tmp_path / "whole") == 0
     stopped = tmp_path / "stopped"
     signal_at_step(monkeypatch, (40, 200), signal.SIGUSR2)
-    assert run(words, stopped) == PREEMPTED_EXIT
+    assert run(overrides, stopped) == PREEMPTED_EXIT
     assert RunDirectory(stopped).state == "preempted"
-    assert run(words, stopped) == PREEMPTED_EXIT
-    assert run(words, stopped) == 0
+    assert run(overrides, stopped) == PREEMPTED_EXIT
+    assert run(overrides, stopped) == 0
     assert numbers(stopped) == numbers(tmp_path / "whole")
     assert len(RunDirectory(stopped).status()["attempts"]) == 3
 
@@ -168,10 +168,10 @@ def test_a_record_shorter_than_the_checkpoint_knows_is_refused(tmp_path):
 
 def test_a_crash_between_networks_and_checkpoint_loses_neither(tmp_path):
     """The last save dies half way; the resumed run still ends with its networks."""
-    crashed, words = tmp_path / "crashed", [*MINATAR, "checkpoint_every_minutes=60"]
-    assert run(words, tmp_path / "whole") == 0
-    kill_at("save", 3, words, crashed)
-    assert run(words, crashed) == 0
+    crashed, overrides = tmp_path / "crashed", [*MINATAR, "checkpoint_every_minutes=60"]
+    assert run(overrides, tmp_path / "whole") == 0
+    kill_at("save", 3, overrides, crashed)
+    assert run(overrides, crashed) == 0
     for name in ("network_last.safetensors", "network_best.safetensors"):
         assert (crashed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -225,11 +225,11 @@ gymnasium.register("Hanging-v0", Hanging)
 
 def test_a_further_signal_ends_a_run_whose_environment_hangs_and_says_what_is_lost(tmp_path):
     (tmp_path / "hanging.py").write_text(HANGING)
-    words = ["env=gymnasium", "env.id=hanging:Hanging-v0", "tracker=none", "threads=1"]
-    words += ["time_window=1", "budget=smoke", "hydra.run.dir=run"]
+    overrides = ["env=gymnasium", "env.id=hanging:Hanging-v0", "tracker=none", "threads=1"]
+    overrides += ["time_window=1", "budget=smoke", "hydra.run.dir=run"]
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
-        [sys.executable, "-m", "sdqn_lab.run", *words],
+        [sys.executable, "-m", "sdqn_lab.run", *overrides],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path},
         stderr=subprocess.PIPE,
@@ -252,8 +252,8 @@ def test_a_further_signal_ends_a_run_whose_environment_hangs_and_says_what_is_lo
 
 def test_a_cell_can_run_in_a_thread_though_no_signal_reaches_it(tmp_path):
     codes = []
-    words = [*MINATAR, "budget.steps=300", "algo.iteration_steps=300"]
-    thread = threading.Thread(target=lambda: codes.append(run(words, tmp_path)))
+    overrides = [*MINATAR, "budget.steps=300", "algo.iteration_steps=300"]
+    thread = threading.Thread(target=lambda: codes.append(run(overrides, tmp_path)))
     thread.start()
     thread.join(300)
     assert codes == [0]

@@ -16,9 +16,12 @@ from sdqn_lab.runs.directory import RunDirectory
 SMALL = ["budget=smoke", "time_window=2", "tracker=none", "threads=1"]
 
 
-def command(*words: str, rc: int = 0) -> subprocess.CompletedProcess[str]:
+def command(*overrides: str, rc: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "sdqn_lab.run", *words], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "sdqn_lab.run", *overrides],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == rc, done.stderr
     return done
@@ -33,15 +36,15 @@ def test_a_smoke_run_has_real_frames_updates_one_evaluation_and_one_checkpoint(e
     command(f"env={env}", *SMALL, "hydra.run.dir=here", "keep_state=true")
     here = Path("here")
     status = RunDirectory(here).status()
-    told = records(here)
+    recorded = records(here)
     assert status["state"] == "finished"
     expected = {"host", "pid", "git_sha", "git_dirty", "code", "versions", "cpu", "threads"}
     assert expected <= set(status["attempts"][0])
     dirty = status["attempts"][0]["git_dirty"] or False
     assert (here / "code.diff").exists() == dirty
-    assert sum("eval/return_mean" in record for record in told) == 1
-    assert max(record.get("updates", 0) for record in told) > 0
-    assert told[-1]["frames"] == told[-1]["step"] * (4 if env == "seaquest" else 1)
+    assert sum("eval/return_mean" in record for record in recorded) == 1
+    assert max(record.get("updates", 0) for record in recorded) > 0
+    assert recorded[-1]["frames"] == recorded[-1]["step"] * (4 if env == "seaquest" else 1)
     assert (here / "checkpoint" / "manifest.json").exists()
     assert (here / "health.json").exists()
     config = yaml.safe_load((here / "config.yaml").read_text())
@@ -51,8 +54,8 @@ def test_a_smoke_run_has_real_frames_updates_one_evaluation_and_one_checkpoint(e
 
 
 def test_a_multirun_names_cells_by_what_they_are_and_ends_with_one_table():
-    words = ["-m", "norm=popnorm,none", "env=minatar_breakout,minatar_asterix", *SMALL]
-    done = command(*words)
+    overrides = ["-m", "norm=popnorm,none", "env=minatar_breakout,minatar_asterix", *SMALL]
+    done = command(*overrides)
     (sweep_dir,) = Path("multirun").iterdir()
     cells = sorted(p.name.rpartition("_")[0] for p in sweep_dir.iterdir() if p.is_dir())
     assert cells == sorted(
@@ -64,27 +67,27 @@ def test_a_multirun_names_cells_by_what_they_are_and_ends_with_one_table():
     assert "protocol: minatar" in done.stdout
     assert (sweep_dir / "learning-curves.png").stat().st_size > 10_000
     before = {p: p.stat().st_mtime_ns for p in sweep_dir.rglob("metrics.jsonl")}
-    again = command(*words)
+    again = command(*overrides)
     assert again.stderr.count("finished already, not touched") == 4
     assert before == {p: p.stat().st_mtime_ns for p in sweep_dir.rglob("metrics.jsonl")}
 
 
 def test_a_single_run_found_finished_is_answered_in_one_line():
-    words = ["env=cartpole", *SMALL]
-    command(*words)
+    overrides = ["env=cartpole", *SMALL]
+    command(*overrides)
     (path,) = Path("outputs").iterdir()
     before = (path / "status.json").read_bytes()
-    done = command(*words)
+    done = command(*overrides)
     assert done.stderr.strip().endswith("finished already, nothing to do")
     assert len(done.stderr.strip().splitlines()) == 1
     assert (path / "status.json").read_bytes() == before
 
 
 def test_a_single_run_found_unfinished_is_refused_with_the_command_to_paste(capsys):
-    words = ["env=cartpole", *SMALL, "hydra.run.dir=here"]
-    command(*words)
+    overrides = ["env=cartpole", *SMALL, "hydra.run.dir=here"]
+    command(*overrides)
     RunDirectory("here").update(state="preempted")
-    assert run.main(words) == run.USAGE_ERROR
+    assert run.main(overrides) == run.USAGE_ERROR
     said = capsys.readouterr().err
     assert "python -m sdqn_lab.run --resume here" in said
 
@@ -96,16 +99,23 @@ def test_a_directory_that_holds_another_run_is_refused_by_the_key_that_differs(c
 
 
 def test_two_cells_that_would_share_a_directory_are_refused(capsys):
-    words = ["-m", "env=cartpole", "seed=0,1", *SMALL, "hydra.sweep.subdir=same"]
-    assert run.main(words) == run.USAGE_ERROR
+    overrides = ["-m", "env=cartpole", "seed=0,1", *SMALL, "hydra.sweep.subdir=same"]
+    assert run.main(overrides) == run.USAGE_ERROR
     assert "two cells would share" in capsys.readouterr().err
     assert not Path("multirun").exists()
 
 
 def test_a_stop_ends_the_whole_sweep_and_the_cells_after_it_do_not_begin():
-    words = ["-m", "env=cartpole", "seed=0,1", *SMALL, "budget.steps=60000", "hydra.sweep.dir=here"]
-    words += ["hydra.launcher.processes=1"]
-    process = subprocess.Popen([sys.executable, "-m", "sdqn_lab.run", *words])
+    overrides = [
+        "-m",
+        "env=cartpole",
+        "seed=0,1",
+        *SMALL,
+        "budget.steps=60000",
+        "hydra.sweep.dir=here",
+    ]
+    overrides += ["hydra.launcher.processes=1"]
+    process = subprocess.Popen([sys.executable, "-m", "sdqn_lab.run", *overrides])
     while not list(Path("here").glob("*/metrics.jsonl")):
         assert process.poll() is None
         time.sleep(0.1)
@@ -124,10 +134,10 @@ def test_a_table_is_printed_whatever_the_encoding(monkeypatch):
 
 def test_resume_starts_anew_in_place_where_there_is_no_checkpoint():
     command("env=cartpole", *SMALL, "hydra.run.dir=here")
-    told = [r.get("eval/returns") for r in records(Path("here"))]
+    recorded = [r.get("eval/returns") for r in records(Path("here"))]
     RunDirectory("here").update(state="failed")
     command("--resume", "here")
-    assert [r.get("eval/returns") for r in records(Path("here"))] == told
+    assert [r.get("eval/returns") for r in records(Path("here"))] == recorded
     assert RunDirectory("here").state == "finished"
 
 
@@ -161,8 +171,8 @@ def test_one_cell_that_dies_neither_stops_the_others_nor_looks_finished():
 
 
 def test_health_refuse_stops_a_dead_network_in_one_line():
-    words = ["experiment=pl_sdqn_lecture", "env=minatar_breakout", "health=refuse", *SMALL]
-    done = command(*words, "hydra.run.dir=here", rc=1)
+    overrides = ["experiment=pl_sdqn_lecture", "env=minatar_breakout", "health=refuse", *SMALL]
+    done = command(*overrides, "hydra.run.dir=here", rc=1)
     assert "refused: here: dead: no gradient reaches any parameter" in done.stderr
     assert "surrogate=quadratic_gate" in done.stderr
     assert "surrogate=atan" in done.stderr

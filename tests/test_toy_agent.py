@@ -14,21 +14,21 @@ from tests.cells import numbers, run
 from tests.toy_agent import TOY, ToyActor
 from tests.training.toys import toy_trainer
 
-WORDS = ["algo=toy", "tracker=none", "threads=1", "time_window=3", "budget.steps=700"]
-WORDS += ["budget.log_every_steps=100", "protocol.eval_episodes=2"]
+OVERRIDES = ["algo=toy", "tracker=none", "threads=1", "time_window=3", "budget.steps=700"]
+OVERRIDES += ["budget.log_every_steps=100", "protocol.eval_episodes=2"]
 
 
 @pytest.fixture
-def words(tmp_path) -> list[str]:
+def overrides(tmp_path) -> list[str]:
     """The option file lies outside the package, found by Hydra's own search path."""
     (tmp_path / "conf" / "algo").mkdir(parents=True)
     (tmp_path / "conf" / "algo" / "toy.yaml").write_text(TOY)
-    return [*WORDS, f"hydra.searchpath=[file://{tmp_path / 'conf'}]"]
+    return [*OVERRIDES, f"hydra.searchpath=[file://{tmp_path / 'conf'}]"]
 
 
 @pytest.mark.parametrize("env", ["minatar_breakout", "cartpole"])
-def test_it_trains_and_says_so_as_every_algorithm_does(env, words, tmp_path):
-    assert run([*words, f"env={env}"], tmp_path / "run") == 0
+def test_it_trains_and_says_so_as_every_algorithm_does(env, overrides, tmp_path):
+    assert run([*overrides, f"env={env}"], tmp_path / "run") == 0
     records = numbers(tmp_path / "run")
     seen = {key for record in records for key in record}
     assert {"loss/actor_critic", "eval/return_mean", "train/return"} <= seen
@@ -39,9 +39,11 @@ def test_it_trains_and_says_so_as_every_algorithm_does(env, words, tmp_path):
     assert [layer["name"] for layer in probed["layers"]][-2:] == ["policy", "value"]
 
 
-def test_stopped_in_the_middle_of_a_rollout_it_resumes_bit_for_bit(words, tmp_path, monkeypatch):
-    words = [*words, "env=minatar_breakout", "norm=batchnorm"]
-    assert run(words, tmp_path / "whole") == 0
+def test_stopped_in_the_middle_of_a_rollout_it_resumes_bit_for_bit(
+    overrides, tmp_path, monkeypatch
+):
+    overrides = [*overrides, "env=minatar_breakout", "norm=batchnorm"]
+    assert run(overrides, tmp_path / "whole") == 0
     observe, calls = ToyActor.observe, []
 
     def observe_and_stop(agent, row, extras):
@@ -51,9 +53,9 @@ def test_stopped_in_the_middle_of_a_rollout_it_resumes_bit_for_bit(words, tmp_pa
             os.kill(os.getpid(), signal.SIGUSR2)
 
     monkeypatch.setattr(ToyActor, "observe", observe_and_stop)
-    assert run(words, tmp_path / "stopped") == PREEMPTED_EXIT
+    assert run(overrides, tmp_path / "stopped") == PREEMPTED_EXIT
     assert 0 < calls[-1] < 16  # rows of a rollout
-    assert run(words, tmp_path / "stopped") == 0
+    assert run(overrides, tmp_path / "stopped") == 0
     assert numbers(tmp_path / "stopped") == numbers(tmp_path / "whole")
     weights = [
         (tmp_path / n / "network_last.safetensors").read_bytes() for n in ("whole", "stopped")
@@ -61,10 +63,10 @@ def test_stopped_in_the_middle_of_a_rollout_it_resumes_bit_for_bit(words, tmp_pa
     assert weights[0] == weights[1]
 
 
-def test_it_is_reported_beside_a_dqn_and_played(words, tmp_path, capsys):
+def test_it_is_reported_beside_a_dqn_and_played(overrides, tmp_path, capsys):
     env = "env=minatar_breakout"
-    smoke = [env, "budget=smoke", *WORDS[1:4]]
-    assert run(["algo=toy", *smoke, words[-1]], tmp_path / "runs" / "toy") == 0
+    smoke = [env, "budget=smoke", *OVERRIDES[1:4]]
+    assert run(["algo=toy", *smoke, overrides[-1]], tmp_path / "runs" / "toy") == 0
     assert run(["algo=dqn", *smoke], tmp_path / "runs" / "dqn") == 0
     assert report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "report")]) == 0
     page = (tmp_path / "report" / "index.html").read_text()
@@ -75,8 +77,8 @@ def test_it_is_reported_beside_a_dqn_and_played(words, tmp_path, capsys):
     assert (tmp_path / "toy.gif").stat().st_size > 1_000
 
 
-def test_a_loaded_agent_acts_and_says_that_it_has_no_action_values(words, tmp_path):
-    assert run([*words, "env=minatar_breakout"], tmp_path / "run") == 0
+def test_a_loaded_agent_acts_and_says_that_it_has_no_action_values(overrides, tmp_path):
+    assert run([*overrides, "env=minatar_breakout"], tmp_path / "run") == 0
     with pytest.raises(config.ConfigError, match=r"algo\._target_=tests\.toy_agent\.ToyActor"):
         sdqn_lab.load(tmp_path / "run")
     player = sdqn_lab.load(tmp_path / "run", trust=True)
@@ -86,8 +88,10 @@ def test_a_loaded_agent_acts_and_says_that_it_has_no_action_values(words, tmp_pa
         player.q_values(observations)
 
 
-def test_it_learns_to_name_the_state_it_sees(words):
-    cfg = config.compose([*words, "env=cartpole", "budget.steps=4000", "algo.iteration_steps=4000"])
+def test_it_learns_to_name_the_state_it_sees(overrides):
+    cfg = config.compose(
+        [*overrides, "env=cartpole", "budget.steps=4000", "algo.iteration_steps=4000"]
+    )
     trainer, tape = toy_trainer(cfg)
     trainer.run()
     assert tape.evaluations()[-1] >= 0.9 * 16
@@ -105,7 +109,7 @@ def test_it_learns_to_name_the_state_it_sees(words):
         ("algo.gamma=0.9", "option toy of algo has no key gamma"),
     ],
 )
-def test_its_arguments_are_checked_by_its_own_constructor(override, line, words):
+def test_its_arguments_are_checked_by_its_own_constructor(override, line, overrides):
     with pytest.raises(config.ConfigError) as refused:
-        config.compose([*words, override, "env=cartpole"])
+        config.compose([*overrides, override, "env=cartpole"])
     assert line in str(refused.value)

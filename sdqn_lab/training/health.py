@@ -121,7 +121,7 @@ def probe(
 
 
 class Monitor:
-    """Watches layers during training and says once when one dies, or does not wake."""
+    """Watches layers during training and reports once that one died, or never fired."""
 
     def __init__(self) -> None:
         self._woken: list[str] = []

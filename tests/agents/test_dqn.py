@@ -210,8 +210,8 @@ def row(agent, value):
 
 
 def test_updates_are_due_by_the_count_of_steps_and_never_before_there_is_a_batch():
-    words = {"num_envs": 2, "batch_size": 4, "replay_start_steps": 10, "learn_every_steps": 5}
-    agent = make_agent(**words)
+    overrides = {"num_envs": 2, "batch_size": 4, "replay_start_steps": 10, "learn_every_steps": 5}
+    agent = make_agent(**overrides)
     assert list(agent.learn(10)) == []
     assert list(agent.learn(25)) == []  # three are due, and nothing is remembered
     for value in range(3):

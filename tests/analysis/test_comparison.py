@@ -13,8 +13,8 @@ from tests.analysis.runs import make_run
 def compare(tmp_path, *cells, **options):
     """A comparison of runs; a cell is the overrides of its config."""
     runs = [
-        Run(make_run(tmp_path / f"{number}", *words.split(), seed=seed))
-        for number, (words, seed) in enumerate(cells)
+        Run(make_run(tmp_path / f"{number}", *overrides.split(), seed=seed))
+        for number, (overrides, seed) in enumerate(cells)
     ]
     return Comparison(runs, **options)
 
@@ -214,7 +214,9 @@ def test_labels_are_the_names_of_the_arms_and_say_what_varies(tmp_path):
         *("experiment=dqn norm=none", "experiment=dqn norm=popnorm"),
         *("experiment=pl_sdqn norm=none", "experiment=pl_sdqn norm=popnorm"),
     ]
-    runs = [Run(make_run(tmp_path / f"{i}", *words.split())) for i, words in enumerate(cells)]
+    runs = [
+        Run(make_run(tmp_path / f"{i}", *overrides.split())) for i, overrides in enumerate(cells)
+    ]
     comparison = Comparison(runs)
     assert list(arm_labels(runs).values()) == [str(comparison.arm_of(run)) for run in runs]
     assert len(set(arm_labels(runs).values())) == 4
@@ -231,14 +233,16 @@ def test_runs_that_say_nothing_of_themselves_are_labelled_by_their_directories(t
 
 
 @pytest.mark.parametrize(
-    ("words", "label"),
+    ("overrides", "label"),
     [
         ("experiment=dqn norm=popnorm", "relu, popnorm"),
         ("experiment=pl_sdqn time_window=4", "lif, popnorm, atan, T=4"),
     ],
 )
-def test_a_single_run_is_labelled_by_its_options_and_not_by_its_experiment(tmp_path, words, label):
-    run = Run(make_run(tmp_path / "run", *words.split()))
+def test_a_single_run_is_labelled_by_its_options_and_not_by_its_experiment(
+    tmp_path, overrides, label
+):
+    run = Run(make_run(tmp_path / "run", *overrides.split()))
     assert own_label(run.choices, run.config["time_window"]) == label
 
 

@@ -163,8 +163,8 @@ def test_costs_are_means_over_seeds_then_games_and_the_ratio_is_to_the_baseline(
     for name, norm, spikes in (("a", "popnorm", 10.0), ("b", "none", 40.0)):
         path = make_run(tmp_path / name, f"norm={norm}")
         probe = {"version": 1, "time_window": 2}
-        told = layers | {"operations": spikes}
-        (path / "probe.json").write_text(json.dumps(probe | {"layers": [told]}))
+        probed = layers | {"operations": spikes}
+        (path / "probe.json").write_text(json.dumps(probe | {"layers": [probed]}))
     comparison = Comparison([Run(tmp_path / name) for name in ("a", "b")], against=["norm=none"])
     (table,) = costs(Scores(comparison)).tables
     ratio = "nJ / that of norm=none"

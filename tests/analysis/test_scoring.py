@@ -9,10 +9,10 @@ from tests.analysis.runs import STEPS, make_run
 
 
 def scores_of(tmp_path, **cells):
-    """name -> (words, options of make_run)."""
+    """name -> (overrides, options of make_run)."""
     runs = [
-        Run(make_run(tmp_path / name, *words.split(), **options))
-        for name, (words, options) in cells.items()
+        Run(make_run(tmp_path / name, *overrides.split(), **options))
+        for name, (overrides, options) in cells.items()
     ]
     return Scores(Comparison(runs))
 
@@ -41,9 +41,9 @@ def test_steps_that_overshoot_by_a_vector_step_change_nothing(tmp_path):
 
 def test_a_run_of_many_environments_may_overshoot_by_a_step_of_all_of_them(tmp_path):
     for asked, steps in ((800, (400, 832)), (240, (128, 256))):
-        words = f"algo.num_envs=64 budget.steps={asked} algo.replay_start_steps=100"
+        overrides = f"algo.num_envs=64 budget.steps={asked} algo.replay_start_steps=100"
         options = {"steps": steps, "scores": (1.0, 2.0)}
-        scores = scores_of(tmp_path / f"{asked}", only=(words, options))
+        scores = scores_of(tmp_path / f"{asked}", only=(overrides, options))
         assert list(last(scores).values()) == [[2.0]]
         assert scores.comparison.notices == []
 

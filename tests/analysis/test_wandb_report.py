@@ -38,8 +38,8 @@ def cell(tmp_path_factory):
 def trained(tmp_path_factory, pytestconfig):
     """A run that has really happened."""
     path = tmp_path_factory.mktemp("real") / "cell"
-    words = ["env=cartpole", "budget=smoke", "tracker=none", "time_window=2", "threads=1"]
-    command = [sys.executable, "-m", "sdqn_lab.run", *words, f"hydra.run.dir={path}"]
+    overrides = ["env=cartpole", "budget=smoke", "tracker=none", "time_window=2", "threads=1"]
+    command = [sys.executable, "-m", "sdqn_lab.run", *overrides, f"hydra.run.dir={path}"]
     subprocess.run(command, cwd=pytestconfig.rootpath, check=True, capture_output=True)
     return path
 

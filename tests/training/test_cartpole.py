@@ -15,9 +15,14 @@ SOLVED = 475.0
 
 @pytest.mark.slow
 def test_a_spiking_network_solves_cartpole(tmp_path):
-    words = ["experiment=pl_sdqn", "env=cartpole", "time_window=4", "budget.steps=120000"]
-    words += ["algo.iteration_steps=10000", "algo.learning_rate=5e-4", "threads=1", "tracker=none"]
-    assert run_cell(config.compose(words), RunDirectory(tmp_path), Console(quiet=True)) == 0
+    overrides = ["experiment=pl_sdqn", "env=cartpole", "time_window=4", "budget.steps=120000"]
+    overrides += [
+        "algo.iteration_steps=10000",
+        "algo.learning_rate=5e-4",
+        "threads=1",
+        "tracker=none",
+    ]
+    assert run_cell(config.compose(overrides), RunDirectory(tmp_path), Console(quiet=True)) == 0
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     played = [r["eval/return_mean"] for r in map(json.loads, lines) if "eval/return_mean" in r]
     assert max(played) >= SOLVED

@@ -24,9 +24,9 @@ def test_the_lecture_network_is_dead_on_pong():
     assert all(layer.gradient_norm == 0.0 for layer in health.layers.values())
 
 
-@pytest.mark.parametrize("cure", ["surrogate=atan", "surrogate=sigmoid", "neuron.v_threshold=0.5"])
-def test_known_cures_bring_it_to_life(cure):
-    health, _, _ = examined("experiment=pl_sdqn_lecture", "env=pong", cure)
+@pytest.mark.parametrize("fix", ["surrogate=atan", "surrogate=sigmoid", "neuron.v_threshold=0.5"])
+def test_known_fixes_bring_a_gradient(fix):
+    health, _, _ = examined("experiment=pl_sdqn_lecture", "env=pong", fix)
     assert not health.dead
 
 

@@ -22,9 +22,9 @@ def test_names_the_state_it_sees(neuron, norm):
 @pytest.mark.parametrize("algo", ["dqn", "double_dqn"])
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_walks_to_the_far_end_of_a_chain(algo, n_step):
-    words = [f"algo={algo}", f"algo.n_step={n_step}", "neuron=relu", "norm=none"]
-    words += ["budget.steps=2400", "algo.iteration_steps=2400", "protocol.epsilon_eval=0"]
-    cfg = toy_config(*words, "protocol.episode_cap_frames=100")
+    arguments = [f"algo={algo}", f"algo.n_step={n_step}", "neuron=relu", "norm=none"]
+    arguments += ["budget.steps=2400", "algo.iteration_steps=2400", "protocol.epsilon_eval=0"]
+    cfg = toy_config(*arguments, "protocol.episode_cap_frames=100")
     trainer, tape = toy_trainer(cfg, chain)
     trainer.run()
     last = tape.records[-1]

@@ -101,8 +101,8 @@ def test_a_lost_life_ends_the_bootstrap_where_the_protocol_says_so_and_never_the
 
 @pytest.mark.parametrize(("period", "start"), [(3, 64), (7, 100)])
 def test_updates_follow_the_count_of_agent_steps(period, start):
-    words = [f"algo.learn_every_steps={period}", f"algo.replay_start_steps={start}"]
-    trainer, _ = toy_trainer(toy_config(*SHORT, *words))
+    overrides = [f"algo.learn_every_steps={period}", f"algo.replay_start_steps={start}"]
+    trainer, _ = toy_trainer(toy_config(*SHORT, *overrides))
     trainer.run()
     counters = trainer.counters
     assert counters.updates == (counters.steps - start) // period
@@ -136,8 +136,8 @@ def test_logging_leaves_no_trace_in_training():
 @pytest.mark.parametrize(("steps", "log_every_steps"), [(80, 40), (120, 20)])
 def test_episodes_cut_by_an_iterations_end_leave_no_return(steps, log_every_steps):
     """Four environments with episodes of 16 steps, cut after 10."""
-    words = [f"budget.steps={steps}", f"budget.log_every_steps={log_every_steps}"]
-    trainer, tape = toy_trainer(toy_config(*words, "algo.iteration_steps=40"))
+    overrides = [f"budget.steps={steps}", f"budget.log_every_steps={log_every_steps}"]
+    trainer, tape = toy_trainer(toy_config(*overrides, "algo.iteration_steps=40"))
     trainer.run()
     assert trainer.counters.episodes == 0
     assert not any("train/return" in record for record in tape.records)
@@ -182,8 +182,8 @@ def test_each_iteration_starts_its_environments_from_a_seed_of_its_own():
 
 def test_evaluations_follow_each_iteration_and_nothing_ends_a_run_early():
     """Every episode of this game has the same return, so no evaluation is better than the first."""
-    words = ["budget.steps=300", "algo.iteration_steps=100", "budget.log_every_steps=50"]
-    trainer, tape = toy_trainer(toy_config(*words))
+    overrides = ["budget.steps=300", "algo.iteration_steps=100", "budget.log_every_steps=50"]
+    trainer, tape = toy_trainer(toy_config(*overrides))
     trainer.run()
     assert [r["step"] for r in tape.records if "eval/return_mean" in r] == [100, 200, 300]
     assert "eval/return_mean" not in tape.records[0]

@@ -14,7 +14,7 @@ from sdqn_lab.training import trainer as loop
 from tests.cells import run
 from tests.training.toys import toy_config, toy_trainer
 
-WORDS = ["budget.steps=300", "algo.iteration_steps=100", "budget.log_every_steps=50"]
+OVERRIDES = ["budget.steps=300", "algo.iteration_steps=100", "budget.log_every_steps=50"]
 CELL = [
     *("env=minatar_breakout", "tracker=none", "threads=1", "time_window=2", "budget.steps=900"),
     *("algo.iteration_steps=300", "budget.log_every_steps=100", "algo.replay_start_steps=100"),
@@ -24,8 +24,8 @@ CELL = [
 ]
 
 
-def cell(path: Path, *words: str) -> RunDirectory:
-    assert run([*CELL, *words], path) == 0
+def cell(path: Path, *overrides: str) -> RunDirectory:
+    assert run([*CELL, *overrides], path) == 0
     return RunDirectory(path)
 
 
@@ -37,7 +37,7 @@ def whole(tmp_path_factory) -> RunDirectory:
 def test_each_iteration_ends_with_evaluation_then_probe_then_save():
     events: list[Any] = []
     trainer, tape = toy_trainer(
-        toy_config(*WORDS),
+        toy_config(*OVERRIDES),
         save=lambda trainer: events.append(("save", trainer.counters.steps)),
         probed=lambda step, seen: events.append(("probe", step, len(tape.evaluations()))),
     )
@@ -50,7 +50,7 @@ def test_each_iteration_ends_with_evaluation_then_probe_then_save():
 
 def test_a_probe_is_of_one_batch_at_the_time_window_of_training():
     probes: list[Any] = []
-    cfg = toy_config(*WORDS, "time_window_eval=9")
+    cfg = toy_config(*OVERRIDES, "time_window_eval=9")
     trainer, _ = toy_trainer(cfg, probed=lambda step, seen: probes.append(seen))
     trainer.run()
     assert {(seen.samples, seen.time_window) for seen in probes} == {(cfg.algo.batch_size, 4)}
@@ -68,10 +68,10 @@ def test_no_probe_is_taken_while_replay_holds_no_batch():
 
 
 @pytest.mark.parametrize("encoder", ["Direct", "Poisson"])
-@pytest.mark.parametrize("words", ["norm=popnorm", "norm=batchnorm", "neuron=relu"])
-def test_probing_leaves_no_trace_in_training(words, encoder, monkeypatch):
+@pytest.mark.parametrize("overrides", ["norm=popnorm", "norm=batchnorm", "neuron=relu"])
+def test_probing_leaves_no_trace_in_training(overrides, encoder, monkeypatch):
     def numbers():
-        cfg = toy_config(*WORDS, words)
+        cfg = toy_config(*OVERRIDES, overrides)
         with read_write(cfg):
             cfg.encoder._target_ = f"sdqn_lab.spiking.encoder.{encoder}"
         trainer, tape = toy_trainer(cfg)
