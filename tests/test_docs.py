@@ -15,11 +15,13 @@ import yaml
 from rich.console import Console
 
 import sdqn_lab
-from sdqn_lab import config, run
+from sdqn_lab import config
 from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.assembly import build
+from sdqn_lab.commands.arguments import parsed
 from sdqn_lab.config import schema
 from sdqn_lab.config.overrides import options
+from sdqn_lab.config.planning import plan
 from sdqn_lab.envs.atari import games
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.metrics import read_metrics, reproducible
@@ -31,7 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/METRICS.md"),
-    *("docs/DEVIATIONS.md", "docs/SLURM.md", "docs/SPEED.md", "docs/WANDB.md"),
+    *("docs/DEVIATIONS.md", "docs/GLOSSARY.md", "docs/HYDRA.md", "docs/SLURM.md"),
+    *("docs/SPEED.md", "docs/WANDB.md"),
     "tests/golden/README.md",
 ]
 SMALL = ["time_window=2", "threads=1", "budget.steps=700", "algo.iteration_steps=350"]
@@ -76,7 +79,8 @@ def test_every_command_of_the_readme_is_valid(command):
     if arguments[:1] == ["--resume"]:
         assert resume._arguments(arguments)[0] == Path("outputs/first")
         return
-    run.plan(arguments, run._arguments(arguments))
+    given = parsed(arguments)
+    plan(given.overrides, given.multirun)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.strip().splitlines()[-1][:40])

@@ -1,6 +1,6 @@
 """A whole SLURM on this machine, made for a test and gone after it.
 
-No systemd, no cgroups, no root needed: munge, the controller and one node run as the calling user, on
+No systemd, no cgroups, no root needed: munge, the controller and one node run as this user, on
 ports and sockets of their own, so several clusters can live side by side. All their state is in one
 folder. By hand:
 
