@@ -26,7 +26,7 @@ def benchmarks(setting: Setting) -> list[Benchmark]:
 
 
 def selected(all_: Sequence[Benchmark], pattern: str) -> list[Benchmark]:
-    """Those whose name matches a pattern with * and ?, or holds a word without them."""
+    """Those whose name matches a pattern with * and ?, or contains a text without them."""
     whole = pattern if any(sign in pattern for sign in "*?") else f"*{pattern}*"
     return [one for one in all_ if fnmatchcase(one.name, whole)]
 
@@ -44,7 +44,7 @@ def command(argv: Sequence[str] | None) -> int:
     """
     parser = shell.Parser(prog="python -m sdqn_lab.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds: minutes")
-    parser.add_argument("--only", metavar="PATTERN", help="names that match, or hold this word")
+    parser.add_argument("--only", metavar="PATTERN", help="names that match, or contain this text")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows to this file")
     parser.add_argument("--list", action="store_true", help="print the names and end")
     parser.add_argument("--threads", metavar="N", type=int, help="CPU threads; default: all CPUs")

@@ -360,7 +360,7 @@ def test_names_are_unique_and_quick_is_a_part_of_all():
         ("replay/*/bytes", []),
     ],
 )
-def test_only_takes_a_word_or_a_pattern(pattern, names):
+def test_only_takes_a_part_of_a_name_or_a_pattern(pattern, names):
     assert [one.name for one in selected(benchmarks(SETTING), pattern)] == names
 
 
@@ -388,7 +388,7 @@ def test_the_command_writes_rows_and_prints_a_table(tmp_path):
     assert records[0]["against_ms"] is not None
 
 
-def test_an_update_has_rows_for_every_rival_and_the_floor(capsys, tmp_path):
+def test_an_update_has_rows_for_every_competitor_and_the_floor(capsys, tmp_path):
     assert bench.main(["--quick", "--only", "update/minatar", "--json", "rows.json"]) == 0
     records = {
         record["against"]: record for record in json.loads((tmp_path / "rows.json").read_text())

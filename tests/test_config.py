@@ -90,7 +90,7 @@ def test_every_budget_fits_every_family(env, budget):
 @pytest.mark.parametrize(
     ("env", "steps"), [("pong", 10_000_000), ("minatar_asterix", 5_000_000), ("acrobot", 200_000)]
 )
-def test_without_further_words_a_cell_has_the_published_size(env, steps):
+def test_by_default_a_cell_has_the_published_size(env, steps):
     assert config.compose([f"env={env}"]).budget.steps == steps
 
 

@@ -243,7 +243,7 @@ def downloaded(finished, monkeypatch):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_module_inside_a_run_is_imported_on_the_users_word_alone(way, downloaded, opened):
+def test_a_module_inside_a_run_is_imported_with_trust_alone(way, downloaded, opened):
     answer = opened(way, downloaded)
     answer.refuses("neuron._target_=outputs.downloaded.payload.MyLIF", "write --trust")
     assert not executed()
@@ -251,7 +251,7 @@ def test_a_module_inside_a_run_is_imported_on_the_users_word_alone(way, download
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_with_the_users_word_it_is_used(way, downloaded, opened):
+def test_with_trust_it_is_used(way, downloaded, opened):
     # Validation remembers classes by their names, and this module is made anew for each test.
     from sdqn_lab.config import plugins
 
@@ -261,9 +261,7 @@ def test_with_the_users_word_it_is_used(way, downloaded, opened):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_environment_that_brings_its_module_waits_for_the_users_word(
-    way, finished, opened, monkeypatch
-):
+def test_an_environment_that_brings_its_module_waits_for_trust(way, finished, opened, monkeypatch):
     Path("bringing.py").write_text(touching())
     monkeypatch.syspath_prepend(str(Path.cwd()))
     monkeypatch.delitem(sys.modules, "bringing", raising=False)
@@ -316,7 +314,7 @@ def own_sweep(multirun) -> Path:
     return Path("sweep")
 
 
-def test_ones_own_class_needs_no_word_in_a_multirun_and_one_to_go_on_with_it(own_sweep):
+def test_a_users_class_needs_no_trust_in_a_multirun_but_to_go_on_with_it(own_sweep):
     cells = sorted(path for path in own_sweep.iterdir() if path.is_dir())
     RunDirectory(cells[0]).update(state="preempted")
     shutil.rmtree(cells[1])
@@ -354,7 +352,7 @@ def test_a_ledger_names_no_cells_outside_its_folder(name, verb, capsys):
     assert "is a path, a cell has a name" in said
 
 
-def test_a_ledger_has_no_words_for_a_shell():
+def test_a_ledger_has_no_commands_for_a_shell():
     settings = {"setup": [f"touch {MARKER}"], "partition": None}
     made_up(Path("sweep"), {"cell": "failed"}, settings=settings, launcher="slurm")
     code, said = shell("sweep", "relaunch", "sweep", "hydra.launcher.dry_run=true")

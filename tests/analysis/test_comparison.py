@@ -39,7 +39,7 @@ def test_what_follows_from_another_choice_names_no_arm(tmp_path):
     assert names(comparison) == ["pl_sdqn", "dqn", "sdqn"]
 
 
-def test_an_experiment_and_the_same_settings_in_plain_words_are_one_arm(tmp_path):
+def test_an_experiment_and_the_same_settings_written_out_are_one_arm(tmp_path):
     plain = "neuron=lif norm=popnorm surrogate=atan"
     comparison = compare(
         tmp_path, ("experiment=pl_sdqn", 0), (plain, 1), ("experiment=dqn", 0), ("norm=none", 0)

@@ -57,7 +57,7 @@ def test_a_cells_state_is_what_it_wrote_and_whether_its_launcher_lives(
 
 
 @pytest.mark.parametrize("attempts", [[attempt(**GONE)], []])
-def test_a_cell_whose_process_is_gone_without_a_word_is_lost(attempts):
+def test_a_cell_whose_process_ended_silently_is_lost(attempts):
     made_up(SWEEP, {"a": "running"})
     RunDirectory(SWEEP / "a").update(attempts=attempts)
     assert (only().state, only().reason) == ("lost", "its process is gone")

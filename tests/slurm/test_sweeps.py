@@ -224,7 +224,7 @@ def test_a_cell_killed_hard_is_failed_and_says_by_what(storm: Storm) -> None:
     assert storm.accounted[KILLED] == "FAILED"
 
 
-def test_a_job_that_died_without_a_word_is_lost_and_accounting_says_how(storm: Storm) -> None:
+def test_a_job_that_died_silently_is_lost_and_accounting_says_how(storm: Storm) -> None:
     assert storm.statuses[SPEECHLESS]["state"] == "running"
     assert storm.states[SPEECHLESS] == "lost"
     assert storm.reports[SPEECHLESS]["reason"] == f"SLURM: {storm.accounted[SPEECHLESS]}"

@@ -147,7 +147,7 @@ def test_a_run_of_a_sweep_that_goes_on_without_the_agent_stays_that_run(
     assert (run.records, run.config["norm"]["value"]) == (records(6), "popnorm")
 
 
-def test_a_synced_run_of_a_sweep_keeps_id_sweep_and_the_sweeps_words(
+def test_a_synced_run_of_a_sweep_keeps_id_sweep_and_the_sweeps_values(
     directory, shown, tmp_path, monkeypatch, server
 ):
     under_an_agent(monkeypatch, tmp_path)
