@@ -16,6 +16,10 @@ class Answer(NamedTuple):
         """What it complained about."""
         return [line for line in self.err.splitlines() if line.strip()]
 
+    def refuses(self, *parts: str) -> None:
+        """One problem, in a line that holds all these parts, and no result."""
+        complains(self, " | ".join(parts))
+
 
 def complains(answer: Answer, *problems: str) -> None:
     """Exactly these problems, each a line that holds all its parts, and no result."""
