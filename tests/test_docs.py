@@ -15,8 +15,7 @@ import yaml
 from rich.console import Console
 
 import sdqn_lab
-from sdqn_lab import config
-from sdqn_lab.agents.base import EnvSpec
+from sdqn_lab import config, run
 from sdqn_lab.assembly import build
 from sdqn_lab.commands.arguments import parsed
 from sdqn_lab.config import schema
@@ -24,7 +23,6 @@ from sdqn_lab.config.overrides import options
 from sdqn_lab.config.planning import plan
 from sdqn_lab.envs.atari import games
 from sdqn_lab.runs.directory import RunDirectory
-from sdqn_lab.runs.metrics import read_metrics, reproducible
 from sdqn_lab.spiking import neuron
 from sdqn_lab.training import resume
 from sdqn_lab.training.cell import run_cell
@@ -226,35 +224,3 @@ def test_hooks_and_workflow_call_what_the_project_has():
     assert job["strategy"]["matrix"]["python-version"] == ["3.11", "3.12"]
     assert job["steps"][-1] == {"run": ".ci/run"}
     assert (ROOT / ".ci" / "run").exists()
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_the_fused_optimizer_differs_from_the_plain_one_by_rounding_alone(optimizer):
-    cfg = config.compose(["env=cartpole", "algo=braincog", f"algo.optimizer={optimizer}"])
-    ours, plain = (build.build_agent(cfg, EnvSpec((4,), 2, dtype=torch.float32)) for _ in range(2))
-    (group,) = plain.optimizer.param_groups
-    assert group["fused"]
-    group["fused"] = False
-    start = [p.detach().clone() for p in ours.network.parameters()]
-    generator = torch.Generator().manual_seed(0)
-    pairs = list(zip(ours.network.parameters(), plain.network.parameters(), strict=True))
-    for _ in range(20):
-        for one, other in pairs:
-            one.grad = torch.randn(one.shape, generator=generator)
-            other.grad = one.grad.clone()
-        ours.optimizer.step()
-        plain.optimizer.step()
-    assert not any(torch.equal(one, old) for (one, _), old in zip(pairs, start, strict=True))
-    assert all(torch.allclose(one, other, rtol=0, atol=1e-6) for one, other in pairs)
-
-
-def test_the_health_check_changes_no_number(tmp_path):
-    arguments = ["env=cartpole", "budget=smoke", "tracker=none", *SMALL]
-    records = []
-    for health in ("warn", "off"):
-        cfg = config.compose([*arguments, f"health='{health}'"])
-        path = tmp_path / health
-        assert run_cell(cfg, RunDirectory(path), Console(quiet=True)) == 0
-        records.append(list(map(reproducible, read_metrics(path / "metrics.jsonl"))))
-        assert (path / "health.json").exists() == (health == "warn")
-    assert records[0] == records[1]
