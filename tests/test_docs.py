@@ -15,17 +15,17 @@ import yaml
 from rich.console import Console
 
 import sdqn_lab
-from sdqn_lab import config, run
+from sdqn_lab import config
 from sdqn_lab.assembly import build
-from sdqn_lab.commands.arguments import parsed
+from sdqn_lab.commands import arguments
 from sdqn_lab.config import schema
 from sdqn_lab.config.overrides import options
 from sdqn_lab.config.planning import plan
 from sdqn_lab.envs.atari import games
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.spiking import neuron
-from sdqn_lab.training import resume
 from sdqn_lab.training.cell import run_cell
+from sdqn_lab.training.resume import resumed
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -65,20 +65,20 @@ SNIPPETS = [block for block in blocks("python") if not block.startswith("# sdqn_
 def first_run(tmp_path_factory):
     """The README's smoke run, still smaller."""
     folder = tmp_path_factory.mktemp("readme")
-    (arguments,) = [c[3:] for c in COMMANDS if "hydra.run.dir=outputs/first" in c]
-    cfg = config.compose([*(w for w in arguments if not w.startswith("hydra.")), *SMALL])
+    (given,) = [c[3:] for c in COMMANDS if "hydra.run.dir=outputs/first" in c]
+    cfg = config.compose([*(o for o in given if not o.startswith("hydra.")), *SMALL])
     assert run_cell(cfg, RunDirectory(folder / "outputs" / "first"), Console(quiet=True)) == 0
     return folder
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c[3:])[:60] or "alone")
-def test_every_command_of_the_readme_is_valid(command):
-    arguments = command[3:]
-    if arguments[:1] == ["--resume"]:
-        assert resume._arguments(arguments)[0] == Path("outputs/first")
+def test_every_command_of_the_readme_is_valid(command, first_run, monkeypatch):
+    if command[3:4] == ["--resume"]:
+        monkeypatch.chdir(first_run)
+        resumed(command[3:])
         return
-    given = parsed(arguments)
-    plan(given.overrides, given.multirun)
+    args = arguments.parsed(command[3:])
+    plan(args.overrides, args.multirun)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.strip().splitlines()[-1][:40])
