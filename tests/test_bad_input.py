@@ -1,4 +1,4 @@
-"""A wrong command is answered at once: a clear line a mistake, and nothing is left behind.
+"""A wrong command is answered at once: a clear line per mistake, and nothing is left behind.
 
 Most rows say what is refused and what to write instead, as data; the rest, through the command,
 pins the form of the printed line.

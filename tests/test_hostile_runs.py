@@ -263,8 +263,8 @@ def shell(module: str, *arguments: str, folder: Path = Path()) -> tuple[int, str
 def multirun(tmp_path_factory):
     folder = tmp_path_factory.mktemp("multirun")
     (folder / "mine.py").write_text(OWN)
-    words = ["neuron._target_=mine.Own", "seed=0,1", "hydra.sweep.dir=sweep", *KEPT]
-    code, said = shell("run", "-m", *words, folder=folder)
+    overrides = ["neuron._target_=mine.Own", "seed=0,1", "hydra.sweep.dir=sweep", *KEPT]
+    code, said = shell("run", "-m", *overrides, folder=folder)
     assert code == 0, said
     return folder
 
