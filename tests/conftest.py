@@ -1,7 +1,10 @@
 """Stricter than in use: one thread, deterministic algorithms, a folder of its own."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +14,11 @@ import sdqn_lab  # noqa: F401  (before torch: it chooses how torch's threads wai
 
 # isort: split
 import torch
+from rich.console import Console
 
+from sdqn_lab.runs.directory import RunDirectory
 from tests.commands import Answer
+from tests.launching.sweeps import KEPT
 
 
 @pytest.fixture(autouse=True)
@@ -29,21 +35,61 @@ def elsewhere(tmp_path, monkeypatch) -> None:
 
 
 @pytest.fixture
-def single(capsys, monkeypatch) -> Callable[..., Answer]:
-    """Run `sdqn_lab.run` in this process; no GPU is there."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+def carry_out(capsys) -> Callable[..., Answer]:
+    """Run a command's `main` in this process."""
 
-    def command(*arguments: str) -> Answer:
-        from sdqn_lab import run
-
+    def command(main: Callable[[list[str]], int], *arguments: object) -> Answer:
         capsys.readouterr()
-        code = run.main(arguments)
+        code = main([str(each) for each in arguments])
         return Answer(code, *capsys.readouterr())
 
     return command
 
 
 @pytest.fixture
+def no_gpu(monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+@pytest.fixture
+def single(carry_out, no_gpu) -> Callable[..., Answer]:
+    """Run `sdqn_lab.run` in this process; no GPU is there."""
+    from sdqn_lab import run
+
+    return partial(carry_out, run.main)
+
+
+@pytest.fixture
 def multirun(single) -> Callable[..., Answer]:
     """The same as a multirun."""
-    return lambda *arguments: single("-m", *arguments)
+    return partial(single, "-m")
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory) -> Path:
+    """A finished run of `KEPT`, made once in a process; not to be changed."""
+    from sdqn_lab import config
+    from sdqn_lab.training.cell import run_cell
+
+    torch.set_num_threads(1)
+    path = tmp_path_factory.mktemp("trained") / "run"
+    assert run_cell(config.compose(KEPT), RunDirectory(path), Console(quiet=True)) == 0
+    return path
+
+
+@pytest.fixture
+def finished(trained_once) -> Path:
+    """A copy of it in the working directory; its state was kept, so that it can go on."""
+    shutil.copytree(trained_once, "run")
+    return Path("run")
+
+
+@pytest.fixture
+def own_conf(tmp_path_factory, monkeypatch) -> Path:
+    """A copy of the configs, to which a user has added files."""
+    from sdqn_lab.config import schema
+
+    copy = tmp_path_factory.mktemp("own") / "conf"
+    shutil.copytree(schema.conf_dir(), copy)
+    monkeypatch.setattr(schema, "folder", lambda name: copy)
+    return copy

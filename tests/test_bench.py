@@ -28,6 +28,7 @@ from sdqn_lab.spiking.neuron import IF, LIF, ReLU
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
 from sdqn_lab.spiking.readout import MeanMembrane
 from sdqn_lab.spiking.surrogate import Atan, QuadraticGate
+from tests.commands import refused
 from tests.networks.helpers import build as network_of
 from tests.networks.helpers import images, small
 
@@ -399,10 +400,10 @@ def test_an_update_has_rows_for_every_competitor_and_the_floor(capsys, tmp_path)
     assert records["step-by-step"]["ratio"] > 0
 
 
-def test_list_names_every_benchmark_and_measures_nothing(capsys):
-    assert bench.main(["--quick", "--list", "--device", "cpu"]) == 0
-    names = [one.name for one in benchmarks(SETTING)]
-    assert capsys.readouterr().out.split() == names
+def test_list_names_every_benchmark_and_measures_nothing(carry_out):
+    answer = carry_out(bench.main, "--quick", "--list", "--device", "cpu")
+    assert answer.code == 0
+    assert answer.out.split() == [one.name for one in benchmarks(SETTING)]
 
 
 @pytest.mark.parametrize(
@@ -417,19 +418,9 @@ def test_list_names_every_benchmark_and_measures_nothing(capsys):
         (["--fast"], "--fast"),
     ],
 )
-def test_a_bad_argument_gets_one_line_that_names_it(arguments, named, capsys):
-    refused(arguments, named, capsys)
+def test_a_bad_argument_gets_one_line_that_names_it(arguments, named, carry_out):
+    refused(carry_out(bench.main, *arguments), named)
 
 
-def test_a_gpu_that_is_not_there_is_refused(capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused(["--device", "cuda", "--list"], "--device", capsys)
-
-
-def refused(arguments, named, capsys):
-    assert bench.main(arguments) == 2
-    seen = capsys.readouterr()
-    assert seen.out == ""
-    assert seen.err.startswith("error: ")
-    assert named in seen.err
-    assert seen.err.count("\n") == 1
+def test_a_gpu_that_is_not_there_is_refused(carry_out, no_gpu):
+    refused(carry_out(bench.main, "--device", "cuda", "--list"), "--device")

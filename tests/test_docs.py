@@ -16,18 +16,16 @@ from rich.console import Console
 
 import sdqn_lab
 from sdqn_lab import config
-from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.assembly import build
-from sdqn_lab.commands.arguments import parsed
+from sdqn_lab.commands import arguments
 from sdqn_lab.config import schema
 from sdqn_lab.config.overrides import options
 from sdqn_lab.config.planning import plan
 from sdqn_lab.envs.atari import games
 from sdqn_lab.runs.directory import RunDirectory
-from sdqn_lab.runs.metrics import read_metrics, reproducible
 from sdqn_lab.spiking import neuron
-from sdqn_lab.training import resume
 from sdqn_lab.training.cell import run_cell
+from sdqn_lab.training.resume import resumed
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -67,20 +65,20 @@ SNIPPETS = [block for block in blocks("python") if not block.startswith("# sdqn_
 def first_run(tmp_path_factory):
     """The README's smoke run, still smaller."""
     folder = tmp_path_factory.mktemp("readme")
-    (arguments,) = [c[3:] for c in COMMANDS if "hydra.run.dir=outputs/first" in c]
-    cfg = config.compose([*(w for w in arguments if not w.startswith("hydra.")), *SMALL])
+    (given,) = [c[3:] for c in COMMANDS if "hydra.run.dir=outputs/first" in c]
+    cfg = config.compose([*(o for o in given if not o.startswith("hydra.")), *SMALL])
     assert run_cell(cfg, RunDirectory(folder / "outputs" / "first"), Console(quiet=True)) == 0
     return folder
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c[3:])[:60] or "alone")
-def test_every_command_of_the_readme_is_valid(command):
-    arguments = command[3:]
-    if arguments[:1] == ["--resume"]:
-        assert resume._arguments(arguments)[0] == Path("outputs/first")
+def test_every_command_of_the_readme_is_valid(command, first_run, monkeypatch):
+    if command[3:4] == ["--resume"]:
+        monkeypatch.chdir(first_run)
+        resumed(command[3:])
         return
-    given = parsed(arguments)
-    plan(given.overrides, given.multirun)
+    args = arguments.parsed(command[3:])
+    plan(args.overrides, args.multirun)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.strip().splitlines()[-1][:40])
@@ -226,35 +224,3 @@ def test_hooks_and_workflow_call_what_the_project_has():
     assert job["strategy"]["matrix"]["python-version"] == ["3.11", "3.12"]
     assert job["steps"][-1] == {"run": ".ci/run"}
     assert (ROOT / ".ci" / "run").exists()
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_the_fused_optimizer_differs_from_the_plain_one_by_rounding_alone(optimizer):
-    cfg = config.compose(["env=cartpole", "algo=braincog", f"algo.optimizer={optimizer}"])
-    ours, plain = (build.build_agent(cfg, EnvSpec((4,), 2, dtype=torch.float32)) for _ in range(2))
-    (group,) = plain.optimizer.param_groups
-    assert group["fused"]
-    group["fused"] = False
-    start = [p.detach().clone() for p in ours.network.parameters()]
-    generator = torch.Generator().manual_seed(0)
-    pairs = list(zip(ours.network.parameters(), plain.network.parameters(), strict=True))
-    for _ in range(20):
-        for one, other in pairs:
-            one.grad = torch.randn(one.shape, generator=generator)
-            other.grad = one.grad.clone()
-        ours.optimizer.step()
-        plain.optimizer.step()
-    assert not any(torch.equal(one, old) for (one, _), old in zip(pairs, start, strict=True))
-    assert all(torch.allclose(one, other, rtol=0, atol=1e-6) for one, other in pairs)
-
-
-def test_the_health_check_changes_no_number(tmp_path):
-    arguments = ["env=cartpole", "budget=smoke", "tracker=none", *SMALL]
-    records = []
-    for health in ("warn", "off"):
-        cfg = config.compose([*arguments, f"health='{health}'"])
-        path = tmp_path / health
-        assert run_cell(cfg, RunDirectory(path), Console(quiet=True)) == 0
-        records.append(list(map(reproducible, read_metrics(path / "metrics.jsonl"))))
-        assert (path / "health.json").exists() == (health == "warn")
-    assert records[0] == records[1]

@@ -16,22 +16,17 @@ import pytest
 import torch
 import yaml
 from hydra.utils import get_method
-from rich.console import Console
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 import sdqn_lab
-from sdqn_lab import config, play, run, sweep
+from sdqn_lab import play, run, sweep
 from sdqn_lab.checks.refused import ConfigError
 from sdqn_lab.report import main as report
 from sdqn_lab.runs.directory import RunDirectory
-from sdqn_lab.training.cell import run_cell
-from tests.launching.sweeps import made_up
+from tests.commands import Answer
+from tests.launching.sweeps import KEPT, made_up
 
-TINY = ["env=cartpole", "tracker=none", "network.hidden=8", "time_window=1", "budget.steps=200"]
-TINY += ["algo.num_envs=2", "algo.iteration_steps=100", "algo.replay_start_steps=40"]
-TINY += ["algo.replay_capacity_steps=100", "algo.batch_size=4", "protocol.eval_episodes=1"]
-TINY += ["device=cpu", "keep_state=true", "budget.log_every_steps=50", "threads=1"]
 MARKER = Path("executed")
 VICTIM = Path("victim")
 LONGER = "budget.steps=300"
@@ -97,21 +92,6 @@ def victim() -> None:
     (VICTIM / "thesis.tex").write_text("years")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    path = tmp_path_factory.mktemp("trained") / "run"
-    torch.set_num_threads(1)
-    assert run_cell(config.compose(TINY), RunDirectory(path), Console(quiet=True)) == 0
-    return path
-
-
-@pytest.fixture
-def finished(trained, tmp_path):
-    """A finished run of which the state was kept, so that it can go on."""
-    shutil.copytree(trained, tmp_path / "run")
-    return tmp_path / "run"
-
-
 def changed(path: Path, **groups: object) -> None:
     """Let a run's config say something else; a group that is a dict is merged."""
     stored = yaml.safe_load((path / "config.yaml").read_text())
@@ -121,36 +101,20 @@ def changed(path: Path, **groups: object) -> None:
     (path / "config.yaml").write_text(yaml.safe_dump(stored))
 
 
-class Answer:
-    """The exit code, and what was said as lines."""
-
-    def __init__(self, code: int, text: str) -> None:
-        self.code, self.lines = code, [line for line in text.splitlines() if line.strip()]
-
-    def refuses(self, *arguments: str) -> None:
-        assert (self.code, len(self.lines)) == (2, 1), self.lines
-        assert self.lines[0].startswith("error: ")
-        assert all(word in self.lines[0] for word in arguments), self.lines
-
-
 @pytest.fixture
-def opened(capsys):
-    """Open a run by one of the three ways, each reported as if it were a command."""
+def opened(carry_out):
+    """Open a run by one of the three ways, each answered as if it were a command."""
 
     def by(way: str, path: Path, *flags: str) -> Answer:
-        capsys.readouterr()
         if way == "load":
             try:
                 sdqn_lab.load(path, trust="--trust" in flags)
             except ConfigError as error:
-                return Answer(2, "".join(f"error: {line}\n" for line in error.problems))
-            return Answer(0, "")
-        command = play.main if way == "play" else run.main
-        arguments = (
-            [str(path), "--episodes", "1"] if way == "play" else ["--resume", str(path), LONGER]
-        )
-        code = command([*arguments, *flags])
-        return Answer(code, capsys.readouterr().err)
+                return Answer(2, "", "".join(f"error: {line}\n" for line in error.problems))
+            return Answer(0, "", "")
+        if way == "play":
+            return carry_out(play.main, path, "--episodes", 1, *flags)
+        return carry_out(run.main, "--resume", path, LONGER, *flags)
 
     return by
 
@@ -270,16 +234,14 @@ def test_an_environment_that_brings_its_module_waits_for_trust(way, finished, op
     assert not executed()
 
 
-def test_a_nested_class_on_the_command_line_is_one_line(capsys):
-    arguments = [*TINY, "+network.kwargs={_target_:os.system,command:ls}"]
-    code = run.main(arguments)
-    Answer(code, capsys.readouterr().err).refuses("network.kwargs._target_=os.system")
+def test_a_nested_class_on_the_command_line_is_one_line(single):
+    answer = single(*KEPT, "+network.kwargs={_target_:os.system,command:ls}")
+    answer.refuses("network.kwargs._target_=os.system")
 
 
-def test_a_tracker_is_something_that_takes_records(capsys):
-    arguments = [*TINY, "tracker._target_=logging.FileHandler", f"+tracker.filename={MARKER}"]
-    code = run.main(arguments)
-    Answer(code, capsys.readouterr().err).refuses("FileHandler is no Tracker", "; write ")
+def test_a_tracker_is_something_that_takes_records(single):
+    answer = single(*KEPT, "tracker._target_=logging.FileHandler", f"+tracker.filename={MARKER}")
+    answer.refuses("FileHandler is no Tracker", "; write ")
     assert not executed()
 
 
@@ -301,8 +263,8 @@ def shell(module: str, *arguments: str, folder: Path = Path()) -> tuple[int, str
 def multirun(tmp_path_factory):
     folder = tmp_path_factory.mktemp("multirun")
     (folder / "mine.py").write_text(OWN)
-    arguments = ["neuron._target_=mine.Own", "seed=0,1", "hydra.sweep.dir=sweep", *TINY]
-    code, said = shell("run", "-m", *arguments, folder=folder)
+    overrides = ["neuron._target_=mine.Own", "seed=0,1", "hydra.sweep.dir=sweep", *KEPT]
+    code, said = shell("run", "-m", *overrides, folder=folder)
     assert code == 0, said
     return folder
 
@@ -324,7 +286,7 @@ def test_a_users_class_needs_no_trust_in_a_multirun_but_to_go_on_with_it(own_swe
     assert code == 0, said
     assert [RunDirectory(cell).state for cell in cells] == ["finished", "finished"]
     code, said = shell("run", "--resume", str(cells[0]), LONGER)
-    Answer(code, said).refuses("neuron._target_=mine.Own", "write --trust")
+    Answer(code, "", said).refuses("neuron._target_=mine.Own", "write --trust")
     assert shell("run", "--resume", str(cells[0]), LONGER, "--trust")[0] == 0
 
 
@@ -336,27 +298,24 @@ def test_a_relaunch_imports_nothing_that_came_with_the_sweep_or_lies_beside_it()
         ledger.cells["cell"].overrides = [f"neuron._target_={name}"]
         ledger.write(Path("sweep"))
         code, said = shell("sweep", "relaunch", "sweep")
-        Answer(code, said).refuses(f"{name}: is code from outside sdqn_lab", "write --trust")
+        Answer(code, "", said).refuses(f"{name}: is code from outside sdqn_lab", "write --trust")
         assert not executed()
 
 
 @pytest.mark.parametrize("name", ["../victim", "/tmp/victim", ".."])
 @pytest.mark.parametrize("verb", ["status", "relaunch", "sync"])
-def test_a_ledger_names_no_cells_outside_its_folder(name, verb, capsys):
+def test_a_ledger_names_no_cells_outside_its_folder(name, verb, carry_out):
     ledger = made_up(Path("sweep"), {"cell": "failed"})
     text = ledger.model_dump_json().replace('"cell"', json.dumps(name))
     Path("sweep/ledger.json").write_text(text)
-    assert sweep.main([verb, "sweep"]) == 2
-    said = capsys.readouterr().err
-    assert "ledger.json: cells." in said
-    assert "is a path, a cell has a name" in said
+    carry_out(sweep.main, verb, "sweep").refuses("ledger.json: cells.", "is a path")
 
 
 def test_a_ledger_has_no_commands_for_a_shell():
     settings = {"setup": [f"touch {MARKER}"], "partition": None}
     made_up(Path("sweep"), {"cell": "failed"}, settings=settings, launcher="slurm")
     code, said = shell("sweep", "relaunch", "sweep", "hydra.launcher.dry_run=true")
-    Answer(code, said).refuses("hydra.launcher.setup=", "a shell would run", "write it again")
+    Answer(code, "", said).refuses("hydra.launcher.setup=", "a shell would run", "write it again")
     _, said = shell("sweep", "relaunch", "sweep", "hydra.launcher.dry_run=true", "--trust")
     assert "a shell would run" not in said
 
@@ -369,7 +328,7 @@ def test_a_ledger_brings_no_configs_along():
     Path("sweep/conf/neuron/own.yaml").write_text("_target_: sweep.payload.Own\n")
     Path("sweep/payload.py").write_text(touching() + OWN)
     code, said = shell("sweep", "relaunch", "sweep")
-    Answer(code, said).refuses("hydra.searchpath", "write --trust")
+    Answer(code, "", said).refuses("hydra.searchpath", "write --trust")
     assert not executed()
 
 
@@ -412,17 +371,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_link_in_a_run_is_refused_and_what_it_points_to_stays(name, finished, opened):
     inside = linked(finished, name)
     before = contents(VICTIM), contents(finished)
-    opened("resume", finished).refuses(str(inside.relative_to(Path.cwd())), "a link")
+    opened("resume", finished).refuses(str(inside), "a link")
     if not name.startswith("checkpoint/"):
         opened("load", finished).refuses(inside.name, "a link")
     assert (contents(VICTIM), contents(finished)) == before
 
 
-def test_a_command_that_meets_a_linked_directory_of_a_run_is_refused(finished, capsys):
+def test_a_command_that_meets_a_linked_directory_of_a_run_is_refused(finished, single):
     linked(finished, "metrics.jsonl")
     before = contents(VICTIM)
-    code = run.main([*TINY, f"hydra.run.dir={finished}"])
-    Answer(code, capsys.readouterr().err).refuses("metrics.jsonl", "a link")
+    single(*KEPT, f"hydra.run.dir={finished}").refuses("metrics.jsonl", "a link")
     assert contents(VICTIM) == before
 
 
@@ -504,9 +462,9 @@ def test_a_damaged_file_is_one_line_before_the_run_begins(what, finished, opened
 
 
 @pytest.mark.parametrize("name", ["status.json", "probe.json", "config.yaml"])
-def test_a_report_tells_of_brackets_without_end_in_a_row(name, trained, tmp_path):
+def test_a_report_tells_of_brackets_without_end_in_a_row(name, trained_once, tmp_path):
     for seed in range(2):
-        shutil.copytree(trained, tmp_path / f"runs/{seed}")
+        shutil.copytree(trained_once, tmp_path / f"runs/{seed}")
     (tmp_path / "runs/0" / name).write_text(DEEP)
     assert report([str(tmp_path / "runs"), "--out", str(tmp_path / "report")]) == 0
     rows = (tmp_path / "report/index.html").read_text()

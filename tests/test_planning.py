@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from sdqn_lab import run
+from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.config import expand, planning
 from sdqn_lab.config.planning import plan_cells
 from sdqn_lab.launching import local
 from sdqn_lab.runs.directory import RunDirectory
-from tests.commands import refused
+from tests.commands import printed
 from tests.launching.sweeps import TINY
+from tests.refusals import remedy, subject
 
 DRY = "hydra.launcher.dry_run=true"
 
@@ -32,14 +33,12 @@ def test_combinations_that_are_the_same_cell_have_the_same_path():
     assert len({cell.path for cell in cells}) == 2
 
 
-def test_a_command_composes_anew_what_an_earlier_one_in_the_same_process_composed(
-    multirun, monkeypatch
-):
-    assert multirun(*TINY, "seed=0", DRY)[0] == 0
-    seen = []
-    monkeypatch.setattr(planning, "validate", lambda cfg, here: seen.append(cfg))
-    assert multirun(*TINY, "seed=0", DRY)[0] == 0
-    assert len(seen) == 1
+def test_a_command_composes_anew_what_an_earlier_one_in_the_same_process_composed(own_conf):
+    file = own_conf / "experiment" / "mine.yaml"
+    for steps in (777, 888):
+        file.write_text(f"# @package _global_\nbudget: {{steps: {steps}}}\n")
+        planned = planning.plan(["experiment=mine", "seed=0,1"], multirun=True)
+        assert {cell.cfg.budget.steps for cell in planned.cells.values()} == {steps}
 
 
 def test_a_dry_run_counts_cells_and_collapsed_duplicates_and_writes_nothing(multirun):
@@ -76,51 +75,66 @@ def test_a_dry_run_for_a_cluster_tells_its_jobs_also_far_from_it(multirun, monke
     assert not list(Path().iterdir())
 
 
-def test_a_key_that_one_of_the_options_lacks_is_refused_by_the_name_of_the_option(multirun):
-    refused(
-        multirun("env=cartpole", "neuron=lif,if", "neuron.tau=2,3"),
-        "neuron.tau=2: | option if of neuron has no key tau",
-        "neuron.tau=3: | option if of neuron has no key tau",
-    )
+def refused_plan(*overrides: str) -> list[Refused]:
+    with pytest.raises(ConfigError) as error:
+        planning.plan(list(overrides), multirun=True)
+    return error.value.problems
+
+
+def test_a_key_that_one_of_the_options_lacks_is_refused_by_the_name_of_the_option():
+    problems = refused_plan("env=cartpole", "neuron=lif,if", "neuron.tau=2,3")
+    assert list(map(subject, problems)) == ["neuron.tau=2", "neuron.tau=3"]
+    assert all("option if of neuron" in problem.rule for problem in problems)
 
 
 LAUNCHERS = [
-    ("hydra.launcher.processes=0", "hydra.launcher.processes=0: must be >= 1 | write"),
-    ("hydra.launcher.processes=abc", "hydra.launcher.processes=abc: must be | write"),
-    ("hydra.launcher.processes=1.5", "hydra.launcher.processes=1.5: must be | write"),
-    ("hydra.launcher.gpus=-1", "hydra.launcher.gpus=-1: must be >= 0 | write"),
-    ("hydra.launcher.dry_run=perhaps", "hydra.launcher.dry_run=perhaps: must be | write"),
-    ("hydra.launcher.proceses=2", "hydra.launcher.proceses=2: | did you mean processes?"),
-    ("+hydra.launcher.foo=2", "hydra.launcher.foo=2: LocalLauncher has no argument foo"),
-    ("hydra/launcher=slurmm", "hydra/launcher=slurmm: no such option; did you mean slurm?"),
-    ("SLURM timeout_min=0", "hydra.launcher.timeout_min=0: must be >= 1 | write"),
-    ("SLURM cells_per_task=0", "hydra.launcher.cells_per_task=0: must be >= 1 | write"),
-    ("SLURM array_parallelism=0", "hydra.launcher.array_parallelism=0: must be >= 1"),
-    ("SLURM cpus_per_task=0", "hydra.launcher.cpus_per_task=0: must be >= 1"),
-    ("SLURM max_num_timeout=-1", "hydra.launcher.max_num_timeout=-1: must be >= 0"),
-    ("SLURM poll_seconds=0", "hydra.launcher.poll_seconds=0: must be > 0 | =10"),
-    ("SLURM signal_delay_s=0", "hydra.launcher.signal_delay_s=0: must lie above 0"),
-    (
-        "SLURM additional_parameters={nice:1,job_name:x}",
-        "hydra.launcher.additional_parameters= | must leave out job-name | {nice: 1}",
-    ),
-    (
-        "SLURM timeout_min=2 hydra.launcher.signal_delay_s=60",
-        "hydra.launcher.signal_delay_s=60: must lie | half the time limit (60 s) | 30",
-    ),
+    ("hydra.launcher.processes=0", ">= 1", "null"),
+    ("hydra.launcher.processes=abc", "", "null"),
+    ("hydra.launcher.processes=1.5", "", "null"),
+    ("hydra.launcher.gpus=-1", ">= 0", "null"),
+    ("hydra.launcher.dry_run=perhaps", "", "false"),
+    ("hydra.launcher.proceses=2", "processes?", ""),
+    ("+hydra.launcher.foo=2", "LocalLauncher", ""),
+    ("hydra/launcher=slurmm", "slurm?", ""),
+    ("SLURM timeout_min=0", ">= 1", "240"),
+    ("SLURM cells_per_task=0", ">= 1", "1"),
+    ("SLURM array_parallelism=0", ">= 1", "256"),
+    ("SLURM cpus_per_task=0", ">= 1", "2"),
+    ("SLURM max_num_timeout=-1", ">= 0", "100"),
+    ("SLURM poll_seconds=0", "> 0", "10.0"),
+    ("SLURM signal_delay_s=0", "(7200 s)", "3600"),
+    ("SLURM timeout_min=2 hydra.launcher.signal_delay_s=60", "(60 s)", "30"),
 ]
 
 
-@pytest.mark.parametrize(("given", "problem"), LAUNCHERS, ids=[given for given, _ in LAUNCHERS])
-def test_a_wrong_launcher_is_refused_in_one_line(multirun, given, problem):
-    given = given.replace("SLURM ", "hydra/launcher=slurm hydra.launcher.").split()
-    refused(multirun(*TINY, "seed=0,1", *given), problem)
+@pytest.mark.parametrize(("given", "named", "instead"), LAUNCHERS, ids=[r[0] for r in LAUNCHERS])
+def test_a_wrong_launcher_is_refused_with_the_key_and_what_to_write(given, named, instead):
+    overrides = given.replace("SLURM ", "hydra/launcher=slurm hydra.launcher.").split()
+    (problem,) = refused_plan(*TINY, "seed=0,1", *overrides)
+    wrong = overrides[-1].lstrip("+")
+    assert subject(problem) == wrong
+    assert named in problem.rule
+    assert remedy(problem) == (f"{wrong.partition('=')[0]}={instead}" if instead else "")
+
+
+def test_parameters_of_slurm_that_the_launcher_sets_itself_are_refused_by_name():
+    given = "hydra.launcher.additional_parameters={nice:1,job_name:x}"
+    (problem,) = refused_plan(*TINY, "hydra/launcher=slurm", given)
+    assert problem.key == "hydra.launcher.additional_parameters"
+    assert problem.value == {"nice": 1, "job_name": "x"}
+    assert "job-name" in problem.rule
+    assert "{nice: 1" in problem.instead
+
+
+def test_a_wrong_launcher_is_answered_in_one_line(multirun):
+    wrong = "hydra.launcher.processes=0"
+    printed(multirun(*TINY, "seed=0,1", wrong), wrong, "hydra.launcher.processes=null")
 
 
 @pytest.mark.parametrize("subdir", ["a/b", "/a", "."])
 def test_a_cell_below_or_outside_the_sweeps_directory_is_refused(multirun, subdir):
     answer = multirun(*TINY, "seed=0", f"hydra.sweep.subdir={subdir}")
-    refused(answer, f"hydra.sweep.subdir={subdir}: cells lie side by side; write a name")
+    printed(answer, f"hydra.sweep.subdir={subdir}", "a name without /")
 
 
 def test_a_cluster_far_away_is_one_line_and_its_sweep_can_be_run_here(multirun, monkeypatch):
@@ -134,38 +148,31 @@ def test_a_cluster_far_away_is_one_line_and_its_sweep_can_be_run_here(multirun, 
     assert [RunDirectory(p).state for p in Path("here").iterdir() if p.is_dir()] == ["finished"]
 
 
-def test_a_cluster_runs_sweeps_alone_and_a_single_run_for_it_is_refused(capsys):
-    assert run.main([*TINY, "hydra/launcher=slurm"]) == 2
-    said = capsys.readouterr()
-    line = "error: hydra/launcher=slurm: starts sweeps; write -m before the overrides\n"
-    assert (said.out, said.err) == ("", line)
-    assert not list(Path().iterdir())
+def test_a_cluster_runs_sweeps_alone_and_a_single_run_for_it_is_refused(single):
+    answer = single(*TINY, "hydra/launcher=slurm")
+    printed(answer, "hydra/launcher=slurm", "-m before the overrides")
 
 
-@pytest.mark.parametrize("multirun", [["-m"], []], ids=["sweep", "single"])
+@pytest.mark.parametrize("flags", [["-m"], []], ids=["sweep", "single"])
 @pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
-def test_a_cluster_may_have_a_device_that_is_not_here(capsys, monkeypatch, multirun, device):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    given = [*multirun, *TINY, "hydra/launcher=slurm", f"device={device}", DRY]
-    assert run.main(given) == 0
-    said = capsys.readouterr()
-    assert "to run: 1, finished already: 0" in said.out
-    measured = "steps/s" in said.out
+def test_a_cluster_may_have_a_device_that_is_not_here(single, flags, device):
+    answer = single(*flags, *TINY, "hydra/launcher=slurm", f"device={device}", DRY)
+    assert answer.code == 0
+    assert "to run: 1, finished already: 0" in answer.out
+    measured = "steps/s" in answer.out
     assert measured == (device == "cpu")
-    assert measured != (
-        "times not measured: this machine does not have the cells' device" in said.out
-    )
-    assert "Traceback" not in said.err
+    assert measured != ("times not measured" in answer.out)
+    assert "Traceback" not in answer.err
 
 
 def test_a_cluster_has_no_device_that_there_is_not(multirun):
-    refused(multirun(*TINY, "hydra/launcher=slurm", "device=gpu", DRY), "device=gpu: must be auto")
+    answer = multirun(*TINY, "hydra/launcher=slurm", "device=gpu", DRY)
+    printed(answer, "device=gpu", "device=auto")
 
 
-def test_cells_on_this_machine_need_their_device_here(multirun, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    problem = "device=cuda: this machine has 0 CUDA devices; write device=cpu or device=auto"
-    refused(multirun(*TINY, "device=cuda", "seed=0,1"), problem)
+def test_cells_on_this_machine_need_their_device_here(multirun):
+    answer = multirun(*TINY, "device=cuda", "seed=0,1")
+    printed(answer, "device=cuda", "device=cpu or device=auto")
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(122, "Quota")])

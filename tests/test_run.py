@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sdqn_lab import run
 from sdqn_lab.runs.directory import RunDirectory
+from tests.commands import refused
+from tests.launching.sweeps import KEPT, TINY
+from tests.launching.sweeps import records as numbers
 
 SMALL = ["budget=smoke", "time_window=2", "tracker=none", "threads=1"]
 
 
-def command(*overrides: str, rc: int = 0) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, rc: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "sdqn_lab.run", *overrides],
+        [sys.executable, "-m", "sdqn_lab.run", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -54,8 +56,8 @@ def test_a_smoke_run_has_real_frames_updates_one_evaluation_and_one_checkpoint(e
 
 
 def test_a_multirun_names_cells_by_what_they_are_and_ends_with_one_table():
-    overrides = ["-m", "norm=popnorm,none", "env=minatar_breakout,minatar_asterix", *SMALL]
-    done = command(*overrides)
+    arguments = ["-m", "norm=popnorm,none", "env=minatar_breakout,minatar_asterix", *SMALL]
+    done = command(*arguments)
     (sweep_dir,) = Path("multirun").iterdir()
     cells = sorted(p.name.rpartition("_")[0] for p in sweep_dir.iterdir() if p.is_dir())
     assert cells == sorted(
@@ -67,42 +69,34 @@ def test_a_multirun_names_cells_by_what_they_are_and_ends_with_one_table():
     assert "protocol: minatar" in done.stdout
     assert (sweep_dir / "learning-curves.png").stat().st_size > 10_000
     before = {p: p.stat().st_mtime_ns for p in sweep_dir.rglob("metrics.jsonl")}
-    again = command(*overrides)
+    again = command(*arguments)
     assert again.stderr.count("finished already, not touched") == 4
     assert before == {p: p.stat().st_mtime_ns for p in sweep_dir.rglob("metrics.jsonl")}
 
 
-def test_a_single_run_found_finished_is_answered_in_one_line():
-    overrides = ["env=cartpole", *SMALL]
-    command(*overrides)
+def test_a_single_run_found_finished_is_answered_in_one_line(single):
+    assert single(*TINY).code == 0
     (path,) = Path("outputs").iterdir()
     before = (path / "status.json").read_bytes()
-    done = command(*overrides)
-    assert done.stderr.strip().endswith("finished already, nothing to do")
-    assert len(done.stderr.strip().splitlines()) == 1
+    answer = single(*TINY)
+    assert (answer.code, answer.lines) == (0, [f"{path}: finished already, nothing to do"])
     assert (path / "status.json").read_bytes() == before
 
 
-def test_a_single_run_found_unfinished_is_refused_with_the_command_to_paste(capsys):
-    overrides = ["env=cartpole", *SMALL, "hydra.run.dir=here"]
-    command(*overrides)
-    RunDirectory("here").update(state="preempted")
-    assert run.main(overrides) == run.USAGE_ERROR
-    said = capsys.readouterr().err
-    assert "python -m sdqn_lab.run --resume here" in said
+def test_a_single_run_found_unfinished_is_refused_with_the_command_to_paste(single, finished):
+    RunDirectory(finished).update(state="preempted")
+    answer = single(*KEPT, "hydra.run.dir=run")
+    answer.refuses("error: run: ", "python -m sdqn_lab.run --resume run")
 
 
-def test_a_directory_that_holds_another_run_is_refused_by_the_key_that_differs(capsys):
-    command("env=cartpole", *SMALL, "hydra.run.dir=here")
-    assert run.main(["env=cartpole", *SMALL, "seed=1", "hydra.run.dir=here"]) == run.USAGE_ERROR
-    assert "here holds another run (seed=0, not 1)" in capsys.readouterr().err
+def test_a_directory_that_holds_another_run_is_refused_by_the_key_that_differs(single, finished):
+    answer = single(*KEPT, "seed=1", "hydra.run.dir=run")
+    answer.refuses("run holds another run (seed=0, not 1)")
 
 
-def test_two_cells_that_would_share_a_directory_are_refused(capsys):
-    overrides = ["-m", "env=cartpole", "seed=0,1", *SMALL, "hydra.sweep.subdir=same"]
-    assert run.main(overrides) == run.USAGE_ERROR
-    assert "two cells would share" in capsys.readouterr().err
-    assert not Path("multirun").exists()
+def test_two_cells_that_would_share_a_directory_are_refused(multirun):
+    answer = multirun(*TINY, "seed=0,1", "hydra.sweep.subdir=same")
+    refused(answer, "error: hydra.sweep.subdir: | multirun/ | same (seed=0, not 1)")
 
 
 def test_a_stop_ends_the_whole_sweep_and_the_cells_after_it_do_not_begin():
@@ -132,12 +126,13 @@ def test_a_table_is_printed_whatever_the_encoding(monkeypatch):
     assert "finished" in done.stdout
 
 
-def test_resume_starts_anew_in_place_where_there_is_no_checkpoint():
-    command("env=cartpole", *SMALL, "hydra.run.dir=here")
-    recorded = [r.get("eval/returns") for r in records(Path("here"))]
+def test_resume_starts_anew_in_place_where_there_is_no_checkpoint(single):
+    assert single(*TINY, "hydra.run.dir=here").code == 0
+    before = numbers(Path("here"))
+    assert not Path("here/checkpoint").exists()
     RunDirectory("here").update(state="failed")
-    command("--resume", "here")
-    assert [r.get("eval/returns") for r in records(Path("here"))] == recorded
+    assert single("--resume", "here").code == 0
+    assert numbers(Path("here")) == before
     assert RunDirectory("here").state == "finished"
 
 
@@ -181,6 +176,6 @@ def test_health_refuse_stops_a_dead_network_in_one_line():
     assert not Path("here/metrics.jsonl").exists()
 
 
-def test_hydras_own_flags_still_work():
+def test_hydras_own_flags_still_work(single):
     assert "time_window: 2" in command("time_window=2", "--cfg", "job").stdout
-    assert "neuron: if, lif, plif, relu" in command("--help").stdout
+    assert "neuron: if, lif, plif, relu" in single("--help").out

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from sdqn_lab import config
 from sdqn_lab.agents.base import EnvSpec, Row, RunFacts
 from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.agents.losses import huber, mse, td_error
 from sdqn_lab.agents.replay import Batch
+from sdqn_lab.assembly import build
 from tests.refusals import refuses
 
 FEATURES, ACTIONS = 6, 3
@@ -511,3 +513,23 @@ def test_parameter_copies_count_what_training_keeps_of_each_parameter():
 def test_updates_made_are_those_that_learning_makes():
     made = {"replay_start_steps": 100, "learn_every_steps": 7}
     assert [DQN.updates_made(made, steps) for steps in (50, 106, 107, 800)] == [0, 0, 1, 100]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_fused_optimizer_differs_from_the_plain_one_by_rounding_alone(optimizer):
+    cfg = config.compose(["env=cartpole", "algo=braincog", f"algo.optimizer={optimizer}"])
+    ours, plain = (build.build_agent(cfg, EnvSpec((4,), 2, dtype=torch.float32)) for _ in range(2))
+    (group,) = plain.optimizer.param_groups
+    assert group["fused"]
+    group["fused"] = False
+    start = [p.detach().clone() for p in ours.network.parameters()]
+    generator = torch.Generator().manual_seed(0)
+    pairs = list(zip(ours.network.parameters(), plain.network.parameters(), strict=True))
+    for _ in range(20):
+        for one, other in pairs:
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        ours.optimizer.step()
+        plain.optimizer.step()
+    assert not any(torch.equal(one, old) for (one, _), old in zip(pairs, start, strict=True))
+    assert all(torch.allclose(one, other, rtol=0, atol=1e-6) for one, other in pairs)

@@ -228,8 +228,11 @@ def test_a_protocol_that_cannot_be_honoured_is_refused_with_key_value_and_remedy
 def test_every_protocol_file_is_complete_and_plays(name, protocol):
     rules = protocol(name)
     env = MinAtar("breakout", 1, rules) if name == "minatar" else Atari("pong", 1, rules)
-    env.reset(0)
-    env.step(np.zeros(1, int))
+    first = env.reset(0)
+    step = env.step(np.zeros(1, int))
+    assert first.shape == step.observations.shape == (1, *env.observation_shape)
+    assert np.isfinite(step.rewards).all()
+    assert not step.terminated.any()
     env.close()
 
 

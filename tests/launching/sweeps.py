@@ -20,6 +20,9 @@ TINY = ["env=cartpole", "tracker=none", "network.hidden=8", "time_window=1", "th
 TINY += ["device=cpu", "algo.num_envs=2", "algo.iteration_steps=1000", "algo.batch_size=4"]
 TINY += ["algo.replay_start_steps=40", "algo.replay_capacity_steps=500", "budget.steps=200"]
 TINY += ["budget.log_every_steps=200", "protocol.eval_episodes=1"]
+KEPT = [*TINY, "keep_state=true", "algo.iteration_steps=100", "algo.replay_capacity_steps=100"]
+KEPT += ["budget.log_every_steps=50"]
+"""A run that can go on when it is finished; two checkpoints."""
 LONG = [*TINY, "budget.steps=4000"]
 """Seconds: long enough to be hit in the middle."""
 FINISHES = """echo '{"state": "finished"}' > "$4/status.json" """

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from sdqn_lab import config
 from sdqn_lab.assembly import build
+from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.training.cell import run_cell
 from sdqn_lab.training.health import WAKE_WITHIN_UPDATES, Monitor, first_observations, probe
+from tests.launching.sweeps import TINY, records
 
 
 def examined(*overrides):
@@ -113,3 +117,15 @@ def test_what_was_reported_survives_a_resume():
     assert resumed.observe(rates(0.1, 0.1), WAKE_WITHIN_UPDATES + 2) == [
         "hidden fires for the first time"
     ]
+
+
+def test_the_health_check_changes_no_number(tmp_path):
+    found = []
+    for health in ("warn", "off"):
+        cfg = config.compose([*TINY, f"health='{health}'"])
+        path = tmp_path / health
+        assert run_cell(cfg, RunDirectory(path), Console(quiet=True)) == 0
+        found.append(records(path))
+        assert (path / "health.json").exists() == (health == "warn")
+    assert found[0] == found[1]
+    assert any("loss/td" in record for record in found[0])

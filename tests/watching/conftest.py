@@ -1,6 +1,7 @@
 """Trained runs, each made once in a process, and the command that plays them."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,13 +41,6 @@ def copied(trained, tmp_path_factory):
 
 
 @pytest.fixture
-def command(capsys):
-    """Run the command in this process: its exit code, its output, its lines on stderr."""
-
-    def answer(*arguments: object) -> tuple[int, str, list[str]]:
-        capsys.readouterr()
-        code = play.main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return code, said.out, [line for line in said.err.splitlines() if line.strip()]
-
-    return answer
+def command(carry_out):
+    """Run the command in this process."""
+    return partial(carry_out, play.main)

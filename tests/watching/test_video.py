@@ -15,6 +15,7 @@ from sdqn_lab.assembly import build
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.watching import session, video
 from sdqn_lab.watching.raster import GAME, enlarged
+from tests.commands import refused
 from tests.watching.runs import change, episodes, last_evaluation
 
 pytestmark = pytest.mark.xdist_group("play")
@@ -60,7 +61,7 @@ def test_a_video_shows_each_decision_of_the_first_episode(name, rate, suffix, tr
 @pytest.mark.parametrize("name", ["minatar", "atari"])
 def test_a_raster_holds_the_game_beside_the_network(name, trained, command):
     path, run = Path("out.mp4"), trained(name)
-    assert command(run, "--video", path, "--raster")[::2] == (0, [])
+    assert command(run, "--video", path, "--raster")[::2] == (0, "")
     player, start, played = episodes(run, len(last_evaluation(run)["eval/returns"]))
     frames = decoded(path)
     assert len(frames) == played.lengths_steps[0]
@@ -113,9 +114,8 @@ def test_an_environment_without_pictures_plays_and_is_named(trained, command, mo
     made = build.build_env
     monkeypatch.setattr(build, "build_env", lambda cfg, n: Pictureless(made(cfg, n)))
     assert command(trained("minatar"))[0] == 0
-    code, table, said = command(trained("minatar"), "--video", "out.mp4")
-    assert (code, table) == (2, "")
-    assert said[0].startswith("error: --video=out.mp4: Pictureless: ")
+    answer = command(trained("minatar"), "--video", "out.mp4")
+    refused(answer, "error: --video=out.mp4: Pictureless: ")
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
@@ -154,12 +154,12 @@ def test_a_video_that_does_not_fit_is_one_line_after_the_table(trained, command,
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(session, "write_video", full)
-    code, table, said = command(trained("minatar"), "--video", "out.mp4")
-    assert code == 2
-    assert "mean return" in table
-    assert len(said) == 1
-    assert said[0].startswith("error: --video=out.mp4: ")
-    assert "No space left on device" in said[0]
+    answer = command(trained("minatar"), "--video", "out.mp4")
+    assert answer.code == 2
+    assert "mean return" in answer.out
+    (line,) = answer.lines
+    assert line.startswith("error: --video=out.mp4: ")
+    assert "No space left on device" in line
 
 
 def test_a_video_needs_frames_and_a_suffix_that_it_knows():
