@@ -66,8 +66,8 @@ def state_of(directory: RunDirectory) -> str | None:
     try:
         return directory.state
     except (ValueError, OSError) as error:
-        rule = f"{error}; mend the file, or delete {directory.path} to run anew"
-        raise ConfigError([Refused("status.json", None, rule)]) from error
+        rule = f"mend the file, or delete {directory.path} to run anew"
+        raise ConfigError([Refused(str(error), None, rule)]) from error
 
 
 def exists(path: Path) -> bool:
