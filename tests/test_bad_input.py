@@ -73,6 +73,7 @@ MISSPELT = [
     ("++foo=bar", "", "neuron"),
     ("+neuron.foo=1", "", "tau"),
     ("norm=3", "", "popnorm"),
+    ("experiment=null", "", "pl_sdqn"),
     # And an option of each group.
     ("neuron=liff", "lif", "plif"),
     ("surrogate=attan", "atan", "sigmoid"),
