@@ -27,7 +27,7 @@ from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.commands import arguments, help
 from sdqn_lab.commands.callbacks import Callbacks
 from sdqn_lab.commands.shell import answer, console, output
-from sdqn_lab.config.directories import begun, check_writable
+from sdqn_lab.config.directories import as_long_as_stored, begun, check_writable
 from sdqn_lab.config.planning import Plan, combinations, plan
 from sdqn_lab.config.validation import validate
 from sdqn_lab.launching.ledger import FILE as LEDGER
@@ -217,6 +217,7 @@ def task(cfg: DictConfig) -> float:
     if begun("hydra.sweep.dir", directory, cfg) == "finished":
         console().print(f"{name}: finished already, not touched", soft_wrap=True)
         return objective(directory.metrics, cfg.objective)
+    cfg = as_long_as_stored(directory, cfg)
     validate(cfg)
     # Cells that run beside each other cannot share a terminal's live bar.
     alone = own.launcher._target_.endswith("BasicLauncher")
