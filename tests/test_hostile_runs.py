@@ -320,6 +320,15 @@ def test_a_ledger_has_no_commands_for_a_shell():
     assert "a shell would run" not in said
 
 
+@pytest.mark.parametrize("key", ["partition", "account", "qos", "constraint", "exclude", "gres"])
+@pytest.mark.parametrize("flags", [(), ("--trust",)], ids=["", "trusted"])
+def test_a_ledger_adds_no_lines_to_a_jobs_script(key, flags, capsys):
+    settings = {key: f"x\ntouch {MARKER} #"}
+    made_up(Path("sweep"), {"cell": "failed"}, settings=settings, launcher="slurm")
+    code = sweep.main(["relaunch", "sweep", "hydra.launcher.dry_run=true", *flags])
+    Answer(code, capsys.readouterr().err).refuses(f"hydra.launcher.{key}=", "must be one line")
+
+
 def test_a_ledger_brings_no_configs_along():
     ledger = made_up(Path("sweep"), {"cell": None})
     ledger.cells["cell"].overrides = ["hydra.searchpath=[file://sweep/conf]", "neuron=own"]
