@@ -25,7 +25,7 @@ ORIGINS = ("sweep", "commit")
 """Where a run comes from; distinguishes arms only where the user asks for it."""
 NO_AXIS = frozenset(
     {"protocol", "budget", "tracker", "choices", "seed", "device", "threads", "health"}
-    | {"checkpoint_every_minutes", "keep_state", "env.id", "env.threads"}
+    | {"checkpoint_every_minutes", "keep_state", "objective", "env.id", "env.threads"}
     | {"env.family", "env.sizes", "env.log_every_steps", "algo.replay_device"}
 )
 """Parts of a config that make no arm: the game, how it is scored, how long, and on what."""
