@@ -27,7 +27,7 @@ from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.commands import arguments, help
 from sdqn_lab.commands.callbacks import Callbacks
 from sdqn_lab.commands.shell import answer, console, output
-from sdqn_lab.config.directories import begun, check_writable
+from sdqn_lab.config.directories import as_long_as_stored, begun, check_writable
 from sdqn_lab.config.planning import Plan, combinations, plan
 from sdqn_lab.config.validation import validate
 from sdqn_lab.launching.ledger import FILE as LEDGER
@@ -79,7 +79,7 @@ def _main(argv: list[str]) -> int:
 def _show(flags: list[str], args: argparse.Namespace) -> int:
     """Let Hydra show what it shows of a config; of a multirun the first cell's."""
     overrides = args.overrides if args.cfg or args.info else []
-    if args.cfg and args.multirun:
+    if overrides and args.multirun:
         overrides = combinations(overrides, config.compose_raw(overrides, RunMode.MULTIRUN))[0]
     before, sys.argv[1:] = sys.argv[1:], [*flags, *overrides]
     try:
@@ -94,7 +94,8 @@ def _show(flags: list[str], args: argparse.Namespace) -> int:
 def _single(planned: Plan) -> int:
     """One cell, as a job of Hydra's; a directory that holds a run already is never touched."""
     (cell,) = planned.cells.values()
-    directory = RunDirectory(cell.path)
+    # With hydra.job.chdir a path that begins in the user's folder would lead elsewhere.
+    directory = RunDirectory(cell.path.absolute() if planned.common.hydra.job.chdir else cell.path)
     state = begun("hydra.run.dir", directory, cell.cfg)
     if state == "finished":
         console().print(f"{directory.path}: finished already, nothing to do", soft_wrap=True)
@@ -217,6 +218,7 @@ def task(cfg: DictConfig) -> float:
     if begun("hydra.sweep.dir", directory, cfg) == "finished":
         console().print(f"{name}: finished already, not touched", soft_wrap=True)
         return objective(directory.metrics, cfg.objective)
+    cfg = as_long_as_stored(directory, cfg)
     validate(cfg)
     # Cells that run beside each other cannot share a terminal's live bar.
     alone = own.launcher._target_.endswith("BasicLauncher")

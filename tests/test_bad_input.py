@@ -73,6 +73,7 @@ MISSPELT = [
     ("++foo=bar", "", "neuron"),
     ("+neuron.foo=1", "", "tau"),
     ("norm=3", "", "popnorm"),
+    ("experiment=null", "", "pl_sdqn"),
     # And an option of each group.
     ("neuron=liff", "lif", "plif"),
     ("surrogate=attan", "atan", "sigmoid"),
@@ -355,6 +356,22 @@ def test_replay_larger_than_memory_says_what_fits(single, monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", Memory)
     answer = single("env=pong", "algo.replay_capacity_steps=1000000")
     refused(answer, "7.1 GB | 2.0 GB | write algo.replay_capacity_steps=25")
+
+
+def test_a_network_larger_than_memory_is_counted_with_all_that_its_algorithm_keeps(
+    single, monkeypatch
+):
+    class Memory:
+        available = 4 * 9 * 1000 * 1000 // 2  # bytes of four and a half copies
+
+    monkeypatch.setattr("psutil.virtual_memory", Memory)
+    answer = single("env=cartpole", "network.hidden=997", "algo.replay_capacity_steps=5000")
+    refused(answer, "network=mlp | training 1,0 | write smaller")
+
+
+def test_a_callback_that_cannot_be_made_is_named(single):
+    answer = single("env=cartpole", "budget=smoke", "+hydra.callbacks.mine._target_=no.Such")
+    refused(answer, "hydra.callbacks.mine: | cannot be made | hydra.callbacks.mine._target_=")
 
 
 COUNTING = """

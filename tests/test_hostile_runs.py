@@ -255,7 +255,9 @@ class Own(LIF):
 
 def shell(module: str, *arguments: str, folder: Path = Path()) -> tuple[int, str]:
     command = [sys.executable, "-m", f"sdqn_lab.{module}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=folder, timeout=300
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -318,6 +320,15 @@ def test_a_ledger_has_no_commands_for_a_shell():
     Answer(code, "", said).refuses("hydra.launcher.setup=", "a shell would run", "write it again")
     _, said = shell("sweep", "relaunch", "sweep", "hydra.launcher.dry_run=true", "--trust")
     assert "a shell would run" not in said
+
+
+@pytest.mark.parametrize("key", ["partition", "account", "qos", "constraint", "exclude", "gres"])
+@pytest.mark.parametrize("flags", [(), ("--trust",)], ids=["", "trusted"])
+def test_a_ledger_adds_no_lines_to_a_jobs_script(key, flags, capsys):
+    settings = {key: f"x\ntouch {MARKER} #"}
+    made_up(Path("sweep"), {"cell": "failed"}, settings=settings, launcher="slurm")
+    code = sweep.main(["relaunch", "sweep", "hydra.launcher.dry_run=true", *flags])
+    Answer(code, capsys.readouterr().err).refuses(f"hydra.launcher.{key}=", "must be one line")
 
 
 def test_a_ledger_brings_no_configs_along():
@@ -469,6 +480,31 @@ def test_a_report_tells_of_brackets_without_end_in_a_row(name, trained_once, tmp
     assert report([str(tmp_path / "runs"), "--out", str(tmp_path / "report")]) == 0
     rows = (tmp_path / "report/index.html").read_text()
     assert "not valid JSON" in rows if name == "status.json" else f"{name} cannot be read" in rows
+
+
+@pytest.mark.parametrize("name", ["status.json", "probe.json", "config.yaml", "metrics.jsonl"])
+def test_a_report_waits_for_no_pipe(name, trained, tmp_path):
+    for seed in range(2):
+        shutil.copytree(trained, tmp_path / f"runs/{seed}")
+    (tmp_path / "runs/0" / name).unlink()
+    os.mkfifo(tmp_path / "runs/0" / name)
+    code, said = shell("report", str(tmp_path / "runs"), "--out", str(tmp_path / "report"))
+    assert code == 0, said
+    assert "neither a file nor a folder" in (tmp_path / "report/index.html").read_text()
+
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+
+
+def test_some_lines_of_yaml_stand_for_no_more_than_they_are(finished, opened, tmp_path):
+    config_file = finished / "config.yaml"
+    config_file.write_text(BOMB + config_file.read_text())
+    for way in WAYS:
+        opened(way, finished).refuses("config.yaml: not the config of a run (an alias")
+    code, said = shell("report", str(finished), "--out", str(tmp_path / "report"))
+    assert (code, said.count("an alias, and a run writes none")) == (2, 1), said
 
 
 def garbled(lines: bytes) -> bytes:

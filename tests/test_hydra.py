@@ -138,6 +138,16 @@ def test_a_row_that_does_not_fit_is_named(given, key, multirun):
     refused(multirun("env=cartpole", *given), key)
 
 
+def test_a_text_in_a_row_stays_a_text():
+    texts = ["plain", "a, b=c", "a,b", 'it\'s "so"', "1", "null", "ünï", "", "[x", "a\\"]
+    for text in texts:
+        common = config.compose_raw([*TINY, "tracker=wandb"])
+        OmegaConf.update(common, "cells", [{"tracker.notes": text, "tracker.tags": [text, "b"]}])
+        (cell,) = config.planning.combinations([*TINY, "tracker=wandb"], common)
+        tracker = config.compose_raw(cell).tracker
+        assert (tracker.notes, tracker.tags) == (text, [text, "b"])
+
+
 # Configs shown
 
 
@@ -149,12 +159,24 @@ def test_the_config_of_a_multirun_is_that_of_its_first_cell(multirun):
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("flags", [["--cfg", "hydra"], ["--info", "searchpath"], ["--hydra-help"]])
+SHOWN = [["--cfg", "hydra"], ["--info", "searchpath"], ["--hydra-help"]]
+SHOWN += [["--info", "defaults", "-m", "seed=1,2"]]
+
+
+@pytest.mark.parametrize("flags", SHOWN)
 def test_hydra_shows_what_it_shows_and_nothing_is_made(flags):
     command = [sys.executable, "-m", "sdqn_lab.run", "env=cartpole", *flags]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "hydra" in shown
     assert not list(Path().iterdir())
+
+
+def test_a_run_that_changes_into_its_directory_finds_it_again():
+    command = [*TINY, "hydra.run.dir=here", "hydra.job.chdir=true"]
+    for _ in range(2):
+        assert run.main(command) == 0
+        assert RunDirectory("here").state == "finished"
+        assert [path.parent.name for path in Path().rglob("metrics.jsonl")] == ["here"]
 
 
 # Options beside the package's

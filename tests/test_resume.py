@@ -42,6 +42,15 @@ ATARI = [
 ]
 
 
+def test_a_run_that_another_process_has_finished_meanwhile_is_not_begun_anew(tmp_path):
+    words = [*MINATAR, "budget.steps=400"]
+    assert run(words, tmp_path) == 0
+    before = (tmp_path / "metrics.jsonl").read_bytes(), (tmp_path / "status.json").read_bytes()
+    assert run(words, tmp_path) == 0  # it was on its way here before the other's end
+    after = (tmp_path / "metrics.jsonl").read_bytes(), (tmp_path / "status.json").read_bytes()
+    assert after == before
+
+
 def signal_at_step(monkeypatch, counts: tuple[int, ...], number: int) -> None:
     """Send this process a signal before its environments' steps of these numbers."""
     step, calls = Collector.step, []

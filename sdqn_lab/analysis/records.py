@@ -10,6 +10,7 @@ from typing import Any, Never
 import numpy as np
 
 from sdqn_lab.analysis.statistics import Array
+from sdqn_lab.runs.files import open_regular
 
 Record = dict[str, Any]
 MAX_RECORDS = 300
@@ -61,12 +62,14 @@ def read_records(path: Path, max_steps: int | None = None) -> Records:
     """
     records = Records()
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             _sort(file, records, max_steps or 2**63)
     except FileNotFoundError:
         records.problems.append("metrics.jsonl is missing")
     except OSError as error:
         records.problems.append(f"metrics.jsonl cannot be read: {error.strerror}")
+    except ValueError:
+        records.problems.append("metrics.jsonl cannot be read: not a regular file")
     return records
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from sdqn_lab.analysis import forms
 from sdqn_lab.analysis.records import Record, Records, is_number, read_records
 from sdqn_lab.analysis.statistics import Array
 from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.files import check_no_aliases, read
 from sdqn_lab.runs.upgrade import upgraded
 
 FIRING = "snn/firing_rate/"
@@ -24,7 +25,7 @@ ORIGINS = ("sweep", "commit")
 """Where a run comes from; distinguishes arms only where the user asks for it."""
 NO_AXIS = frozenset(
     {"protocol", "budget", "tracker", "choices", "seed", "device", "threads", "health"}
-    | {"checkpoint_every_minutes", "keep_state", "env.id", "env.threads"}
+    | {"checkpoint_every_minutes", "keep_state", "objective", "env.id", "env.threads"}
     | {"env.family", "env.sizes", "env.log_every_steps", "algo.replay_device"}
 )
 """Parts of a config that make no arm: the game, how it is scored, how long, and on what."""
@@ -54,9 +55,7 @@ class Run:
         self.directory = RunDirectory(path)
         self.problems: list[str] = []
         self.facts = dict(facts or {})
-        # The safe loader makes plain values alone, whatever tags a file of others has.
-        load = partial(yaml.load, Loader=yaml.CSafeLoader)
-        self.config = upgraded(self._read(self.directory.config, load, forms.Config) or {})
+        self.config = upgraded(self._read(self.directory.config, _yaml, forms.Config) or {})
         self.status = self._status()
         self.probe = self._read(self.directory.probe, json.loads, forms.Probe)
         self.state: str = state or self.status.get("state") or "missing"
@@ -66,7 +65,7 @@ class Run:
     ) -> dict[str, Any] | None:
         """The content of a file; None, and a problem, where it is not what it should be."""
         try:
-            content: dict[str, Any] = parse(file.read_bytes())
+            content: dict[str, Any] = parse(read(file))
         except FileNotFoundError:
             return None
         except (ValueError, RecursionError, yaml.YAMLError, OSError) as error:
@@ -197,6 +196,12 @@ class Run:
             return str(gpus[0])
         threads, cpu = facts.get("threads"), facts.get("cpu", "unknown machine")
         return f"{cpu}, {threads} thread{'s' * (threads != 1)}" if threads else f"{cpu}"
+
+
+def _yaml(text: bytes) -> Any:
+    check_no_aliases(text)
+    # The safe loader makes plain values alone, whatever tags a file of others has.
+    return yaml.load(text, yaml.CSafeLoader)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

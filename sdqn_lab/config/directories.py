@@ -57,6 +57,25 @@ def _other_run(directory: RunDirectory, cfg: DictConfig) -> str | None:
         return f"its config.yaml cannot be read: {str(error).splitlines()[0]}"
 
 
+def as_long_as_stored(directory: RunDirectory, cfg: DictConfig) -> DictConfig:
+    """A run's config with the steps that it was given since: `cfg` itself, or a longer one.
+
+    Args:
+        directory: holds this run, or none; see `begun`.
+        cfg: what the command asks for.
+    """
+    if not directory.config.exists() or directory.config.read_text() == OmegaConf.to_yaml(cfg):
+        return cfg
+    steps = stored_data(directory.config).budget.steps
+    if steps <= cfg.budget.steps:
+        return cfg
+    longer = cfg.copy()
+    OmegaConf.set_readonly(longer, False)
+    longer.budget.steps = steps
+    OmegaConf.set_readonly(longer, True)
+    return longer
+
+
 def state_of(directory: RunDirectory) -> str | None:
     """The state of a run, None where none has begun.
 

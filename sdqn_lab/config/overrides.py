@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from sdqn_lab.checks.refused import ConfigError, Refused
-from sdqn_lab.config.schema import CHOOSING, GROUPS, conf_dir
+from sdqn_lab.config.schema import GROUPS, conf_dir
 
 SEARCH_PATH = "hydra.searchpath"
 
@@ -66,8 +66,7 @@ def _wrong_choice(override: Override, line: str) -> Refused | None:
     if override.is_add() or override.is_force_add():
         instead = f"{key}={override.get_value_string()}"
         return Refused(line, None, "a group is chosen without a plus", instead)
-    may_be_null = value is None and key in CHOOSING
-    if override.is_sweep_override() or isinstance(value, str) or may_be_null:
+    if override.is_sweep_override() or isinstance(value, str):
         return None
     return Refused(line, None, "no option", f"{key}=OPTION with one of: {', '.join(options(key))}")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -88,7 +89,7 @@ def plan(overrides: list[str], multirun: bool) -> Plan:
     sweep_dir = str(_directory(common.hydra.sweep, "dir", "hydra.sweep.dir"))
     common.hydra.sweep.dir = sweep_dir
     # For launchers of others, which compose each cell anew.
-    common.hydra.overrides.hydra.append(f"hydra.sweep.dir='{sweep_dir}'")
+    common.hydra.overrides.hydra.append(f"hydra.sweep.dir={_quoted(sweep_dir)}")
     if common.hydra.runtime.choices["hydra/sweeper"] != "basic":
         return Plan(common, {}, 0, multirun=True)
     every = combinations(overrides, common)
@@ -129,14 +130,28 @@ def combinations(overrides: list[str], common: DictConfig) -> list[list[str]]:
 
 
 def _written(value: object) -> str:
-    """As an override: a list or a mapping of YAML is one of Hydra's without blanks and quotes."""
+    """As an override writes it: a list or a mapping of YAML is one of Hydra's without blanks."""
     if value is None:
         return "null"
+    if isinstance(value, str):
+        return _quoted(value)
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return f"[{','.join(map(_written, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _quoted(text: str) -> str:
+    """A text as it is, or in quotes where Hydra would read a number, several values or nothing."""
+    try:
+        (alone,) = parse([f"key={text}"])
+        plain = not alone.is_sweep_override() and alone.value() == text
+        if plain and text and "\\" not in text:  # a backslash would escape what follows in a list
+            return text
+    except ConfigError:
+        pass
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def elsewhere(launcher: DictConfig) -> bool:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from sdqn_lab.checks.refused import ConfigError, Refused, first_line, short
 from sdqn_lab.config.foreign import outside_code, unfit_keys
 from sdqn_lab.config.schema import Config
+from sdqn_lab.runs.files import check_no_aliases, read
 from sdqn_lab.runs.upgrade import upgraded
 
 
@@ -19,7 +20,9 @@ def stored_data(file: Path) -> DictConfig:
         ConfigError: damaged, of something else, or more than data.
     """
     try:
-        plain = OmegaConf.to_container(OmegaConf.create(file.read_text()), resolve=False)
+        text = read(file)
+        check_no_aliases(text)
+        plain = OmegaConf.to_container(OmegaConf.create(text.decode()), resolve=False)
         if not isinstance(plain, dict):
             raise ValueError("no keys with values")
         plain = upgraded({str(key): value for key, value in plain.items()})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from sdqn_lab.config.directories import begun
+from sdqn_lab.config.directories import as_long_as_stored, begun
 from sdqn_lab.config.planning import Cell
 from sdqn_lab.launching.ledger import Entry, Ledger
 from sdqn_lab.runs.directory import BusyError, RunDirectory
@@ -25,18 +25,21 @@ def prepare_cells(sweep_dir: Path, cells: Sequence[Cell]) -> None:
     ledger = Ledger.open(sweep_dir)
     for cell in cells:
         directory, name = RunDirectory(cell.path), cell.path.name
+        state = begun("hydra.sweep.dir", directory, cell.cfg)
+        # Shortened by its own command, a cell would end wherever it was stopped, and count as done.
+        cfg = as_long_as_stored(directory, cell.cfg)
         ledger.cells[name] = Entry(
             overrides=cell.overrides,
-            game=str(cell.cfg.choices["env"]),
-            seed=cell.cfg.seed,
-            steps=cell.cfg.budget.steps,
+            game=str(cfg.choices["env"]),
+            seed=cfg.seed,
+            steps=cfg.budget.steps,
         )
-        if begun("hydra.sweep.dir", directory, cell.cfg) == "finished":
+        if state == "finished":
             continue
         directory.path.mkdir(parents=True, exist_ok=True)
         try:
             with directory.lock():
-                write_atomic(directory.config, OmegaConf.to_yaml(cell.cfg).encode())
+                write_atomic(directory.config, OmegaConf.to_yaml(cfg).encode())
                 if directory.state is None:
                     directory.update(state="pending", cell=name)
         except BusyError:  # the process that works on it has its config already

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from sdqn_lab.runs import provenance
 from sdqn_lab.runs.directory import BusyError, RunDirectory, timestamp
-from sdqn_lab.runs.files import write_atomic
+from sdqn_lab.runs.files import read, write_atomic
 
 FILE = "ledger.json"
 
@@ -108,12 +108,14 @@ class Ledger(BaseModel):
             missing = f"holds no {FILE}" if sweep_dir.is_dir() else "no such directory"
             raise LedgerError(f"{sweep_dir}: {missing}; write the directory of a sweep")
         try:
-            return cls.model_validate_json(file.read_bytes())
+            return cls.model_validate_json(read(file))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             advice = "put the file back, or use the version of sdqn_lab that wrote it"
             raise LedgerError(f"{file}: {where}: {first['msg']}; {advice}") from error
+        except ValueError as error:
+            raise LedgerError(str(error)) from error
 
     @classmethod
     def open(cls, sweep_dir: Path) -> Self:

@@ -79,9 +79,11 @@ def relaunch(sweep_dir: Path, overrides: list[str], trust: bool = False) -> int:
 
 def _extend(sweep_dir: Path, ledger: Ledger, names: list[str], override: str) -> None:
     """Give cells a larger budget; nothing is written unless all of them can take it."""
-    steps = parse([override])[0].value()
+    (parsed,) = parse([override])
+    steps = None if parsed.is_sweep_override() else parsed.value()
     if not isinstance(steps, int) or isinstance(steps, bool):
-        raise Refused(STEPS, str(steps), "must be a whole number")
+        rule = "must be one whole number, for all cells"
+        raise Refused(STEPS, parsed.get_value_string(), rule)
     directories = [RunDirectory(sweep_dir / name) for name in names]
     cfgs, problems = [stored_data(each.config) for each in directories], list[Refused]()
     for directory, cfg in zip(directories, cfgs, strict=True):
@@ -89,6 +91,8 @@ def _extend(sweep_dir: Path, ledger: Ledger, names: list[str], override: str) ->
         if steps < cfg.budget.steps:
             rule = f"{name} has {cfg.budget.steps} already, and cannot get shorter"
             problems.append(Refused(STEPS, steps, rule, f"{cfg.budget.steps} or more"))
+        elif steps == cfg.budget.steps:
+            continue  # nothing is asked of it, whatever it kept
         elif directory.state == "finished" and not directory.saved_steps:
             rule = f"{name} dropped its state when it finished; keep_state=true keeps it"
             problems.append(Refused(STEPS, steps, rule))

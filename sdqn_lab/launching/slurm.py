@@ -91,6 +91,10 @@ class SlurmLauncher(CellLauncher):
     ) -> None:
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         check_arguments(SlurmLauncher.__init__, given)
+        for key, value in given.items():
+            # Quotes do not hold a line of a job's script together: a shell would run the next one.
+            if isinstance(value, str) and not value.isprintable():
+                raise Refused(key, value, "must be one line")
         self.dry_run = dry_run
         # Hydra hands over its own lists and dicts; the ledger takes Python's.
         self.settings = {

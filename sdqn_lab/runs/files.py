@@ -4,7 +4,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -36,8 +36,8 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def read(path: Path) -> bytes:
-    """The content of a regular file.
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
 
     Raises:
         OSError: as `open`.
@@ -47,10 +47,32 @@ def read(path: Path) -> bytes:
     def opened(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NONBLOCK)  # a pipe would wait for somebody who writes
 
-    with open(path, "rb", opener=opened) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError(f"{path}: not a regular file")
+    file = open(path, "rb", opener=opened)  # noqa: SIM115  (the caller closes it)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError(f"{path}: not a regular file")
+    return file
+
+
+def read(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: as `open`.
+        ValueError: a pipe, a device or the like lies in its place.
+    """
+    with open_regular(path) as file:
         return file.read()
+
+
+def check_no_aliases(text: bytes) -> None:
+    """Refuse `*name`: a run writes none, and some lines of them can stand for more than memory.
+
+    Raises:
+        yaml.YAMLError: there is one, or the text is not YAML.
+    """
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.CSafeLoader)):
+        raise yaml.YAMLError("an alias, and a run writes none")
 
 
 def read_yaml(path: Path) -> Any:
@@ -62,9 +84,7 @@ def read_yaml(path: Path) -> Any:
     """
     text = read(path)
     try:
-        # A run writes no aliases, and some lines of them can stand for more than memory holds.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.CSafeLoader)):
-            raise yaml.YAMLError("an alias, and a run writes none")
+        check_no_aliases(text)
         return yaml.load(text, yaml.CSafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join((str(error) or type(error).__name__).split())[:200]

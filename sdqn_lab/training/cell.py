@@ -72,6 +72,10 @@ def run_cell(
     command = continue_with or f"python -m sdqn_lab.run --resume {directory.path}"
     # A tracker's process is waited for last, when `status.json` says how the attempt ended.
     with directory.lock(), ExitStack() as ended:
+        # Another process may have come to the end while this one was getting ready to go on.
+        if directory.state == "finished" and not checkpoint.exists:
+            console.print(f"{name}: finished already, not touched", soft_wrap=True, markup=False)
+            return 0
         directory.update(state="pending", cell=name)
         write_atomic(directory.config, OmegaConf.to_yaml(cfg).encode())
         try:

@@ -293,3 +293,11 @@ def test_failed_and_lost_runs_are_named_with_their_reason(tmp_path):
     comparison = Comparison([Run(path)])
     (notice,) = comparison.notices
     assert notice.message == "failed at step 5,000 of 5,000: ValueError: loss is nan"
+
+
+def test_a_run_from_before_there_was_an_objective_is_of_the_same_arm(tmp_path):
+    make_run(tmp_path / "new")
+    old = make_run(tmp_path / "old", seed=1) / "config.yaml"
+    old.write_text(old.read_text().replace("objective: eval/return_mean\n", ""))
+    assert "objective" not in old.read_text()
+    assert Comparison([Run(tmp_path / "new"), Run(tmp_path / "old")]).axes == ()

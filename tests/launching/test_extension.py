@@ -5,6 +5,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from sdqn_lab import run, sweep
+from sdqn_lab.launching.ledger import Ledger
 from sdqn_lab.runs.directory import RunDirectory
 from tests.launching.sweeps import TINY, cells
 
@@ -35,7 +36,7 @@ def test_finished_cells_that_kept_their_state_go_on_and_the_sweeps_own_command_l
 def test_a_sweep_that_cannot_be_made_longer_is_left_as_it_was(capsys):
     assert run.main(COMMAND) == 0
     before = {cell: (cell / "config.yaml").read_bytes() for cell in cells(SWEEP)}
-    for asked in ("budget.steps=400", "budget.steps=100", "budget.steps=x"):
+    for asked in ("budget.steps=400", "budget.steps=100", "budget.steps=x", "budget.steps=400,500"):
         capsys.readouterr()
         assert sweep.main(["relaunch", str(SWEEP), asked]) == 2
         lines = capsys.readouterr().err.splitlines()
@@ -44,3 +45,16 @@ def test_a_sweep_that_cannot_be_made_longer_is_left_as_it_was(capsys):
         for cell, stored in before.items():
             assert (cell / "config.yaml").read_bytes() == stored
             assert steps(cell) == (200, "finished")
+    # As long as it is already: there is nothing to do.
+    assert sweep.main(["relaunch", str(SWEEP), "budget.steps=200"]) == 0
+
+
+def test_the_sweeps_own_command_does_not_cut_short_a_longer_cell_that_was_stopped():
+    assert run.main([*COMMAND, "keep_state=true"]) == 0
+    stopped, _ = cells(SWEEP)
+    assert sweep.main(["relaunch", str(SWEEP), "budget.steps=400"]) == 0
+    RunDirectory(stopped).update(state="preempted")
+    assert run.main([*COMMAND, "keep_state=true"]) == 0
+    for cell in cells(SWEEP):
+        assert steps(cell) == (400, "finished")
+    assert {entry.steps for entry in Ledger.read(SWEEP).cells.values()} == {400}
