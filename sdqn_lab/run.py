@@ -27,7 +27,7 @@ from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.commands import arguments, help
 from sdqn_lab.commands.callbacks import Callbacks
 from sdqn_lab.commands.shell import answer, console, output
-from sdqn_lab.config.directories import as_long_as_stored, begun, check_writable
+from sdqn_lab.config.directories import as_long_as_stored, check_writable, existing_state
 from sdqn_lab.config.planning import Plan, combinations, plan
 from sdqn_lab.config.validation import validate
 from sdqn_lab.launching.ledger import FILE as LEDGER
@@ -96,7 +96,7 @@ def _single(planned: Plan) -> int:
     (cell,) = planned.cells.values()
     # With hydra.job.chdir a path that begins in the user's folder would lead elsewhere.
     directory = RunDirectory(cell.path.absolute() if planned.common.hydra.job.chdir else cell.path)
-    state = begun("hydra.run.dir", directory, cell.cfg)
+    state = existing_state("hydra.run.dir", directory, cell.cfg)
     if state == "finished":
         console().print(f"{directory.path}: finished already, nothing to do", soft_wrap=True)
         return 0
@@ -128,7 +128,7 @@ def _multirun(planned: Plan) -> int:
     """All cells, by the launcher and the sweeper that are asked for."""
     sweep_dir, common, cells = planned.sweep_dir, planned.common, list(planned.cells.values())
     for cell in cells:
-        begun("hydra.sweep.dir", RunDirectory(cell.path), cell.cfg)
+        existing_state("hydra.sweep.dir", RunDirectory(cell.path), cell.cfg)
     check_writable("hydra.sweep.dir", sweep_dir)
     callbacks, stopped = Callbacks(common), False
     with config.config_loader() as loader:
@@ -215,7 +215,7 @@ def task(cfg: DictConfig) -> float:
     with open_dict(cfg):
         cfg.hydra = own
     cfg = config.resolved(cfg)
-    if begun("hydra.sweep.dir", directory, cfg) == "finished":
+    if existing_state("hydra.sweep.dir", directory, cfg) == "finished":
         console().print(f"{name}: finished already, not touched", soft_wrap=True)
         return objective(directory.metrics, cfg.objective)
     cfg = as_long_as_stored(directory, cfg)

@@ -16,7 +16,7 @@ MIN_FREE_BYTES = 1 << 20
 """A directory without room for this much is full."""
 
 
-def begun(key: str, directory: RunDirectory, cfg: DictConfig) -> str | None:
+def existing_state(key: str, directory: RunDirectory, cfg: DictConfig) -> str | None:
     """The state of the run that a directory holds, None if it holds none.
 
     Args:
@@ -61,7 +61,7 @@ def as_long_as_stored(directory: RunDirectory, cfg: DictConfig) -> DictConfig:
     """A run's config with the steps that it was given since: `cfg` itself, or a longer one.
 
     Args:
-        directory: holds this run, or none; see `begun`.
+        directory: holds this run, or none; see `existing_state`.
         cfg: what the command asks for.
     """
     if not directory.config.exists() or directory.config.read_text() == OmegaConf.to_yaml(cfg):

@@ -72,7 +72,7 @@ def plan(overrides: list[str], multirun: bool) -> Plan:
     common = compose_raw(overrides, RunMode.MULTIRUN if sweeps or multirun else RunMode.RUN)
     launcher = common.hydra.launcher
     check_launcher(launcher)
-    here = not elsewhere(launcher)
+    here = not runs_on_cluster(launcher)
     if not (multirun or common.hydra.mode == RunMode.MULTIRUN):
         needs = "-m before the overrides"
         several = [*(o.input_line or "" for o in sweeps), *(["cells"] if common.cells else [])]
@@ -154,7 +154,7 @@ def _quoted(text: str) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
-def elsewhere(launcher: DictConfig) -> bool:
+def runs_on_cluster(launcher: DictConfig) -> bool:
     """Whether cells are to run on other machines than this."""
     return str(launcher.get("_target_")).endswith(".SlurmLauncher")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from sdqn_lab.config.directories import as_long_as_stored, begun
+from sdqn_lab.config.directories import as_long_as_stored, existing_state
 from sdqn_lab.config.planning import Cell
 from sdqn_lab.launching.ledger import Entry, Ledger
 from sdqn_lab.runs.directory import BusyError, RunDirectory
@@ -25,7 +25,7 @@ def prepare_cells(sweep_dir: Path, cells: Sequence[Cell]) -> None:
     ledger = Ledger.open(sweep_dir)
     for cell in cells:
         directory, name = RunDirectory(cell.path), cell.path.name
-        state = begun("hydra.sweep.dir", directory, cell.cfg)
+        state = existing_state("hydra.sweep.dir", directory, cell.cfg)
         # Shortened by its own command, a cell would end wherever it was stopped, and count as done.
         cfg = as_long_as_stored(directory, cell.cfg)
         ledger.cells[name] = Entry(

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from sdqn_lab.agents.base import Row
 from sdqn_lab.assembly import build
-from sdqn_lab.config.directories import begun
+from sdqn_lab.config.directories import existing_state
 from sdqn_lab.config.identity import identity
 from sdqn_lab.config.planning import Cell, Plan
 from sdqn_lab.config.validation import cuda_devices, memory_bytes
@@ -38,7 +38,7 @@ def describe(planned: Plan) -> list[str]:
     """
     cells = list(planned.cells.values())
     key = "hydra.sweep.dir" if planned.multirun else "hydra.run.dir"
-    left = [c for c in cells if begun(key, RunDirectory(c.path), c.cfg) != "finished"]
+    left = [c for c in cells if existing_state(key, RunDirectory(c.path), c.cfg) != "finished"]
     steps = sum(cell.cfg.budget.steps for cell in left)
     lines = [
         f"{len(cells)} cells in {planned.sweep_dir}",

@@ -51,13 +51,13 @@ class CellLauncher(Launcher):
         """What a sweeper that searches calls: run its cells, and answer with their objectives."""
         # Imported here: Hydra loads every plug-in in any program that it serves; these are slow.
         from sdqn_lab.config import noted
-        from sdqn_lab.config.planning import elsewhere, plan_cells
+        from sdqn_lab.config.planning import plan_cells, runs_on_cluster
 
         del initial_job_idx
         sweep_dir = Path(self.config.hydra.sweep.dir)
         own = [o for o in noted(self.config, "hydra") if o.startswith("hydra.searchpath=")]
         every = [[*own, *overrides] for overrides in job_overrides]
-        cells = plan_cells(sweep_dir, every, here=not elsewhere(self.config.hydra.launcher))
+        cells = plan_cells(sweep_dir, every, here=not runs_on_cluster(self.config.hydra.launcher))
         self.launch_cells(sweep_dir, list({cell.path: cell for cell in cells}.values()))
         return [_returned(cell) for cell in cells]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -273,7 +274,8 @@ def _last_records(path: Path) -> list[dict[str, Any]]:
 def last_line(text: str | None) -> str:
     """The line of a traceback that says what happened."""
     lines = (text or "").strip().splitlines()
-    return lines[-1] if lines else ""
+    # Python writes the module before an exception's name, and nobody needs ours.
+    return re.sub(r"^sdqn_lab\.[\w.]+\.(?=\w+:)", "", lines[-1]) if lines else ""
 
 
 def unfinished(sweep_dir: Path, names: Iterable[str]) -> list[str]:
