@@ -328,7 +328,8 @@ def test_a_ledger_adds_no_lines_to_a_jobs_script(key, flags, capsys):
     settings = {key: f"x\ntouch {MARKER} #"}
     made_up(Path("sweep"), {"cell": "failed"}, settings=settings, launcher="slurm")
     code = sweep.main(["relaunch", "sweep", "hydra.launcher.dry_run=true", *flags])
-    Answer(code, capsys.readouterr().err).refuses(f"hydra.launcher.{key}=", "must be one line")
+    answer = Answer(code, *capsys.readouterr())
+    answer.refuses(f"hydra.launcher.{key}=", "must be one line")
 
 
 def test_a_ledger_brings_no_configs_along():
