@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import hydra
@@ -81,6 +82,8 @@ def _show(flags: list[str], args: argparse.Namespace) -> int:
     overrides = args.overrides if args.cfg or args.info else []
     if overrides and args.multirun:
         overrides = combinations(overrides, config.compose_raw(overrides, RunMode.MULTIRUN))[0]
+    # Hydra would answer what is wrong in several lines.
+    config.compose_raw(overrides)
     before, sys.argv[1:] = sys.argv[1:], [*flags, *overrides]
     try:
         hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(
@@ -198,7 +201,7 @@ def _show_cells(sweep_dir: Path, directories: list[Path]) -> None:
         return
     curves_over_steps(Comparison(runs)).write(sweep_dir)
     output().print(f"learning curves: {sweep_dir / 'learning-curves.png'}", soft_wrap=True)
-    line = f"the whole comparison: python -m sdqn_lab.report {sweep_dir}"
+    line = f"the whole comparison: python -m sdqn_lab.report {quote(str(sweep_dir))}"
     output().print(line, soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ Everything wrong is collected and raised as one `ConfigError`, before any direct
 import copy
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -23,7 +24,7 @@ from sdqn_lab.config.messages import (
     wrong_type,
     wrong_value,
 )
-from sdqn_lab.config.overrides import chooses, config_loader, lines, options, parse
+from sdqn_lab.config.overrides import SEARCH_PATH, chooses, config_loader, lines, options, parse
 from sdqn_lab.config.schema import GROUPS, SIZES, Config, folder
 from sdqn_lab.envs.atari import games as atari_games
 from sdqn_lab.envs.minatar import GAMES as MINATAR_GAMES
@@ -112,6 +113,17 @@ class Composer:
     def _base(self, chosen: list[Override], mode: RunMode) -> DictConfig:
         key = (mode.name, *lines(chosen))
         if key not in self._bases:
+            # Hydra passes over a folder that is not there.
+            paths = [o.value() for o in chosen if o.key_or_group == SEARCH_PATH]
+            for path in paths[0] if paths and isinstance(paths[0], list) else []:
+                folder = str(path).removeprefix("file://")
+                if folder != str(path) and not Path(folder).is_dir():
+                    instead = "[file://DIR]"
+                    raise ConfigError([Refused(SEARCH_PATH, path, "no such directory", instead)])
+            if several := [
+                line for line, o in zip(key[1:], chosen, strict=True) if o.is_sweep_override()
+            ]:
+                raise ConfigError([_several(line) for line in several])
             with config_loader() as loader:
                 try:
                     cfg = loader.load_configuration("config", lines(chosen), run_mode=mode)
@@ -125,7 +137,7 @@ def _set_value(cfg: DictConfig, override: Override) -> Refused | None:
     """Apply an override that chooses no file, as Hydra would; what is wrong with it."""
     key, value, line = override.key_or_group, override.value(), override.input_line or ""
     if override.is_sweep_override():
-        return Refused(line, None, "several values need a multirun", "-m before the overrides")
+        return _several(line)
     # A plus is for what is not there yet: an argument of a class, a callback.
     adds = override.is_add() or override.is_force_add()
     try:
@@ -140,6 +152,10 @@ def _set_value(cfg: DictConfig, override: Override) -> Refused | None:
     except OmegaConfBaseException as error:
         return wrong_type(cfg, override, error)
     return None
+
+
+def _several(line: str) -> Refused:
+    return Refused(line, None, "several values need a multirun", "-m before the overrides")
 
 
 def _note_overrides(cfg: DictConfig, parsed: list[Override]) -> None:

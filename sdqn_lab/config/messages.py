@@ -83,7 +83,10 @@ def unknown_key(cfg: DictConfig, override: Override) -> Refused:
     option = cfg.hydra.runtime.choices.get(parent)
     where = f"option {option} of {parent} has " if option else ""
     keys = [str(k) for k in node] if isinstance(node, DictConfig) else []
-    return Refused(override.input_line or key, None, where + _no_key(key, keys))
+    line = override.input_line or key
+    # Callbacks and the like are added to Hydra's own node.
+    instead = f"+{line} to add it" if override.is_hydra_override() else ""
+    return Refused(line, None, where + _no_key(key, keys), instead)
 
 
 def wrong_type(cfg: DictConfig, override: Override, error: Exception) -> Refused:

@@ -200,7 +200,7 @@ def _plan_cell(sweep_dir: Path, overrides: list[str], composer: Composer, here: 
     cfg = resolved(raw)
     validate(cfg, here)
     subdir = _directory(raw.hydra.sweep, "subdir", "hydra.sweep.subdir")
-    if subdir.name != str(subdir):
+    if subdir.name != str(subdir) or str(subdir) == "..":
         rule = "cells lie side by side; write a name without /"
         raise ConfigError([Refused("hydra.sweep.subdir", str(subdir), rule)])
     own = [o for o in parse(overrides) if not o.is_hydra_override()]

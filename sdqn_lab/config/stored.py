@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -93,4 +94,4 @@ def _references(node: dict[Any, Any] | list[Any], prefix: str = "") -> Iterator[
 def resume_command(path: Path, cfg: DictConfig) -> str:
     """What continues a run; the user who began it knows the classes that it names."""
     trust = " --trust" if outside_code(cfg) else ""
-    return f"python -m sdqn_lab.run --resume {path}{trust}"
+    return f"python -m sdqn_lab.run --resume {quote(str(path))}{trust}"

@@ -19,7 +19,7 @@ from sdqn_lab.launching import queue
 from sdqn_lab.launching.cells import prepare_cells
 from sdqn_lab.launching.ledger import Ledger, Submission, locked
 from sdqn_lab.launching.local import CellLauncher
-from sdqn_lab.launching.observe import STARTABLE, observe
+from sdqn_lab.launching.observe import ACTIVE, STARTABLE, observe
 from sdqn_lab.launching.table import out, summary
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.files import write_atomic
@@ -59,9 +59,14 @@ def relaunch(sweep_dir: Path, overrides: list[str], trust: bool = False) -> int:
         if seen.problem:
             raise queue.SlurmError(f"{seen.problem}; nobody knows what is running, so try again")
         names = seen.names((*STARTABLE, *(["finished"] if longer else [])))
+        if longer and (busy := seen.count(*ACTIVE)):
+            rule = f"{busy} cells are at work or in the queue, and would keep their length"
+            raise Refused(longer[-1], None, f"{rule}; wait for them, or cancel the sweep")
         if not trust:
             _check_code(sweep_dir, ledger, names)
         if launcher.dry_run:
+            if longer:
+                _extend(sweep_dir, ledger, names, longer[-1], dry_run=True)
             print("\n".join([f"would start {len(names)} cells", *names]))
             return 0
         if names:
@@ -77,7 +82,9 @@ def relaunch(sweep_dir: Path, overrides: list[str], trust: bool = False) -> int:
     return 1 if after.count("failed", "lost", *(["stopped"] if settled else [])) else 0
 
 
-def _extend(sweep_dir: Path, ledger: Ledger, names: list[str], override: str) -> None:
+def _extend(
+    sweep_dir: Path, ledger: Ledger, names: list[str], override: str, dry_run: bool = False
+) -> None:
     """Give cells a larger budget; nothing is written unless all of them can take it."""
     (parsed,) = parse([override])
     steps = None if parsed.is_sweep_override() else parsed.value()
@@ -85,6 +92,8 @@ def _extend(sweep_dir: Path, ledger: Ledger, names: list[str], override: str) ->
         rule = "must be one whole number, for all cells"
         raise Refused(STEPS, parsed.get_value_string(), rule)
     directories = [RunDirectory(sweep_dir / name) for name in names]
+    # In a dry run those that are gone are not made anew.
+    directories = [each for each in directories if each.config.exists()]
     cfgs, problems = [stored_data(each.config) for each in directories], list[Refused]()
     for directory, cfg in zip(directories, cfgs, strict=True):
         name = directory.path.name
@@ -98,6 +107,8 @@ def _extend(sweep_dir: Path, ledger: Ledger, names: list[str], override: str) ->
             problems.append(Refused(STEPS, steps, rule))
     if problems:
         raise ConfigError(problems)
+    if dry_run:
+        return
     for directory, cfg in zip(directories, cfgs, strict=True):
         if directory.state == "finished" and steps > cfg.budget.steps:
             directory.update(state="preempted")

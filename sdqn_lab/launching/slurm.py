@@ -89,7 +89,9 @@ class SlurmLauncher(CellLauncher):
         poll_seconds: Positive = 10.0,
         dry_run: bool = False,
     ) -> None:
-        given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        given = dict(locals())
+        for own in ("self", "__class__"):
+            given.pop(own, None)
         check_arguments(SlurmLauncher.__init__, given)
         for key, value in given.items():
             # Quotes do not hold a line of a job's script together: a shell would run the next one.
