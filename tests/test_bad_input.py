@@ -441,10 +441,10 @@ def test_the_config_of_the_run_itself_is_not_in_its_way(tmp_path):
     cfg = config.compose(KEPT)
     directory = RunDirectory(tmp_path)
     directory.config.write_text(OmegaConf.to_yaml(cfg))
-    assert directories.begun("hydra.run.dir", directory, cfg) is None
+    assert directories.existing_state("hydra.run.dir", directory, cfg) is None
     directory.metrics.write_text("")
     with pytest.raises(config.ConfigError, match=r"config\.yaml, metrics\.jsonl of something else"):
-        directories.begun("hydra.run.dir", directory, cfg)
+        directories.existing_state("hydra.run.dir", directory, cfg)
 
 
 def test_a_foreign_status_is_not_written_over(single):

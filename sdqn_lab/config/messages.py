@@ -85,7 +85,7 @@ def unknown_key(cfg: DictConfig, override: Override) -> Refused:
     keys = [str(k) for k in node] if isinstance(node, DictConfig) else []
     line = override.input_line or key
     # Callbacks and the like are added to Hydra's own node.
-    instead = f"+{line} to add it" if override.is_hydra_override() else ""
+    instead = f"+{line} to add it" if parent == "hydra" else ""
     return Refused(line, None, where + _no_key(key, keys), instead)
 
 
