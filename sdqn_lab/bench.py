@@ -33,7 +33,9 @@ def selected(all_: Sequence[Benchmark], pattern: str) -> list[Benchmark]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return shell.answer(lambda: command(argv))
+    with shell.answering() as outcome:
+        outcome.code = command(argv)
+    return outcome.code
 
 
 def command(argv: Sequence[str] | None) -> int:

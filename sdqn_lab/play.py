@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdqn_lab.checks.refused import ConfigError
-from sdqn_lab.commands.shell import Parser, answer, console, output
+from sdqn_lab.commands.shell import Parser, answering, console, output
 from sdqn_lab.runs.stopping import PREEMPTED_EXIT
 from sdqn_lab.watching.request import Request, mistakes, whole, whole_list
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return answer(lambda: play(argv), FileNotFoundError)
+    with answering(FileNotFoundError) as outcome:
+        outcome.code = play(argv)
+    return outcome.code
 
 
 def play(argv: Sequence[str] | None) -> int:

@@ -15,7 +15,7 @@ from sdqn_lab.analysis.find import compare
 from sdqn_lab.analysis.literature import printed, read
 from sdqn_lab.analysis.sections.page import sections, write
 from sdqn_lab.analysis.sections.section import Section, Table
-from sdqn_lab.commands.shell import Parser, answer, output
+from sdqn_lab.commands.shell import Parser, answering, output
 from sdqn_lab.launching.ledger import LedgerError
 
 PRINTED = ("scores", "aggregates", "improvement")
@@ -24,7 +24,9 @@ PRINTED = ("scores", "aggregates", "improvement")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return answer(lambda: _report(argv), LedgerError)
+    with answering(LedgerError) as outcome:
+        outcome.code = _report(argv)
+    return outcome.code
 
 
 def _split(text: str) -> list[str]:

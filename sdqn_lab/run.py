@@ -8,7 +8,6 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -27,7 +26,7 @@ from sdqn_lab.analysis.terminal import print_cells
 from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.commands import arguments, help
 from sdqn_lab.commands.callbacks import Callbacks
-from sdqn_lab.commands.shell import answer, console, output
+from sdqn_lab.commands.shell import answering, console, output
 from sdqn_lab.config.directories import as_long_as_stored, check_writable, existing_state
 from sdqn_lab.config.planning import Plan, combinations, plan
 from sdqn_lab.config.validation import validate
@@ -52,29 +51,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a table has signs that not every encoding knows
             stream.reconfigure(errors="replace")
-    return answer(partial(_main, given))
-
-
-def _main(argv: list[str]) -> int:
-    if any(each.partition("=")[0] == "--resume" for each in argv):
-        directory, cfg = resumed(argv)
-        if cfg is not None:
-            return _train(cfg, directory, console())
-        console().print(f"{directory.path}: finished already, nothing to do", soft_wrap=True)
-        return 0
-    args = arguments.parsed(argv)
-    if args.help:
-        print(help.text(args.overrides))
-        return 0
-    if flags := arguments.flags(args):
-        return _show(flags, args)
-    planned = plan(args.overrides, args.multirun)
-    if planned.launcher.get("dry_run"):
-        from sdqn_lab.launching.estimate import describe  # measures, which few commands want
+    with answering() as outcome:
+        if any(each.partition("=")[0] == "--resume" for each in given):
+            directory, cfg = resumed(given)
+            if cfg is not None:
+                return _train(cfg, directory, console())
+            console().print(f"{directory.path}: finished already, nothing to do", soft_wrap=True)
+            return 0
+        args = arguments.parsed(given)
+        if args.help:
+            print(help.text(args.overrides))
+            return 0
+        if flags := arguments.flags(args):
+            return _show(flags, args)
+        planned = plan(args.overrides, args.multirun)
+        if not planned.launcher.get("dry_run"):
+            return _multirun(planned) if planned.multirun else _single(planned)
+        # Imported here: it measures, which few commands want.
+        from sdqn_lab.launching.estimate import describe
 
         print("\n".join(describe(planned)))
-        return 0
-    return _multirun(planned) if planned.multirun else _single(planned)
+        outcome.code = 0
+    return outcome.code
 
 
 def _show(flags: list[str], args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from sdqn_lab.commands.shell import USAGE_ERROR, Parser, answer, console, output
+from sdqn_lab.commands.shell import USAGE_ERROR, Parser, answering, console, output
 from sdqn_lab.launching.cancel import cancel_cells
 from sdqn_lab.launching.ledger import Ledger, LedgerError
 from sdqn_lab.launching.observe import WRONG, observe
@@ -21,13 +21,10 @@ from sdqn_lab.runs.stopping import INTERRUPTED
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-
-    def carry_out() -> int:
+    with answering(LedgerError, BusyError, SlurmError, OSError) as outcome:
         args = arguments(argv)
-        code: int = args.run(args)
-        return code
-
-    return answer(carry_out, LedgerError, BusyError, SlurmError, OSError)
+        outcome.code = args.run(args)
+    return outcome.code
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

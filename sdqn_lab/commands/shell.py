@@ -2,7 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NoReturn
 
 from rich.console import Console
@@ -37,25 +39,32 @@ class Parser(argparse.ArgumentParser):
         raise Refused(message, None, "write --help for what there is")
 
 
-def answer(command: Callable[[], int], *failures: type[Exception]) -> int:
-    """Carry out a command.
+@dataclass
+class Outcome:
+    """How a command ended: `code` is what it exits with, 2 as long as nobody says another."""
+
+    code: int = USAGE_ERROR
+
+
+@contextmanager
+def answering(*failures: type[Exception]) -> Iterator[Outcome]:
+    """Show what is refused inside, in a line each, instead of a traceback.
 
     Args:
-        command: what it does; returns its exit code.
-        failures: further exceptions that are answered by their text, without a traceback.
+        failures: further exceptions that are answered by their text alone.
 
-    Returns:
-        The exit code: the command's own, 2 where it was refused, 130 after Ctrl-C.
+    Yields:
+        The outcome; its code is 130 after Ctrl-C.
     """
+    outcome, lines = Outcome(), list[str]()
     try:
-        return command()
+        yield outcome
     except ConfigError as error:
         lines = [str(refusal) for refusal in error.problems]
     except (Refused, *failures) as error:  # type: ignore[misc]
         lines = [str(error)]
     except KeyboardInterrupt:
         console().print("interrupted")
-        return INTERRUPTED
+        outcome.code = INTERRUPTED
     for line in lines:
         console().print(f"error: {line}", soft_wrap=True)
-    return USAGE_ERROR
