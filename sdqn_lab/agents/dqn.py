@@ -170,6 +170,8 @@ class DQN(Agent):
 
     def learn(self, step: int) -> Iterator[dict[str, Tensor]]:
         """Make the updates that are due, each on a batch of its own."""
+        # Owed since the run's start, not since the last call: what was not drawable yet is made up
+        # for, the ratio to steps is exact (docs/DEVIATIONS.md, row 30), also after a resume.
         due = max(0, step - self.replay_start_steps) // self.learn_every_steps
         while self.updates < due and self.memory.can_sample(self.batch_size, self.n_step):
             batch = self.memory.sample(self.batch_size, self.n_step, self.gamma, self._draws)
@@ -183,6 +185,8 @@ class DQN(Agent):
             the actions taken) and "grad/norm" (L2 over all parameters, before clipping).
         """
         online, target = self.network, self.target_network
+        # Before the step and at update 0, as in the original (docs/DEVIATIONS.md, row 33). A
+        # state dict also holds running statistics, without which copied weights answer otherwise.
         if self.target_ema == 1.0 and self.updates % self.target_update_every_updates == 0:
             target.load_state_dict(online.state_dict())
         batch = batch.to(self.device)
@@ -199,6 +203,7 @@ class DQN(Agent):
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         parameters = [p for p in online.parameters() if p.grad is not None]
+        # Not asked here whether it is finite, which would wait for a GPU: the record refuses NaN.
         grad_norm = get_total_norm(cast(list[Tensor], [p.grad for p in parameters]))
         # The norm that is reported, before clipping, is also the one that clipping needs.
         if self.max_grad_norm is not None:

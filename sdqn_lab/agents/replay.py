@@ -16,6 +16,7 @@ from sdqn_lab.checks.refused import Refused
 
 Array = npt.NDArray[Any]
 
+# An age is one byte and stops counting here, so no stack can look further back.
 MAX_AGE = 255
 MAX_ACTION = 255
 StackSize = Annotated[int, Ge(1), Le(MAX_AGE + 1)]
@@ -101,6 +102,7 @@ class Replay:
         self._frames = torch.empty((*shape, *self.frame_shape), dtype=dtype, device=device)
         self._host_frames = self._frames.numpy() if self._frames.is_cpu else None
         self._frame_dtype = torch.empty(0, dtype=dtype).numpy().dtype
+        # Zeros and not leftovers: `transitions` counts all of `valid`, also rows not yet written.
         self._columns = {name: np.zeros(shape, kind) for name, kind in COLUMNS.items()}
 
     @staticmethod
@@ -222,6 +224,8 @@ class Replay:
         if not self.can_sample(batch_size, n_step):
             rule = f"more than the {self.transitions} transitions in {self.rows} rows allow "
             raise Refused("batch_size", batch_size, f"{rule}with n_step={n_step}")
+        # Drawn again where refused: a list of all that is drawable would need the window of every
+        # row at each draw. It ends, because `can_sample` has promised that something can be drawn.
         every_place = self.rows * self.num_envs
         places = rng.integers(every_place, size=batch_size)
         while (refused := np.flatnonzero(~self._drawable(places, n_step))).size:
@@ -328,6 +332,8 @@ class Replay:
         frames = self._frames.flatten(0, 1).flatten(1)
         index = (at * self.num_envs + envs[:, None]).ravel()
         picked = frames.index_select(0, self._on_device(index))
+        # As the vector emulator shows them to the acting network; the original repeats the first
+        # frame (docs/DEVIATIONS.md, row 25). Memory and acting must see the same observation.
         picked.index_fill_(0, self._on_device(before_start), 0)
         depth, *rest = self.frame_shape
         return picked.view(len(rows), self.stack * depth, *rest)

@@ -18,6 +18,7 @@ def stream_seed(seed: int, name: str, index: int = 0) -> int:
     """
     # crc32 and not hash(), which differs from process to process.
     sequence = np.random.SeedSequence([seed, crc32(name.encode()), index])
+    # Halved, because environments take seeds below 2**31 (`VectorEnv.reset`).
     return int(sequence.generate_state(1)[0] >> 1)
 
 

@@ -50,8 +50,11 @@ def build_heads(
     cfg: DictConfig, observation_shape: tuple[int, ...], heads: Mapping[str, int]
 ) -> SpikingNetwork:
     """Build a network with heads of the given widths; see `build_network`."""
+    # Asked and not read from the config: artificial neurons have no such keys, and count as
+    # threshold 1 and reset 0 (docs/DEVIATIONS.md, row 20).
     first = make_neuron(cfg)
     scale = {"v_threshold": first.v_threshold, "v_reset": first.v_reset}
+    # Torso before heads: weights are drawn in this order, and another would give other weights.
     torso = _instantiate(
         cfg.network,
         observation_shape=tuple(observation_shape),
@@ -151,6 +154,7 @@ def initial_network(cfg: DictConfig, env: EnvSpec) -> SpikingNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed(cfg.seed, "init"))
         network = build_network(cfg, env.observation_shape, env.num_actions)
+    # Moved only now: drawn on the CPU, a seed gives the same weights on every device.
     return network.to(resolve_device(cfg.device))
 
 

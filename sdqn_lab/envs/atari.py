@@ -115,6 +115,7 @@ class Atari:
             maxpool=True,
             # The emulator draws from [0, noop_max - 1]; our noop_max itself can be drawn.
             noop_max=protocol.noop_max + 1,
+            # A lost life only cuts the bootstrap in learning; the game and its score go on.
             episodic_life=False,
             life_loss_info=False,
             reward_clipping=False,

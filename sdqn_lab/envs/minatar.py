@@ -101,6 +101,8 @@ class _Game(gymnasium.Env[NDArray[Any], Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
         if seed is not None:
+            # Before `reset`, which draws in some games. MinAtar's `seed` keeps the last action, and
+            # the first sticky one would be that of the run before: a replay would go astray.
             self._environment.seed(seed)
             self._environment.last_action = 0
         self._environment.reset()

@@ -92,6 +92,7 @@ class Serial:
         except Exception as error:  # an environment may fail in any way
             raise EnvironmentFailed(self.name, error) from error
         self._age = np.where(started, 0, self._age + 1)
+        # A game that is over at the very cap has ended: nothing is left to bootstrap from.
         truncated = (truncated | (self._age >= self._cap)) & ~terminated
         self._over = terminated | truncated
         return Step(observations, rewards, terminated, truncated, np.zeros_like(started), started)

@@ -60,6 +60,8 @@ class Block(Layer):
         norm = self.norm
         layer = None if _is_hooked(self.neuron) else self.neuron.kernel_constants()
         activity: Tensor | None
+        # PopNorm itself, no subclass: the kernel reads its weight, bias and eps, and a `forward` of
+        # somebody else's would be passed over in silence.
         if (
             layer is not None
             and takes(currents)
@@ -172,6 +174,7 @@ class ConvolutionalTorso(Torso):
                 raise Refused("network", name, rule, "network=minatar")
             raise Refused("network", name, f"{rule}; write fewer network.channels")
         channels, height, width = observation_shape
+        # Children by name, no ModuleList, which `SpikingNetwork.layers` would take for one layer.
         self._convs: list[str] = []
         for number, convolution in enumerate(convolutions, start=1):
             height, width = convolution.size(height), convolution.size(width)

@@ -20,5 +20,6 @@ def fingerprint(tensors: Mapping[str, torch.Tensor], ends: Mapping[str, Any]) ->
     for name in sorted(tensors):
         tensor = tensors[name]
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # Flat bytes: NumPy has no bfloat16, and torch cannot view a 0-d tensor as bytes.
         found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

@@ -126,6 +126,7 @@ def probe(
         (x_seq, activity), (inputs, currents) = flows[block], flows[block.linear]
         steps = len(activity)
         inputs = inputs.view(*x_seq.shape[:2], *inputs.shape[1:])
+        # Under bf16 the hook sees a map's result before the block takes it back to float32.
         currents = currents.view(*x_seq.shape[:2], *currents.shape[1:]).to(x_seq.dtype)
         normalized = block.norm(currents, repeats=steps // len(x_seq))
         layer = LayerProbe(

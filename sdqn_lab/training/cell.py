@@ -101,6 +101,7 @@ def run_cell(
         directory.end_attempt(state, error=error, steps=directory.saved_steps)
         if line:
             console.print(line, soft_wrap=True, markup=False)
+        # After `finished` is on disk: a crash between leaves a state too many, not one too few.
         if state == "finished" and not cfg.keep_state:
             checkpoint.drop()
     # A signal that came too late for this run still stops a command with several runs.
@@ -133,6 +134,8 @@ def _train(
         eval_env = build.build_env(cfg, cfg.protocol.eval_episodes)
         stack.callback(eval_env.close)
         agent = build.build_agent(cfg, build.env_spec(train_env))
+        # It plays in the environments of training: the first iteration starts them anew, from a
+        # seed of its own, so no number depends on this check.
         if not facts and cfg.health != "off":
             _check_health(cfg, agent, train_env, directory, console)
         known = facts.get("offset", 0), facts.get("metrics_sha256")
@@ -248,6 +251,7 @@ class Saver:
         if trainer.counters.best_steps == trainer.counters.steps:
             save_network(agent.network, folder / "network_best.safetensors", *ends)
         self._checkpoint.save(trainer.state_dict(), agent.memory, facts)
+        # The period runs from the end: on a slow disk saves would otherwise follow one another.
         self._last = time.monotonic()
         self._recorder.checkpoint_seconds += self._last - begin
 

@@ -219,6 +219,8 @@ def pack(tree: Any) -> dict[str, torch.Tensor]:
         TypeError: a leaf is neither one of these nor a number, a string or None.
     """
     tensors: dict[str, torch.Tensor] = {}
+    # Exact: Python's JSON keeps floats to the last bit and integers of any size, and the states
+    # of NumPy's generators have 128 bits.
     skeleton = json.dumps(_strip(tree, tensors)).encode()
     tensors["json"] = torch.frombuffer(bytearray(skeleton), dtype=torch.uint8)
     return tensors
@@ -233,9 +235,11 @@ def _strip(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(node, torch.Tensor | np.ndarray):
         name = f"tensor{len(tensors)}"
         tensor = torch.from_numpy(node) if isinstance(node, np.ndarray) else node
+        # A copy of each: safetensors refuses tensors that share memory.
         tensors[name] = tensor.detach().cpu().contiguous().clone()
         return {"kind": "array" if isinstance(node, np.ndarray) else "tensor", "name": name}
     if isinstance(node, dict):
+        # Pairs: an optimizer's state has integers as keys, which JSON would turn into strings.
         items = [[key, _strip(value, tensors)] for key, value in node.items()]
         return {"kind": "dict", "items": items}
     if isinstance(node, list | tuple):

@@ -56,6 +56,7 @@ class Collector:
         """
         seen, step = self.observations, self._env.step(actions)
         valid = ~step.started
+        # A copy: `|=` on the step's own flags would end the episode's score with a lost life.
         terminal = step.terminated.copy()
         if self._life_loss_ends_bootstrap:
             terminal |= step.life_lost
@@ -98,6 +99,8 @@ class Collector:
         self.start(state["seed"])
         for actions in state["actions"]:
             step = self._env.step(actions.astype(np.int64))
+            # Sums of running episodes are in no checkpoint: they are added up again, in the same
+            # order and therefore to the same floats.
             self._score(step, ~step.started)
             self.observations = step.observations
         self._actions = list(state["actions"])

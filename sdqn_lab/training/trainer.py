@@ -108,6 +108,7 @@ class Trainer:
                 for score, length_steps in episodes:
                     self.window.add({"train/return": score, "train/length_steps": length_steps})
                 for metrics in agent.learn(counters.steps):
+                    # `learn` waits at its yield, so these gradients are still those of the update.
                     norms = gradient_norms(agent.network)
                     layers = {f"grad/norm/{layer}": norm for layer, norm in norms.items()}
                     self.window.add({**metrics, **layers})
@@ -121,6 +122,8 @@ class Trainer:
             self._save_if_due()
             self._evaluate()
             self._probe()
+            # One save for all of it: cut off before, evaluation and probe are made again, and the
+            # evaluation's record, which lies beyond the saved offset, is written anew.
             counters.iteration, counters.trained = counters.iteration + 1, False
             self._save(self)
 
@@ -128,6 +131,7 @@ class Trainer:
         counters, agent, period = self.counters, self.agent, self.settings.log_every_steps
         own = agent.metrics(counters.steps)
         self._recorder.progress(counters, own)
+        # By quotients: a vector step makes up to N agent steps and may jump over a multiple.
         if counters.steps // period == counters.logged_steps // period:
             return
         counters.logged_steps = counters.steps
@@ -160,6 +164,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         settings, counters, agent = self.settings, self.counters, self.agent
+        # A generator of its own: `evaluate` seeds it, and the agent's must go on where it was.
         policy = agent.policy(
             agent.network,
             agent.env.num_actions,
