@@ -28,6 +28,7 @@ STYLE: Any = {
     "axes.grid": True,
     "grid.alpha": 0.3,
     "legend.frameon": False,
+    # Ids in an SVG are drawn at random without it: the same runs would give other bytes.
     "svg.hashsalt": "sdqn_lab",
     "text.parse_math": False,  # names are names
 }

@@ -93,6 +93,7 @@ class Scores:
         if not len(steps) or steps[-1] < end - slack:
             warn(run, f"not in the scores: it was not evaluated at step {end:,}")
             return None
+        # Environments step together: what was due where the window begins may lie so far inside.
         late = steps > (1 - LAST_SHARE) * end + run.num_envs
         # Also of a run that is a few vector steps long.
         late[-1] = True

@@ -164,6 +164,7 @@ def resampled(game: Array, rng: np.random.Generator, repetitions: int) -> Array:
 
 
 def _means(games: Games) -> Array:
+    # Within each game first, or a game with more seeds would weigh more than the others.
     return np.stack([game.mean(-1) for game in games], axis=-1)
 
 

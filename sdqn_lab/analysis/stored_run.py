@@ -91,6 +91,7 @@ class Run:
     @cached_property
     def records(self) -> Records:
         """The metrics; read when first asked for."""
+        # One damaged number far beyond the end would stretch every axis and pass for progress.
         limit = round((1 + OVERSHOOT) * self.steps_asked) + MAX_ENVIRONMENTS
         records = read_records(self.directory.metrics, limit if self.config else None)
         # A run that has not begun has no metrics, and nothing is wrong with that.

@@ -97,6 +97,7 @@ def map_rows(name: str, setting: Setting, size: Map, firing: float) -> list[Row]
 
     def ours(x: Tensor) -> Tensor:
         y = sparse_linear(linear, x)
+        # Falling back, as a network does, the row would compare torch's map with itself.
         if y is None:
             raise RuntimeError(f"{name}: these spikes are left to the dense map")
         return y

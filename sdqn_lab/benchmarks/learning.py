@@ -109,6 +109,7 @@ def peak_bytes(setting: Setting, variant: Variant, batch: int) -> int:
         value = next(line for line in lines if line.startswith(f"{key}:"))
         return 1024 * int(value.split()[1])
 
+    # A spawned process does not inherit the number that the command was given.
     torch.set_num_threads(setting.threads)
     variants.update(setting, variant, 1)()  # loads the code that updates need
     update = variants.update(setting, variant, batch)

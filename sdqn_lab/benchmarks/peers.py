@@ -92,6 +92,7 @@ def snntorch_layer(like: LIF) -> Callable[[Tensor], Tensor]:
         threshold=like.v_threshold,
         spike_grad=getattr(surrogates, SURROGATES[type(like.surrogate)][1])(like.surrogate.alpha),
         reset_mechanism="zero",
+        # Ours resets in the step that fires; left alone, this library does so in the next.
         reset_delay=False,
     )
 

@@ -32,6 +32,7 @@ class Spread(NamedTuple):
     @classmethod
     def of(cls, samples: Sequence[float]) -> "Spread":
         """Of one sample or more."""
+        # No mean and deviation: a single stall of the machine would move them both.
         low, median, high = np.percentile(samples, [25, 50, 75]).tolist()
         return cls(median, low, high)
 
@@ -70,6 +71,7 @@ def alternate(
             repeats[name] = min(MAX_REPEATS, max(1, wanted))
     samples: dict[str, list[float]] = {name: [] for name in workloads}
     end, rounds = timer() + effort.seconds, 0
+    # Rounds are never cut short, so that all have been through the same moments equally often.
     while rounds < effort.rounds or timer() < end:
         for name, work in workloads.items():
             samples[name].append(sample(work, repeats[name]))

@@ -163,6 +163,7 @@ def cell_speed(
         session = Session(setting, variant, learn_every_steps, CELL_CHUNK_STEPS)
         session()
     except BaseException:
+        # Else the others would wait at the barrier for ever.
         warm.abort()
         raise
     warm.wait()

@@ -93,6 +93,7 @@ def built_agent(setting: Setting, variant: Variant) -> DQN:
 
     agent = build.build_agent(composed(setting, variant), env_spec(variant.game))
     assert isinstance(agent, DQN)
+    # Every form keeps the parameters as they are: the optimizer holds these already.
     agent.network = formed(agent.network)
     agent.target_network = formed(agent.target_network)
     return agent

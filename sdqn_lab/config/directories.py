@@ -109,6 +109,7 @@ def check_writable(key: str, path: Path) -> None:
         longest = max(len(os.fsencode(part)) for part in absolute.parts)
         if longest > os.pathconf(home, "PC_NAME_MAX"):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        # Written for real: a file's permissions know nothing of quotas and full disks.
         with tempfile.TemporaryFile(dir=home) as probe:
             probe.write(bytes(MIN_FREE_BYTES))
     except OSError as error:

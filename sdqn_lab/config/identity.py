@@ -87,6 +87,7 @@ def difference(stored: DictConfig, asked: DictConfig) -> str | None:
     A config that lacks keys, or has others, counts as different. Only classes that `asked` names
     are looked up.
     """
+    # First, because `identity` imports the neuron's class, and a stored one may be anybody's.
     had, wanted = stored.neuron._target_, asked.neuron._target_
     if had != wanted:
         return f"neuron._target_={had}, not {wanted}"

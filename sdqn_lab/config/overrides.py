@@ -126,6 +126,7 @@ def _values(override: Override, loader: ConfigLoader) -> list[str]:
 def config_loader() -> Iterator[ConfigLoader]:
     """Hydra's loader of this program's configs; also inside a running job of Hydra's."""
     instance = GlobalHydra.instance()
+    # Hydra refuses to start where it finds itself started, as inside of a job.
     outer, instance.hydra = instance.hydra, None
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):

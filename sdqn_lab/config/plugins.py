@@ -73,6 +73,7 @@ def check_plugins(cfg: DictConfig) -> None:
 
 def plugin_problems(cfg: DictConfig) -> Iterator[Refused]:
     """Everything that is wrong with a config's classes and their arguments."""
+    # Such keys may name code too, so they are refused before any class is looked up.
     if unfit := list(unfit_keys(plain(cfg))):
         yield from unfit
         return

@@ -23,6 +23,7 @@ def stored_data(file: Path) -> DictConfig:
     try:
         text = read(file)
         check_no_aliases(text)
+        # Unresolved, because a reference could read a variable of the reader's environment.
         plain = OmegaConf.to_container(OmegaConf.create(text.decode()), resolve=False)
         if not isinstance(plain, dict):
             raise ValueError("no keys with values")
@@ -65,6 +66,7 @@ def stored_config(file: Path, trust: bool) -> DictConfig:
         outside = outside_code(typed)
     except Exception as error:
         raise _no_config(file, error) from error
+    # Before `check_plugins`, which imports what is named: an import alone runs code.
     if outside and not trust:
         rule = f"{file} names code from outside sdqn_lab, and opening the run would run it"
         instead = "--trust (sdqn_lab.load: trust=True) if you know it"

@@ -161,6 +161,7 @@ def _trial_forward(parts: str, shape: tuple[int, ...], heads: str, batch_size: i
     cfg = OmegaConf.create(json.loads(parts))
     # On the meta device a network of any size takes neither memory nor time.
     with torch.no_grad(), torch.device("meta"):
+        # Only in training mode does a norm refuse a batch from which it gets no statistics.
         network = build.build_heads(cfg, shape, json.loads(heads)).train()
         network(torch.empty(batch_size, *shape))
     return sum(parameter.numel() for parameter in network.parameters())

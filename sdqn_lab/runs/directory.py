@@ -67,6 +67,7 @@ class RunDirectory:
             BusyError: another process owns it, and `wait` is false.
             ValueError: a file of it is a link, or no file.
         """
+        # Before anything is opened: opening to append would make the file that a link points to.
         self.check_links()
         for file in map(self.path.joinpath, APPENDED):
             # A copy made of hard links (cp -al) would change with this run.
@@ -82,6 +83,7 @@ class RunDirectory:
     def is_held(self) -> bool:
         """Whether a process, on whichever machine, works on the run; asking does not own it."""
         try:
+            # Shared and read-only: two that ask are not in each other's way, and no file is made.
             with (self.path / ".lock").open("rb") as opened:
                 fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except (BlockingIOError, FileNotFoundError) as error:
@@ -150,6 +152,7 @@ class RunDirectory:
         """Note that this process works on the run now."""
         process = psutil.Process()
         who = {"host": socket.gethostname(), "pid": process.pid}
+        # A process's number is given away again later; with its start it names this one alone.
         when = {"process_start": process.create_time(), "started": timestamp()}
         attempts = [*self.status().get("attempts", []), {**who, **when, **facts}]
         self.update(state="running", attempts=attempts, error=None)

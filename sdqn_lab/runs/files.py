@@ -11,6 +11,7 @@ import yaml
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write beside, force to disk, rename over: a reader sees the old file or the new one."""
+    # In the same folder, because a rename replaces a file only within one file system.
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write_new(beside, data)

@@ -20,6 +20,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, offset: int = 0, sha256: str | None = None) -> None:
         """Open, and forget everything from byte `offset` on; see `check_kept`."""
+        # First, because truncating a file that is shorter than this would fill it up with zeros.
         self._hash = check_kept(path, offset, sha256)
         self._file = path.open("ab")
         self._file.truncate(offset)

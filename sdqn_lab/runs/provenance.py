@@ -24,6 +24,7 @@ def code() -> dict[str, Any]:
     `git_sha` and `git_dirty` are None where the package is not run from its own checkout;
     `code` differs between two states everywhere.
     """
+    # Installed below somebody else's checkout, Git would answer with that one's commit.
     own = _git("rev-parse", "--show-toplevel") == str(ROOT)
     sha = _git("rev-parse", "HEAD") if own else None
     files = {file for part in PARTS for file in (ROOT / part).rglob("*") if file.is_file()}

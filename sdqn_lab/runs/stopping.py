@@ -50,6 +50,7 @@ class StopFlag:
 
     def wait(self, seconds: float) -> None:
         """Sleep for so long, or until a stop is requested."""
+        # In naps, because a sleep goes on after a signal's handler has returned.
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.requested:
             time.sleep(POLL_INTERVAL_SECONDS)

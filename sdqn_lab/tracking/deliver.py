@@ -41,6 +41,7 @@ def deliver(
     wanted, count, offset, last = tracker.open(run), 0, 0, False
 
     def note(exit_code: int | None) -> None:
+        # A record that was cut is shorter than what the tracker has, which must not get it twice.
         lines = max(count, wanted)
         known = {"attempt": run.attempt, "lines": lines, "bytes": offset, "exit_code": exit_code}
         write_json(directory.tracker_file, {**directory.delivered(), run.tracker: known})

@@ -49,6 +49,7 @@ class Follower:
         self._process: subprocess.Popen[bytes] | None = None
         arguments = [str(directory.path.absolute()), "--tracker", target]
         try:
+            # A file and no pipe: the process outlives the run, and then nobody would read one.
             with directory.tracker_log.open("ab") as log:
                 self._seen = log.tell()
                 self._process = subprocess.Popen(
@@ -116,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def await_end() -> None:
         # Noticed even while the tracker hangs; the alarm then ends the process for good.
         sys.stdin.buffer.read()
+        # Without a handler: one in Python would wait for the main thread, which may hang.
         signal.alarm(END_SECONDS)
         over.set()
 
@@ -153,6 +155,7 @@ def follow(
     try:
         # An earlier attempt's follower may be at its last lines, and so may an upload.
         with directory.lock(TRACKER_LOCK, wait=True):
+            # Read under the lock: until then the one before may write to `tracker.json`.
             run = TrackedRun.of(directory, lambda reason: say(warning(directory, reason)))
             deliver(directory, run, made(run, trusted), ended)
     except Exception as error:  # a tracker may break in any way
@@ -169,6 +172,7 @@ def made(run: TrackedRun, trusted: str | None) -> Tracker:
         Refused: the class is neither of this package nor the one that the caller trusts.
     """
     key, target = "tracker._target_", run.tracker
+    # Before the import, which alone would run code: a run directory is data.
     if target != trusted and not target.startswith(PACKAGE):
         raise Refused(key, target, "must be a class of sdqn_lab.tracking", f"--tracker {target}")
     module, _, name = target.rpartition(".")

@@ -70,6 +70,7 @@ class RunProgress:
 
     def say(self, line: str) -> None:
         """A line of its own, above the bar."""
+        # A name may hold brackets, and a command in the line must stay fit for copying.
         self._console.print(line, soft_wrap=True, markup=False)
 
 

@@ -74,6 +74,7 @@ class RunRecorder:
         """Write one record."""
         steps, wall = counters.steps, self.wall_seconds
         record = {"step": steps, "frames": frames, "wall_seconds": round(wall, 3), **values}
+        # An evaluation may end at the steps of the last record: its time is then the next rate's.
         if steps > self._last[0]:
             rate = (steps - self._last[0]) / (wall - self._last[1])
             record["time/steps_per_second"] = round(rate, 2)

@@ -49,6 +49,7 @@ def sync_run(
         status = directory.status()
         if not status.get("attempts") or not directory.config.exists():
             why_not = "has not begun"
+        # A run that was killed stays "running" in its file; only the lock tells it from a live one.
         elif status["state"] in ("pending", "running") and directory.is_held():
             why_not = "a process works on it"
         else:

@@ -197,6 +197,7 @@ class WandB(Tracker):
 
     def _address(self, stored: Address | None) -> Address:
         """Where a run belongs: as configured, else where it was, else as the environment says."""
+        # W&B's sweep knows its run by these alone: no setting may move it elsewhere.
         if stored and stored.sweep_id:
             return stored
         own, project = self._run.id, os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
@@ -235,9 +236,11 @@ class WandB(Tracker):
         settings = wandb.Settings(
             silent=True,
             console="off",
+            # No link `latest-run`: a run directory is copied and mailed, and ends at itself.
             symlink=False,
             init_timeout=begin,
             finish_timeout=end,
+            # Else a server that was too slow would pass for one that has taken everything.
             finish_timeout_raises=True,
             **more,
         )
@@ -306,6 +309,7 @@ class Upload(WandB):
 
     def close(self, exit_code: int) -> None:
         """Wait until all is sent, and mark the segments as uploaded."""
+        # In this order: where not all arrived this raises, and the segments stay unmarked.
         super().close(exit_code)
         _mark_synced(self._run.directory)
 
@@ -313,6 +317,7 @@ class Upload(WandB):
 def _mark_synced(directory: Path) -> None:
     """`wandb sync` would add the records of every offline segment that has no such mark."""
     for log in directory.glob("wandb/offline-run-*/run-*.wandb"):
+        # Through a link the mark would be made outside of the run's directory.
         if not (log.is_symlink() or log.parent.is_symlink()):
             log.with_name(f"{log.name}.synced").touch()
 

@@ -35,6 +35,7 @@ def costs(scores: Scores) -> Section:
     for task, arm in ((task, arm) for task in comparison.tasks for arm in comparison.arms):
         for run in (score.run for score in scores.of(task, arm)):
             row = {"game": str(task), "arm": str(arm), "run": run.path.name}
+            # The median, because a rate may hold the time of an evaluation or a checkpoint too.
             speeds = run.records.series("time/steps_per_second")[1]
             rows.append(
                 row
