@@ -484,9 +484,9 @@ def test_a_report_tells_of_brackets_without_end_in_a_row(name, trained_once, tmp
 
 
 @pytest.mark.parametrize("name", ["status.json", "probe.json", "config.yaml", "metrics.jsonl"])
-def test_a_report_waits_for_no_pipe(name, trained, tmp_path):
+def test_a_report_waits_for_no_pipe(name, trained_once, tmp_path):
     for seed in range(2):
-        shutil.copytree(trained, tmp_path / f"runs/{seed}")
+        shutil.copytree(trained_once, tmp_path / f"runs/{seed}")
     (tmp_path / "runs/0" / name).unlink()
     os.mkfifo(tmp_path / "runs/0" / name)
     code, said = shell("report", str(tmp_path / "runs"), "--out", str(tmp_path / "report"))

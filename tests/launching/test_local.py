@@ -186,9 +186,9 @@ def test_cells_that_die_in_any_way_are_named_with_cause_and_log_and_the_others_f
             continue
         assert cause in RunDirectory(path).status()["error"]
         lines = said.err.splitlines()
-        (line,) = [line for line in lines if line.startswith(f"{path.name}: failed: ")]
-        assert cause in line
-        assert line.endswith(f"; log: {path}/log.txt")
+        said_of_it = [line for line in lines if line.startswith(f"{path.name}: failed: ")]
+        assert all(cause in line for line in said_of_it)
+        assert said_of_it[-1].endswith(f"; log: {path}/log.txt")
     assert "Traceback" not in said.err
     assert sweep.main(["status", str(SWEEP)]) == 1
 
