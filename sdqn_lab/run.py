@@ -95,8 +95,7 @@ def _show(flags: list[str], args: argparse.Namespace) -> int:
 def _single(planned: Plan) -> int:
     """One cell, as a job of Hydra's; a directory that holds a run already is never touched."""
     (cell,) = planned.cells.values()
-    # With hydra.job.chdir a path that begins in the user's folder would lead elsewhere.
-    directory = RunDirectory(cell.path.absolute() if planned.common.hydra.job.chdir else cell.path)
+    directory = RunDirectory(cell.path)
     state = existing_state("hydra.run.dir", directory, cell.cfg)
     if state == "finished":
         console().print(f"{directory.path}: finished already, nothing to do", soft_wrap=True)

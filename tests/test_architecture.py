@@ -23,7 +23,7 @@ LAYERS |= {
     "config": SCIENCE,
     "training": SCIENCE | {"config"},
     "analysis": {"checks", "runs", "envs", "tracking", "launching"},
-    "launching": {"checks", "runs", "agents", "tracking", "assembly", "config"},
+    "launching": {"checks", "runs", "agents", "tracking", "assembly", "config", "commands"},
     "watching": SCIENCE | {"config", "training", "analysis"},
     "benchmarks": SCIENCE | {"config", "training"},
     "commands": SCIENCE | {"config"},

@@ -10,9 +10,7 @@ from sdqn_lab.analysis.records import SCORE
 from sdqn_lab.analysis.statistics import Array
 from sdqn_lab.analysis.stored_run import Run
 from sdqn_lab.envs.scores import Scale, scale_of
-
-LAST_SHARE = 0.2
-"""The last evaluation window: evaluations within this share of the common length, its end."""
+from sdqn_lab.runs.objective import LAST_SHARE
 
 
 @dataclass(frozen=True)

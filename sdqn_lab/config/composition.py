@@ -120,10 +120,10 @@ class Composer:
                 if folder != str(path) and not Path(folder).is_dir():
                     instead = "[file://DIR]"
                     raise ConfigError([Refused(SEARCH_PATH, path, "no such directory", instead)])
-            if several := [
+            if swept := [
                 line for line, o in zip(key[1:], chosen, strict=True) if o.is_sweep_override()
             ]:
-                raise ConfigError([_several(line) for line in several])
+                raise ConfigError([several(line) for line in swept])
             with config_loader() as loader:
                 try:
                     cfg = loader.load_configuration("config", lines(chosen), run_mode=mode)
@@ -137,7 +137,7 @@ def _set_value(cfg: DictConfig, override: Override) -> Refused | None:
     """Apply an override that chooses no file, as Hydra would; what is wrong with it."""
     key, value, line = override.key_or_group, override.value(), override.input_line or ""
     if override.is_sweep_override():
-        return _several(line)
+        return several(line)
     # A plus is for what is not there yet: an argument of a class, a callback.
     adds = override.is_add() or override.is_force_add()
     try:
@@ -154,7 +154,8 @@ def _set_value(cfg: DictConfig, override: Override) -> Refused | None:
     return None
 
 
-def _several(line: str) -> Refused:
+def several(line: str) -> Refused:
+    """What is said of an override, or of rows, that would give several cells to a single run."""
     return Refused(line, None, "several values need a multirun", "-m before the overrides")
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdqn_lab.checks.refused import ConfigError, Refused, first_line
-from sdqn_lab.config.composition import Composer, compose_raw, resolved
+from sdqn_lab.config.composition import Composer, compose_raw, resolved, several
 from sdqn_lab.config.identity import difference
 from sdqn_lab.config.overrides import SEARCH_PATH, expand, parse
 from sdqn_lab.config.plugins import check_launcher
@@ -74,13 +74,12 @@ def plan(overrides: list[str], multirun: bool) -> Plan:
     check_launcher(launcher)
     here = not runs_on_cluster(launcher)
     if not (multirun or common.hydra.mode == RunMode.MULTIRUN):
-        needs = "-m before the overrides"
-        several = [*(o.input_line or "" for o in sweeps), *(["cells"] if common.cells else [])]
-        if several:
-            rule = "several values need a multirun"
-            raise ConfigError([Refused(line, None, rule, needs) for line in several])
+        swept = [*(o.input_line or "" for o in sweeps), *(["cells"] if common.cells else [])]
+        if swept:
+            raise ConfigError([several(line) for line in swept])
         if not here and not launcher.dry_run:
-            raise ConfigError([Refused("hydra/launcher=slurm", None, "starts sweeps", needs)])
+            instead = "-m before the overrides"
+            raise ConfigError([Refused("hydra/launcher=slurm", None, "starts sweeps", instead)])
         cfg = resolved(common)
         validate(cfg, here)
         path = _directory(common.hydra.run, "dir", "hydra.run.dir")

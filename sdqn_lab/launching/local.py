@@ -9,10 +9,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
-from rich.console import Console
 
 from sdqn_lab.checks.ranges import Count, Natural, check_arguments
 from sdqn_lab.checks.refused import ConfigError, Refused
+from sdqn_lab.commands.shell import console as new_console
 from sdqn_lab.launching.ledger import Ledger, LedgerError, locked
 from sdqn_lab.launching.observe import ACTIVE, forget_failure, observe, unfinished
 from sdqn_lab.launching.processes import Slot, run_cells, slots, visible_gpus
@@ -123,7 +123,7 @@ class LocalLauncher(CellLauncher):
             SlurmError: cells may be in SLURM's queue, and SLURM does not answer.
             SystemExit: with code 143, if stopped by a signal.
         """
-        console = Console(stderr=True, emoji=False, markup=False, highlight=False)
+        console = new_console()
         # The sweep may have been submitted before: two processes cannot work on one cell.
         seen = observe(sweep_dir)
         if seen.problem:

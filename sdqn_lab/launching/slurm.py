@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from sdqn_lab.checks.ranges import Count, Natural, Positive, check_arguments
 from sdqn_lab.checks.refused import Refused
+from sdqn_lab.commands.shell import console as new_console
 from sdqn_lab.launching import queue
 from sdqn_lab.launching.ledger import Ledger, Submission
 from sdqn_lab.launching.local import CellLauncher
@@ -280,7 +280,7 @@ def watch(sweep_dir: Path, poll_seconds: float) -> Observation:
     Raises:
         SystemExit: with code 143, if stopped by a signal; the jobs go on.
     """
-    console = Console(stderr=True, emoji=False, markup=False, highlight=False)
+    console = new_console()
     stop, doubtful = StopFlag(), dict[str, float]()
     with stop.listening(), watching(console) as shown:
         while not stop.requested:

@@ -233,17 +233,6 @@ class WandB(Tracker):
             where = {}  # the agent says it by the environment, which the client prefers
         elif address.sweep_id:
             more["sweep_id"] = address.sweep_id
-        settings = wandb.Settings(
-            silent=True,
-            console="off",
-            # No link `latest-run`: a run directory is copied and mailed, and ends at itself.
-            symlink=False,
-            init_timeout=begin,
-            finish_timeout=end,
-            # Else a server that was too slow would pass for one that has taken everything.
-            finish_timeout_raises=True,
-            **more,
-        )
         self._client = client = wandb.init(
             **where,
             **self._labels,
@@ -254,7 +243,17 @@ class WandB(Tracker):
             mode=mode,
             resume="allow" if mode == "online" else None,
             reinit="create_new",
-            settings=settings,
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                # No link `latest-run`: a run directory is copied and mailed, and ends at itself.
+                symlink=False,
+                init_timeout=begin,
+                finish_timeout=end,
+                # Else a server that was too slow would pass for one that has taken everything.
+                finish_timeout_raises=True,
+                **more,
+            ),
         )
         chosen = dict(client.config) if client.sweep_id else {}
         swept = {key: value for key, value in chosen.items() if config.get(key) != value}

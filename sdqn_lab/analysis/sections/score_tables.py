@@ -8,12 +8,13 @@ import pandas as pd
 from sdqn_lab.analysis.comparison import NAME, Arm, Comparison, Task
 from sdqn_lab.analysis.figures import Figure, looks, name_ticks, panels
 from sdqn_lab.analysis.literature import Result, columns
-from sdqn_lab.analysis.scoring import LAST_SHARE, Scores
+from sdqn_lab.analysis.scoring import Scores
 from sdqn_lab.analysis.sections.section import Section, Table
 from sdqn_lab.analysis.statistics import Array
 from sdqn_lab.analysis.stored_run import ORIGINS
 from sdqn_lab.analysis.text import value_text, with_spread
 from sdqn_lab.envs.scores import scale_of
+from sdqn_lab.runs.objective import LAST_SHARE
 
 CLASS = "._target_"
 """Ends the key of an option's class, which follows from the option unless it varies by itself."""
