@@ -1,7 +1,7 @@
 """The block that every network is made of, and the torso for images built from it."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class Block(Layer):
         currents = currents.view(steps, batch, *currents.shape[1:])
         # A hook wants its neuron to be called; a kernel would not call it.
         norm = self.norm
-        layer = None if _is_hooked(self.neuron) else self.neuron.kernel_constants()
+        layer = None if is_hooked(self.neuron) else self.neuron.kernel_constants()
         activity: Tensor | None
         # PopNorm itself, no subclass: the kernel reads its weight, bias and eps, and a `forward` of
         # somebody else's would be passed over in silence.
@@ -66,7 +66,7 @@ class Block(Layer):
             layer is not None
             and takes(currents)
             and type(norm) is PopNorm
-            and not _is_hooked(norm)
+            and not is_hooked(norm)
             and norm.weight.shape == currents.shape[2:]
             and norm.weight.dtype == currents.dtype
         ):
@@ -84,7 +84,7 @@ class Block(Layer):
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         # The inputs of an ANN baseline are hardly ever spikes; looking for them would cost time.
         spiking = isinstance(self.neuron, SpikingNeuron) and self.neuron.backend != "reference"
-        if spiking and not _is_hooked(self.linear):
+        if spiking and not is_hooked(self.linear):
             currents = sparse_linear(self.linear, x, dtype)
             if currents is not None:
                 return currents
@@ -98,11 +98,15 @@ class Block(Layer):
         return cast(Tensor, currents)
 
 
-def _is_hooked(module: nn.Module) -> bool:
-    """Whether somebody wants a module to be called, or calls something else in its place."""
+def hooks_of(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    """The module's hooks of all kinds, by kind."""
     before = (module._forward_pre_hooks, module._backward_pre_hooks)
-    after = (module._forward_hooks, module._backward_hooks)
-    return any(before) or any(after) or "forward" in vars(module)
+    return (*before, module._forward_hooks, module._backward_hooks)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether somebody wants a module to be called, or calls something else in its place."""
+    return any(hooks_of(module)) or "forward" in vars(module)
 
 
 class Torso(nn.Module):

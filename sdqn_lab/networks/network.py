@@ -92,7 +92,7 @@ class SpikingNetwork(nn.Module):
         Raises:
             Refused: time_window is below 1.
         """
-        steps = self._steps(time_window)
+        steps = self.steps(time_window)
         heads = list(self.heads.items())
         # Here and not sooner: on the way to a GPU bytes are a quarter of what floats would be.
         x = observations.to(heads[0][1].linear.weight.dtype) / self.observation_scale
@@ -100,7 +100,8 @@ class SpikingNetwork(nn.Module):
         outputs = {name: readout(activity) for name, readout in heads}
         return outputs if len(heads) > 1 else outputs[heads[0][0]]
 
-    def _steps(self, time_window: int | None) -> int:
+    def steps(self, time_window: int | None) -> int:
+        """T of a call: as given, else the network's own; 1 where neurons have no time."""
         if not self.temporal:
             return 1
         return self.time_window if time_window is None else _checked(time_window)

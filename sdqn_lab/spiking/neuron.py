@@ -63,8 +63,12 @@ class Neuron(nn.Module, ABC):
         """Whether kernels may take all steps at once."""
         return self.kernel_constants() is not None
 
-    def kernel_constants(self) -> LayerConstants | None:
-        """What kernels must know to take all steps at once; None: only `forward` knows how."""
+    def kernel_constants(self, real: type[np.floating] = np.float32) -> LayerConstants | None:
+        """What kernels must know to take all steps at once; None: only `forward` knows how.
+
+        Args:
+            real: type of the constants.
+        """
         return None
 
     @abstractmethod
@@ -180,7 +184,7 @@ class SpikingNeuron(Neuron):
         """(d charge / d x, d charge / d v) where both are constants, else None."""
         return None
 
-    def kernel_constants(self) -> LayerConstants | None:
+    def kernel_constants(self, real: type[np.floating] = np.float32) -> LayerConstants | None:
         """See `Neuron`; None also where the kernels lack the surrogate, and for the reference."""
         slopes = self.slopes if "slopes" in vars(type(self)) else None
         code = CODES.get(type(self.surrogate))
@@ -192,7 +196,7 @@ class SpikingNeuron(Neuron):
         reals = (*slopes, self.v_threshold, self.v_reset, self.surrogate.alpha, 0.0)
         leaky = slopes[1] == 1 - slopes[0]
         flags = (leaky, self.reset == "hard", self.detach_reset, False)
-        return LayerConstants._make([*map(np.float32, reals), code, *flags])
+        return LayerConstants._make([*map(real, reals), code, *flags])
 
     def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the class's equation: current and membrane (B, ...) to (spike, membrane)."""

@@ -26,7 +26,6 @@ CHUNKS = 16
 # Units times steps per thread; with less to do a second one costs more than it saves.
 GRAIN = 1 << 19
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
-HALF_PI = np.float32(np.pi / 2)
 # Literals, because machine code on disk outlives a change of any other file.
 QUADRATIC_GATE, GATE, SIGMOID, ATAN, FAST_SIGMOID, TRIANGLE = 0, 1, 2, 3, 4, 5
 """The derivatives that the kernels have, by surrogate."""
@@ -191,17 +190,17 @@ def forward_kernel(
         for t in range(len(spikes)):
             if t < len(x):
                 if layer.normalize:
-                    _moments(x[t, sample], statistics[t, sample], layer)
-                _current(x[t, sample], statistics[t, sample], weight, bias, z, layer)
-            _charge(z, v, charged, layer)
+                    normal_moments(x[t, sample], statistics[t, sample], layer)
+                normal_current(x[t, sample], statistics[t, sample], weight, bias, z, layer)
+            charge(z, v, charged, layer)
             for i in range(units):
                 spikes[t, sample, i] = ONE if charged[i] - layer.v_threshold > ZERO else ZERO
-            _reset(charged, v, layer)
+            reset(charged, v, layer)
 
 
 # Two passes: the mean of squares minus the square of the mean would lose digits.
 @inline_jit
-def _moments(x: Array, statistics: Array, layer: LayerConstants) -> None:
+def normal_moments(x: Array, statistics: Array, layer: LayerConstants) -> None:
     total = ZERO
     for i in range(len(x)):
         total += x[i]
@@ -214,12 +213,13 @@ def _moments(x: Array, statistics: Array, layer: LayerConstants) -> None:
 
 
 @inline_jit
-def _current(
+def normal_current(
     x: Array, statistics: Array, weight: Array, bias: Array, z: Array, layer: LayerConstants
 ) -> None:
     """What the neurons get: weight (x - mean) / deviation + bias, or x."""
     if not layer.normalize:
-        z[:] = x
+        for i in range(len(x)):
+            z[i] = x[i]
         return
     mean, scale = statistics[0], statistics[1]
     for i in range(len(x)):
@@ -227,7 +227,7 @@ def _current(
 
 
 @inline_jit
-def _charge(z: Array, v: Array, h: Array, layer: LayerConstants) -> None:
+def charge(z: Array, v: Array, h: Array, layer: LayerConstants) -> None:
     if layer.leaky:
         for i in range(len(z)):
             h[i] = v[i] + layer.slope_x * (z[i] - v[i])
@@ -237,7 +237,7 @@ def _charge(z: Array, v: Array, h: Array, layer: LayerConstants) -> None:
 
 
 @inline_jit
-def _reset(h: Array, v: Array, layer: LayerConstants) -> None:
+def reset(h: Array, v: Array, layer: LayerConstants) -> None:
     for i in range(len(h)):
         reset = layer.v_reset if layer.hard else h[i] - layer.v_threshold
         v[i] = reset if h[i] - layer.v_threshold > ZERO else h[i]
@@ -268,9 +268,9 @@ def backward_kernel(
             v[:] = layer.v_reset
             for t in range(steps):
                 if t < len(x):
-                    _current(x[t, sample], statistics[t, sample], weight, bias, z, layer)
-                _charge(z, v, charged[t], layer)
-                _reset(charged[t], v, layer)
+                    normal_current(x[t, sample], statistics[t, sample], weight, bias, z, layer)
+                charge(z, v, charged[t], layer)
+                reset(charged[t], v, layer)
             # From here on v and z hold the gradients of membrane and current.
             v[:] = ZERO
             z[:] = ZERO
@@ -278,20 +278,22 @@ def backward_kernel(
                 # A constant current has one entry, which collects the gradient of all steps.
                 if t < len(x) - 1:
                     z[:] = ZERO
-                _slope(charged[t], slope, layer)
-                _step_backward(grad[t, sample], charged[t], slope, v, z, layer)
+                surrogate_slope(charged[t], slope, layer)
+                step_backward(grad[t, sample], charged[t], slope, v, z, layer)
                 if t < len(x):
                     row, moments, grad_row = x[t, sample], statistics[t, sample], grad_x[t, sample]
-                    _norm_backward(z, row, moments, weight, grad_row, grad_affine[chunk], layer)
+                    affine = grad_affine[chunk, 0], grad_affine[chunk, 1]
+                    norm_backward(z, row, moments, weight, grad_row, *affine, layer)
 
 
 @inline_jit
-def _slope(h: Array, slope: Array, layer: LayerConstants) -> None:
+def surrogate_slope(h: Array, slope: Array, layer: LayerConstants) -> None:
     """The surrogate's derivative at h - v_threshold."""
     alpha = layer.alpha
     if layer.surrogate == ATAN:
+        half_pi = h.dtype.type(np.pi / 2)
         for i in range(len(h)):
-            y = HALF_PI * alpha * (h[i] - layer.v_threshold)
+            y = half_pi * alpha * (h[i] - layer.v_threshold)
             slope[i] = HALF * alpha / (ONE + y * y)
     elif layer.surrogate == SIGMOID:
         for i in range(len(h)):
@@ -316,7 +318,7 @@ def _slope(h: Array, slope: Array, layer: LayerConstants) -> None:
 
 
 @inline_jit
-def _step_backward(
+def step_backward(
     grad: Array, h: Array, slope: Array, grad_v: Array, grad_z: Array, layer: LayerConstants
 ) -> None:
     """One step back through reset, spike and charge; `grad_z` is added to."""
@@ -333,21 +335,22 @@ def _step_backward(
 
 
 @inline_jit
-def _norm_backward(
+def norm_backward(
     grad_z: Array,
     x: Array,
     statistics: Array,
     weight: Array,
     grad_x: Array,
-    grad_affine: Array,
+    grad_weight: Array,
+    grad_bias: Array,
     layer: LayerConstants,
 ) -> None:
     """Back through the normalization of a row."""
     if not layer.normalize:
-        grad_x[:] = grad_z
+        for i in range(len(x)):
+            grad_x[i] = grad_z[i]
         return
     mean, scale = statistics[0], statistics[1]
-    grad_weight, grad_bias = grad_affine[0], grad_affine[1]
     total, along = ZERO, ZERO
     for i in range(len(x)):
         normal = (x[i] - mean) * scale

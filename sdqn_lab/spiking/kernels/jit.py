@@ -41,22 +41,30 @@ class DiskCache(FunctionCache):
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
 
 
-def jit(function: Kernel) -> Kernel:
-    """Machine code, kept on disk where there is a place for it."""
-    kernel: Any = _njit(function)
+def jit(function: Kernel, *, allocates: bool = True) -> Kernel:
+    """Machine code, kept on disk where there is a place for it.
+
+    Args:
+        function: the kernel.
+        allocates: whether it makes arrays; if not, nobody counts who uses the ones it is given.
+    """
+    kernel: Any = _njit(function, _nrt=allocates)
     # RuntimeError: no folder can be written.
     with suppress(RuntimeError):
         kernel._cache = DiskCache(function)  # type: ignore[no-untyped-call]
     return cast(Kernel, kernel)
 
 
+bare_jit = partial(jit, allocates=False)
+
+
 def inline_jit(function: Kernel) -> Kernel:
-    """Machine code inside the kernels that use it, and nowhere else.
+    """Machine code inside the kernels that use it, and nowhere else; it makes no arrays.
 
     Were it called, a kernel compiled by this process would reach the function's own machine code,
     and one from disk the copy stored with it: compiled apart, they round differently.
     """
-    return cast(Kernel, _njit(function, forceinline=True))
+    return cast(Kernel, _njit(function, forceinline=True, _nrt=False))
 
 
 def parallel_for(work: Callable[[int, int], None], chunks: int, threads: int) -> None:

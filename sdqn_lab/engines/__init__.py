@@ -1,0 +1,1 @@
+"""Whole updates and decisions of small networks, compiled for the CPU."""

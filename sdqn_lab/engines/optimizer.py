@@ -1,0 +1,125 @@
+"""Adam, AdamW and RAdam over a compiled network's flat parameters."""
+
+import math
+
+import numpy as np
+import torch
+
+from sdqn_lab.engines.kernels import Array, Table
+from sdqn_lab.engines.network import CompiledNetwork
+from sdqn_lab.spiking.kernels.jit import bare_jit
+
+CLIP_EPS = 1e-6
+"""As in torch's clipping of gradients."""
+
+
+class CompiledOptimizer:
+    """Takes the steps of an optimizer of torch, whose settings it reads and whose state it holds.
+
+    With m and v the moments of the gradient and c1 and c2 their corrections of bias::
+
+        Adam, AdamW    theta <- theta - lr / c1 m / (sqrt(v / c2) + eps)
+        RAdam          theta <- theta - lr / c1 m r / (sqrt(v / c2) + eps / sqrt(c2)), with the
+                       rectification r; before there is one, theta <- theta - lr / c1 m
+
+    Args:
+        network: whose gradient is used, and set to zero.
+        optimizer: torch's Adam, AdamW or RAdam, over all of its parameters in one group.
+
+    Attributes:
+        norms: L2 norm of the last gradient of each layer.
+
+    Source: Kingma and Ba 2015; Loshchilov and Hutter 2019; Liu et al. 2020 (RAdam).
+    """
+
+    def __init__(self, network: CompiledNetwork, optimizer: torch.optim.Optimizer) -> None:
+        self._network, self._optimizer = network, optimizer
+        first = torch.zeros(network.parameters.size, dtype=network.dtype)
+        self._moments = first, torch.zeros_like(first)
+        self._squares = np.zeros(len(network.layers), network.parameters.dtype)
+        self._steps = 0
+        self.norms: dict[str, float] = {}
+
+    def step(self, max_grad_norm: float | None = None) -> float:
+        """Make one step; returns the L2 norm of the whole gradient, before it is clipped."""
+        network, (group,) = self._network, self._optimizer.param_groups
+        first, second = (moment.numpy() for moment in self._moments)
+        square_sums(network.gradient, network.bounds, self._squares)
+        self.norms = dict(zip(network.layers, np.sqrt(self._squares).tolist(), strict=True))
+        total = math.sqrt(self._squares.sum())
+        clip = 1.0
+        if max_grad_norm is not None:
+            clip = min(1.0, max_grad_norm / (total + CLIP_EPS))
+        self._steps += 1
+        beta1, beta2 = group["betas"]
+        corrections = 1 - beta1**self._steps, 1 - beta2**self._steps
+        rate, scale, eps = group["lr"] / corrections[0], 1 / math.sqrt(corrections[1]), group["eps"]
+        if isinstance(self._optimizer, torch.optim.RAdam):
+            rectification = _rectification(beta2, self._steps, corrections[1])
+            rate, eps = rate * (rectification or 1.0), eps * scale
+            if rectification is None:
+                scale, eps = 0.0, 1.0
+        decay, shrink = group["weight_decay"], 1.0
+        if group["decoupled_weight_decay"]:
+            decay, shrink = 0.0, 1 - group["lr"] * decay
+        numbers = np.array(
+            [clip, beta1, beta2, rate, scale, eps, decay, shrink], network.parameters.dtype
+        )
+        adam_step(network.parameters, network.gradient, first, second, numbers)
+        return total
+
+    def store(self) -> None:
+        """Show torch's optimizer its state, which shares memory with this one's."""
+        views = [self._network.views(moment) for moment in self._moments]
+        for parameter, first, second in zip(self._network.own, *views, strict=True):
+            step = torch.tensor(float(self._steps))
+            state = {"step": step, "exp_avg": first, "exp_avg_sq": second}
+            self._optimizer.state[parameter] = state
+
+    def load(self) -> None:
+        """Take over the state that torch's optimizer has loaded."""
+        views = [self._network.views(moment) for moment in self._moments]
+        for parameter, first, second in zip(self._network.own, *views, strict=True):
+            if state := self._optimizer.state[parameter]:
+                self._steps = int(state["step"])
+                first.copy_(state["exp_avg"])
+                second.copy_(state["exp_avg_sq"])
+
+
+def _rectification(beta2: float, steps: int, correction: float) -> float | None:
+    """RAdam's, of the variance of the adaptive rate; None as long as it has none."""
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * steps * beta2**steps / correction
+    if length <= 5:
+        return None
+    ratio = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    return math.sqrt(ratio)
+
+
+@bare_jit
+def square_sums(gradient: Array, bounds: Table, out: Array) -> None:
+    """Sum of squares of each layer's gradient."""
+    for layer in range(len(out)):
+        part = gradient[bounds[layer] : bounds[layer + 1]]
+        total = gradient.dtype.type(0)
+        for i in range(len(part)):
+            total += part[i] * part[i]
+        out[layer] = total
+
+
+@bare_jit
+def adam_step(
+    parameters: Array, gradient: Array, first: Array, second: Array, numbers: Array
+) -> None:
+    """Move moments and parameters, and set the gradient to zero."""
+    one, zero = gradient.dtype.type(1), gradient.dtype.type(0)
+    clip, beta1, beta2, rate = numbers[0], numbers[1], numbers[2], numbers[3]
+    scale, eps, decay, shrink = numbers[4], numbers[5], numbers[6], numbers[7]
+    for i in range(len(gradient)):
+        g = gradient[i] * clip + decay * parameters[i]
+        m = beta1 * first[i] + (one - beta1) * g
+        v = beta2 * second[i] + (one - beta2) * g * g
+        first[i] = m
+        second[i] = v
+        parameters[i] = shrink * parameters[i] - rate * m / (np.sqrt(v) * scale + eps)
+        gradient[i] = zero
