@@ -41,13 +41,23 @@ class DiskCache(FunctionCache):
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
 
 
-def jit(function: Kernel) -> Kernel:
-    """Machine code, kept on disk where there is a place for it."""
-    kernel: Any = _njit(function)
+def jit(function: Kernel, **options: Any) -> Kernel:
+    """Machine code, kept on disk where there is a place for it.
+
+    Args:
+        function: what is compiled.
+        **options: of the compiler, instead of ours.
+    """
+    kernel: Any = _njit(function, **options)
     # RuntimeError: no folder can be written.
     with suppress(RuntimeError):
         kernel._cache = DiskCache(function)  # type: ignore[no-untyped-call]
     return cast(Kernel, kernel)
+
+
+def exact_jit(function: Kernel) -> Kernel:
+    """The same without the compiler's liberties: floats round as they do in NumPy."""
+    return jit(function, fastmath=False)
 
 
 def inline_jit(function: Kernel) -> Kernel:
