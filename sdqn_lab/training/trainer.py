@@ -20,7 +20,7 @@ from sdqn_lab.spiking.stats import SpikeRecorder
 from sdqn_lab.tracking.recorder import Counters, Recorder
 from sdqn_lab.training.collector import Collector
 from sdqn_lab.training.evaluation import Start, evaluate
-from sdqn_lab.training.health import Monitor, gradient_norms
+from sdqn_lab.training.health import Monitor
 from sdqn_lab.training.window import Window
 
 
@@ -109,8 +109,8 @@ class Trainer:
                     self.window.add({"train/return": score, "train/length_steps": length_steps})
                 for metrics in agent.learn(counters.steps):
                     # `learn` waits at its yield, so these gradients are still those of the update.
-                    norms = gradient_norms(agent.network)
-                    layers = {f"grad/norm/{layer}": norm for layer, norm in norms.items()}
+                    norms = agent.gradient_norms().items()
+                    layers = {f"grad/norm/{layer}": norm for layer, norm in norms}
                     self.window.add({**metrics, **layers})
                     counters.updates += 1
                 self._log_if_due()
