@@ -103,7 +103,7 @@ class Trainer:
                 row, episodes = collector.step(decision.actions)
                 agent.observe(row, decision.extras)
                 # Environments that only start a new episode take no agent step.
-                counters.steps += int(row.valid.sum())
+                counters.steps += int(np.count_nonzero(row.valid))
                 counters.episodes += len(episodes)
                 for score, length_steps in episodes:
                     self.window.add({"train/return": score, "train/length_steps": length_steps})
