@@ -14,7 +14,7 @@ LAYERS = {
     "spiking": {"checks"},
     "envs": {"checks"},
     "networks": {"checks", "spiking"},
-    "agents": {"checks", "networks"},
+    "agents": {"checks", "networks", "spiking"},
     "tracking": {"checks", "runs"},
     "assembly": {"checks", "agents", "envs", "networks", "spiking"},
 }

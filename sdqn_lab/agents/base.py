@@ -120,7 +120,8 @@ class Agent(ABC):
 
         decision = agent.act(observations, step)
         agent.observe(row, decision.extras)
-        for metrics in agent.learn(step): ...
+        for metrics in agent.learn(step):
+            norms = agent.gradient_norms()
 
     and `close` where all environments are about to start anew. The observation after a row is that
     of the next row, or the one given to `close`.
@@ -173,8 +174,16 @@ class Agent(ABC):
         """Remember one step of all environments, and what acting computed for it."""
 
     @abstractmethod
-    def learn(self, step: int) -> Iterator[Mapping[str, Tensor]]:
+    def learn(self, step: int) -> Iterator[Mapping[str, Tensor | float]]:
         """Make as many updates as are due at agent step `step`; metrics (0-d) after each."""
+
+    def gradient_norms(self) -> Mapping[str, Tensor | float]:
+        """L2 norm of the last update's gradient of each layer (0-d), asked for after each update.
+
+        Layers are named as `SpikingNetwork.layers` names them; those without a gradient are left
+        out. An agent whose gradients do not lie in `network` answers from where they are.
+        """
+        return self.network.gradient_norms()
 
     def close(self, observations: Array) -> None:  # noqa: B027  (many have nothing to truncate)
         """All environments start anew: running episodes are truncated at these observations."""

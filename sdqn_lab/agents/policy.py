@@ -71,8 +71,9 @@ class Policy(ABC):
         """
         device = next(self.network.parameters()).device
         inputs = torch.from_numpy(observations).to(device, non_blocking=True)
-        network = self.network.eval()
-        outputs = network(inputs, time_window=time_window, generator=self.generator)
+        if self.network.training:  # walking through all modules takes time at each decision
+            self.network.eval()
+        outputs = self.network(inputs, time_window=time_window, generator=self.generator)
         decisive: Tensor = outputs[self.head] if isinstance(outputs, dict) else outputs
         return decisive
 

@@ -10,7 +10,8 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from sdqn_lab.agents.returns import BoolArray, IntArray, n_step_return, summed_steps
+from sdqn_lab.agents.replay_kernels import Drawn, find_windows
+from sdqn_lab.agents.returns import BoolArray, IntArray, powers
 from sdqn_lab.checks.ranges import Count, Share, check_arguments
 from sdqn_lab.checks.refused import Refused
 
@@ -20,13 +21,15 @@ Array = npt.NDArray[Any]
 MAX_AGE = 255
 MAX_ACTION = 255
 StackSize = Annotated[int, Ge(1), Le(MAX_AGE + 1)]
-COLUMNS: dict[str, np.dtype[Any]] = {
-    "actions": np.dtype(np.uint8),
-    "rewards": np.dtype(np.float32),
-    "terminal": np.dtype(np.bool_),
-    "valid": np.dtype(np.bool_),
-    "age": np.dtype(np.uint8),
+COLUMNS: dict[str, type[np.generic]] = {
+    "rewards": np.float32,
+    "actions": np.uint8,
+    "terminal": np.bool_,
+    "valid": np.bool_,
+    "age": np.uint8,
 }
+# Side by side in memory, because a draw reads all of them; the largest first, so all are aligned.
+RECORD = np.dtype(list(COLUMNS.items()))
 
 
 class Batch(NamedTuple):
@@ -63,6 +66,9 @@ class Replay:
     lies at r modulo the capacity: a slice of rows is all that a checkpoint must add to its last.
 
     Frames live on `device`, the other columns in host memory, where indices are drawn.
+
+    Attributes:
+        transitions: valid rows stored now, counted over the environments.
 
     Args:
         capacity_steps: transitions to hold, rounded up to whole rows; at least two rows.
@@ -102,8 +108,9 @@ class Replay:
         self._frames = torch.empty((*shape, *self.frame_shape), dtype=dtype, device=device)
         self._host_frames = self._frames.numpy() if self._frames.is_cpu else None
         self._frame_dtype = torch.empty(0, dtype=dtype).numpy().dtype
-        # Zeros and not leftovers: `transitions` counts all of `valid`, also rows not yet written.
-        self._columns = {name: np.zeros(shape, kind) for name, kind in COLUMNS.items()}
+        # Zeros and not leftovers: rows not yet written are none that leave when overwritten.
+        self._timeline = np.zeros(shape, RECORD)
+        self.transitions = 0
 
     @staticmethod
     def bytes_needed(
@@ -111,13 +118,12 @@ class Replay:
     ) -> int:
         """Bytes that a replay of this size allocates, frames (on its device) and columns (host)."""
         frame = math.prod(frame_shape) * dtype.itemsize
-        columns = sum(kind.itemsize for kind in COLUMNS.values())
-        return _rows(capacity_steps, num_envs) * num_envs * (frame + columns)
+        return _rows(capacity_steps, num_envs) * num_envs * (frame + RECORD.itemsize)
 
     @property
     def nbytes(self) -> int:
         """Bytes really allocated."""
-        return self._frames.nbytes + sum(column.nbytes for column in self._columns.values())
+        return self._frames.nbytes + self._timeline.nbytes
 
     def __str__(self) -> str:
         steps = self.capacity_rows * self.num_envs
@@ -132,11 +138,6 @@ class Replay:
     def rows(self) -> int:
         """Rows stored now, valid or not."""
         return self.rows_written - self.oldest_row
-
-    @property
-    def transitions(self) -> int:
-        """Valid rows stored now, counted over the environments."""
-        return int(np.count_nonzero(self._columns["valid"]))
 
     def append(
         self,
@@ -165,21 +166,21 @@ class Replay:
             _check_shape(name, values, (self.num_envs,))
         if frames.dtype != self._frame_dtype:
             raise Refused("frames", str(frames.dtype), f"must be {self._frame_dtype}")
-        if not 0 <= actions.min() <= actions.max() <= MAX_ACTION:
-            raise Refused("actions", actions.tolist(), f"must lie in [0, {MAX_ACTION}]")
+        # As Python's numbers, which for so few are quicker to compare than an array is to reduce.
+        numbers = actions.tolist()
+        if min(numbers) < 0 or max(numbers) > MAX_ACTION:
+            raise Refused("actions", numbers, f"must lie in [0, {MAX_ACTION}]")
         at = self.rows_written % self.capacity_rows
+        now, before = self._timeline[at], self._timeline[at - 1]
+        self.transitions += int(np.count_nonzero(valid)) - int(np.count_nonzero(now["valid"]))
         # Frames since the episode's start: so far back may a stack look.
-        age: Array = np.zeros(self.num_envs, np.uint8)
-        if self.rows:
-            before = (self.rows_written - 1) % self.capacity_rows
-            age = _age_after(self._columns["age"][before], self._columns["valid"][before])
-        self._columns["age"][at] = age
+        now["age"] = _age_after(before["age"], before["valid"]) if self.rows else 0
         if self._host_frames is None:
             self._frames[at].copy_(torch.from_numpy(frames), non_blocking=True)
         else:  # so few bytes that torch's threads cost more than they save
             self._host_frames[at] = frames
         for name, values in row.items():
-            self._columns[name][at] = values
+            now[name] = values
         self.rows_written += 1
 
     def close(self, frames: Array) -> None:
@@ -228,23 +229,17 @@ class Replay:
         # row at each draw. It ends, because `can_sample` has promised that something can be drawn.
         every_place = self.rows * self.num_envs
         places = rng.integers(every_place, size=batch_size)
-        while (refused := np.flatnonzero(~self._drawable(places, n_step))).size:
-            places[refused] = rng.integers(every_place, size=refused.size)
-        rows, envs = self._locate(places)
-        at = self._window(rows, n_step)
-        terminal, stop = self._ends(at, envs)
-        rewards = self._columns["rewards"][at[:-1], envs]
-        returns, discounts, lengths = n_step_return(rewards, terminal, stop, gamma)
-        # One gather for both ends: on a GPU two would wait for the host twice.
-        observations = self._observations(
-            np.concatenate([rows, rows + lengths]), np.concatenate([envs, envs])
-        )
+        drawn = Drawn.empty(batch_size, self.stack)
+        stored = self._timeline, self.oldest_row, self.rows_written
+        while refused := find_windows(places, *stored, powers(gamma, n_step), drawn):
+            places[places < 0] = rng.integers(every_place, size=refused)
+        observations, next_observations = self._observations(drawn.frames)
         return Batch(
-            observations[:batch_size],
-            self._on_device(self._columns["actions"][at[0], envs].astype(np.int64)),
-            self._on_device(returns.astype(np.float32)),
-            self._on_device(discounts.astype(np.float32)),
-            observations[batch_size:],
+            observations,
+            self._on_device(drawn.actions),
+            self._on_device(drawn.returns),
+            self._on_device(drawn.discounts),
+            next_observations,
         )
 
     def export_rows(self, first: int, last: int) -> dict[str, Array]:
@@ -257,7 +252,7 @@ class Replay:
             rule = f"must lie in [{self.oldest_row}, {self.rows_written}]"
             raise Refused("rows", f"[{first}, {last})", rule)
         at = np.arange(first, last) % self.capacity_rows
-        columns = {name: column[at] for name, column in self._columns.items()}
+        columns = {name: self._timeline[name][at] for name in COLUMNS}
         frames = self._frames.index_select(0, self._on_device(at))
         return {"frames": frames.cpu().numpy(), **columns}
 
@@ -284,8 +279,9 @@ class Replay:
         self._frames.index_copy_(
             0, self._on_device(at), self._on_device(np.ascontiguousarray(arrays["frames"][kept]))
         )
-        for name, column in self._columns.items():
-            column[at] = arrays[name][kept]
+        for name in COLUMNS:
+            self._timeline[name][at] = arrays[name][kept]
+        self.transitions = int(np.count_nonzero(self._timeline["valid"]))
         self.rows_written = first + count
 
     def check_valid(self) -> None:
@@ -295,51 +291,37 @@ class Replay:
             ValueError: an age that does not follow from the row before.
         """
         at = np.arange(self.oldest_row, self.rows_written) % self.capacity_rows
-        age, valid = self._columns["age"][at], self._columns["valid"][at]
+        age, valid = self._timeline["age"][at], self._timeline["valid"][at]
         wrong = np.flatnonzero((age[1:] != _age_after(age[:-1], valid[:-1])).any(axis=1))
         if wrong.size:
             row = self.oldest_row + int(wrong[0]) + 1
             raise ValueError(f"replay row {row} does not follow from the row before it")
 
-    def _locate(self, places: IntArray) -> tuple[IntArray, IntArray]:
-        return self.oldest_row + places // self.num_envs, places % self.num_envs
-
-    def _drawable(self, places: IntArray, n_step: int) -> BoolArray:
-        rows, envs = self._locate(places)
-        at = self._window(rows, n_step)
-        _, stop = self._ends(at, envs)
-        # Rows beyond the newest hold leftovers. They can only make a window longer that has
-        # left the stored rows already, so its end is refused all the same.
-        end = rows + summed_steps(stop).sum(axis=0)
-        oldest_frame = rows - np.minimum(self._columns["age"][at[0], envs], self.stack - 1)
-        stored: BoolArray = (end < self.rows_written) & (oldest_frame >= self.oldest_row)
-        stored &= self._columns["valid"][at[0], envs]
-        return stored
-
-    def _window(self, rows: IntArray, n_step: int) -> IntArray:
-        """Ring places (n_step + 1, B) of each row and its successors."""
-        return (rows + np.arange(n_step + 1)[:, None]) % self.capacity_rows
-
-    def _ends(self, at: IntArray, envs: IntArray) -> tuple[BoolArray, BoolArray]:
-        terminal = self._columns["terminal"][at[:-1], envs]
-        return terminal, terminal | ~self._columns["valid"][at[1:], envs]
-
-    def _observations(self, rows: IntArray, envs: IntArray) -> Tensor:
-        back = np.arange(self.stack)[::-1]
-        at = (rows[:, None] - back) % self.capacity_rows
-        age = self._columns["age"][at[:, -1], envs]
-        before_start = np.flatnonzero(back > age[:, None])
-        frames = self._frames.flatten(0, 1).flatten(1)
-        index = (at * self.num_envs + envs[:, None]).ravel()
-        picked = frames.index_select(0, self._on_device(index))
-        # As the vector emulator shows them to the acting network; the original repeats the first
-        # frame (docs/DEVIATIONS.md, row 25). Memory and acting must see the same observation.
-        picked.index_fill_(0, self._on_device(before_start), 0)
+    def _observations(self, places: IntArray) -> tuple[Tensor, ...]:
+        """Both ends (2, B, S) of the windows, as two batches of stacked frames."""
+        # Zeros before the start, as the vector emulator shows them to the acting network; the
+        # original repeats the first frame (docs/DEVIATIONS.md, row 25). Memory and acting must see
+        # the same observation.
         depth, *rest = self.frame_shape
-        return picked.view(len(rows), self.stack * depth, *rest)
+        shape = (places.shape[1], self.stack * depth, *rest)
+        if self._host_frames is None:
+            # One gather for both ends: on a GPU two would wait for the host twice.
+            index = self._on_device(np.maximum(places, 0).ravel())
+            picked = self._frames.flatten(0, 1).flatten(1).index_select(0, index)
+            picked.index_fill_(0, self._on_device(np.flatnonzero(places < 0)), 0)
+            return picked.view(2, *shape).unbind()
+        stored = self._host_frames.reshape(-1, *self.frame_shape)
+        stacks = stored.take(places, axis=0, mode="clip")  # what `raise` does, without its copy
+        if self.stack > 1:
+            stacks[places < 0] = 0
+        first, second = stacks.reshape(2, *shape)
+        return torch.from_numpy(first), torch.from_numpy(second)
 
     def _on_device(self, array: Array) -> Tensor:
-        return torch.from_numpy(array).to(self._frames.device, non_blocking=True)
+        tensor = torch.from_numpy(array)
+        if self._host_frames is not None:  # `to` would find that out more slowly
+            return tensor
+        return tensor.to(self._frames.device, non_blocking=True)
 
 
 def _rows(capacity_steps: int, num_envs: int) -> int:
@@ -347,7 +329,7 @@ def _rows(capacity_steps: int, num_envs: int) -> int:
 
 
 def _age_after(age: Array, valid: Array) -> Array:
-    return np.where(valid, np.minimum(age, MAX_AGE - 1) + 1, 0).astype(np.uint8)
+    return (np.minimum(age, MAX_AGE - 1) + 1) * valid
 
 
 def _check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:

@@ -1,5 +1,6 @@
 """n-step returns as a pure function of explicit arrays."""
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,14 @@ class NStep(NamedTuple):
     returns: FloatArray
     discounts: FloatArray
     lengths: IntArray
+
+
+@cache
+def powers(gamma: float, n_step: int) -> FloatArray:
+    """Gamma to the power of 0 to n, (n + 1,); read-only, made once."""
+    found: FloatArray = gamma ** np.arange(n_step + 1, dtype=np.float64)
+    found.setflags(write=False)
+    return found
 
 
 def summed_steps(stop: BoolArray) -> BoolArray:
@@ -54,8 +63,8 @@ def n_step_return(
     """
     summed = summed_steps(stop | terminal)
     # In float64 until the end: n small rewards must not depend on the order of their sum.
-    powers = gamma ** np.arange(len(rewards), dtype=np.float64)
+    discounts = powers(gamma, len(rewards))
     lengths = summed.sum(axis=0, dtype=np.int64)
     cut = (summed & terminal).any(axis=0)
-    returns = (powers[:, None] * np.where(summed, rewards, 0.0)).sum(axis=0)
-    return NStep(returns, np.where(cut, 0.0, gamma**lengths), lengths)
+    returns = (discounts[:-1, None] * np.where(summed, rewards, 0.0)).sum(axis=0)
+    return NStep(returns, np.where(cut, 0.0, discounts[lengths]), lengths)

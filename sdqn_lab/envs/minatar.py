@@ -1,6 +1,6 @@
 """MinAtar: five Atari games in miniature, 10 x 10 cells with one binary channel per object."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -72,8 +72,15 @@ class MinAtar(Serial):
             protocol.episode_cap_frames,
         )
 
+    def _batch(self, seen: Sequence[NDArray[Any]]) -> NDArray[np.uint8]:
+        # Joined as bytes and turned around together: one by one would take three times as long.
+        channels, height, width = self.observation_shape
+        joined = np.frombuffer(b"".join(frame.data for frame in seen), np.uint8)
+        return joined.reshape(-1, height, width, channels).transpose(0, 3, 1, 2).copy()
+
 
 class _Game(gymnasium.Env[NDArray[Any], Any]):
+    # It returns what the game shows, (H, W, C) of bool, and announces what `MinAtar` makes of it.
     # MinAtar's own class for Gymnasium keeps the sticky action of the run before over a new seed.
     metadata: Mapping[str, Any] = {"render_fps": 10}  # type: ignore[assignment]
 
@@ -106,11 +113,11 @@ class _Game(gymnasium.Env[NDArray[Any], Any]):
             self._environment.seed(seed)
             self._environment.last_action = 0
         self._environment.reset()
-        return self._environment.state().transpose(2, 0, 1), {}
+        return self._environment.state(), {}
 
     def step(self, action: int) -> tuple[NDArray[np.bool_], float, bool, bool, dict[str, Any]]:
         reward, terminated = self._environment.act(self._actions[action])
-        return self._environment.state().transpose(2, 0, 1), reward, terminated, False, {}
+        return self._environment.state(), reward, terminated, False, {}
 
     def render(self) -> NDArray[np.uint8]:
         state: NDArray[np.bool_] = self._environment.state()

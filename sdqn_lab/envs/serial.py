@@ -1,6 +1,6 @@
 """N Gymnasium environments that are stepped one after the other, as one vector environment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -58,11 +58,10 @@ class Serial:
 
     def reset(self, seed: int) -> NDArray[Any]:
         """Start all games anew from a seed in [0, 2**31); see `VectorEnv`."""
-        observations = np.empty((self.num_envs, *self.observation_shape), self.observation_dtype)
         seeds = environment_seeds(seed, self.num_envs)
         try:
-            for row, game in enumerate(self._games):
-                observations[row], _ = game.reset(seed=seeds[row])
+            games = zip(self._games, seeds, strict=True)
+            observations = self._batch([game.reset(seed=seed)[0] for game, seed in games])
         except Exception as error:  # an environment may fail in any way
             raise EnvironmentFailed(self.name, error) from error
         self._age = np.zeros(self.num_envs, np.int64)
@@ -77,25 +76,28 @@ class Serial:
         """
         check_actions(actions, self.num_envs, self.num_actions)
         started = self._over
-        # Fresh arrays in every step: replay and recordings may keep what they were handed.
-        observations = np.empty((self.num_envs, *self.observation_shape), self.observation_dtype)
-        rewards = np.zeros(self.num_envs, np.float32)
-        terminated = np.zeros(self.num_envs, np.bool_)
-        truncated = np.zeros(self.num_envs, np.bool_)
         try:
-            for row, (game, action) in enumerate(zip(self._games, actions.tolist(), strict=True)):
-                if started[row]:
-                    observations[row], _ = game.reset()
-                    continue
-                seen, rewards[row], terminated[row], truncated[row], _ = game.step(action)
-                observations[row] = seen
+            games = zip(self._games, actions.tolist(), started.tolist(), strict=True)
+            outcomes = [
+                (game.reset()[0], 0.0, False, False, {}) if over else game.step(action)
+                for game, action, over in games
+            ]
+            seen, gains, ends, cuts, _ = zip(*outcomes, strict=True)
+            observations = self._batch(seen)
         except Exception as error:  # an environment may fail in any way
             raise EnvironmentFailed(self.name, error) from error
-        self._age = np.where(started, 0, self._age + 1)
+        # Fresh arrays in every step: replay and recordings may keep what they were handed.
+        rewards, terminated = np.array(gains, np.float32), np.array(ends, np.bool_)
+        self._age = (self._age + 1) * ~started
         # A game that is over at the very cap has ended: nothing is left to bootstrap from.
-        truncated = (truncated | (self._age >= self._cap)) & ~terminated
+        truncated = (np.array(cuts, np.bool_) | (self._age >= self._cap)) & ~terminated
         self._over = terminated | truncated
-        return Step(observations, rewards, terminated, truncated, np.zeros_like(started), started)
+        life_lost = np.zeros(self.num_envs, np.bool_)
+        return Step(observations, rewards, terminated, truncated, life_lost, started)
+
+    def _batch(self, seen: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """A fresh (N, *observation_shape) of what each game has returned."""
+        return np.array(seen, self.observation_dtype)
 
     def picture(self) -> NDArray[np.uint8]:
         """Return what a person sees of the first game; see `Watchable`."""

@@ -5,6 +5,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.networks.blocks import Torso
@@ -72,6 +73,17 @@ class SpikingNetwork(nn.Module):
         heads = self.heads
         for name, readout in heads.items():
             yield ("head" if len(heads) == 1 else name), readout
+
+    def gradient_norms(self) -> dict[str, Tensor]:
+        """L2 norm of the gradient of each layer (linear map, norm and neuron together), 0-d.
+
+        Layers are named as `layers` names them; those without a gradient are left out.
+        """
+        grads = {
+            name: [p.grad for p in layer.parameters() if p.grad is not None]
+            for name, layer in self.layers()
+        }
+        return {name: get_total_norm(of_layer) for name, of_layer in grads.items() if of_layer}
 
     def forward(
         self,

@@ -56,10 +56,10 @@ class Collector:
         """
         seen, step = self.observations, self._env.step(actions)
         valid = ~step.started
-        # A copy: `|=` on the step's own flags would end the episode's score with a lost life.
-        terminal = step.terminated.copy()
+        terminal = step.terminated
         if self._life_loss_ends_bootstrap:
-            terminal |= step.life_lost
+            # A new array: `|=` on the step's own would end the episode's score with a lost life.
+            terminal = terminal | step.life_lost
         rewards = np.sign(step.rewards) if self._reward_clipping else step.rewards
         # A byte each: no environment with more than 256 actions gets this far.
         self._actions.append(actions.astype(np.uint8))
@@ -70,7 +70,10 @@ class Collector:
     def _score(self, step: Step, valid: np.ndarray) -> list[Episode]:
         self._returns += step.rewards
         self._lengths += valid
-        ended = np.flatnonzero(step.terminated | step.truncated)
+        over = step.terminated | step.truncated
+        if not np.count_nonzero(over):
+            return []
+        ended = np.flatnonzero(over)
         episodes = [Episode(float(self._returns[i]), int(self._lengths[i])) for i in ended]
         self._returns[ended] = 0.0
         self._lengths[ended] = 0

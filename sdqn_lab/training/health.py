@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.utils import get_total_norm
 
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.networks.network import SpikingNetwork
@@ -63,18 +62,6 @@ class Health(NamedTuple):
         return {**self._asdict(), "layers": layers}
 
 
-def gradient_norms(network: SpikingNetwork) -> dict[str, torch.Tensor]:
-    """L2 norm of the gradient of each layer (linear map, norm and neuron together), 0-d tensors.
-
-    Layers are named as `SpikingNetwork.layers` names them; those without a gradient are left out.
-    """
-    grads = {
-        name: [p.grad for p in layer.parameters() if p.grad is not None]
-        for name, layer in network.layers()
-    }
-    return {name: get_total_norm(of_layer) for name, of_layer in grads.items() if of_layer}
-
-
 def first_observations(env: VectorEnv, seed: int) -> np.ndarray:
     """The first observations of a few random steps, about 32 of them, (B, ...)."""
     rng = np.random.default_rng(seed)
@@ -108,7 +95,7 @@ def probe(
     loss = torch.stack([(y - y.detach() - 1.0).square().mean() for y in heads]).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     firing, layers = recorder.layers(), {}
-    for name, norm in gradient_norms(network).items():
+    for name, norm in network.gradient_norms().items():
         seen = firing.get(name)
         layers[name] = (
             LayerHealth(*seen, float(norm)) if seen else LayerHealth(None, None, None, float(norm))

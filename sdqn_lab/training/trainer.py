@@ -20,7 +20,7 @@ from sdqn_lab.spiking.stats import SpikeRecorder
 from sdqn_lab.tracking.recorder import Counters, Recorder
 from sdqn_lab.training.collector import Collector
 from sdqn_lab.training.evaluation import Start, evaluate
-from sdqn_lab.training.health import Monitor, gradient_norms
+from sdqn_lab.training.health import Monitor
 from sdqn_lab.training.window import Window
 
 
@@ -103,14 +103,14 @@ class Trainer:
                 row, episodes = collector.step(decision.actions)
                 agent.observe(row, decision.extras)
                 # Environments that only start a new episode take no agent step.
-                counters.steps += int(row.valid.sum())
+                counters.steps += int(np.count_nonzero(row.valid))
                 counters.episodes += len(episodes)
                 for score, length_steps in episodes:
                     self.window.add({"train/return": score, "train/length_steps": length_steps})
                 for metrics in agent.learn(counters.steps):
                     # `learn` waits at its yield, so these gradients are still those of the update.
-                    norms = gradient_norms(agent.network)
-                    layers = {f"grad/norm/{layer}": norm for layer, norm in norms.items()}
+                    norms = agent.gradient_norms().items()
+                    layers = {f"grad/norm/{layer}": norm for layer, norm in norms}
                     self.window.add({**metrics, **layers})
                     counters.updates += 1
                 self._log_if_due()

@@ -15,11 +15,18 @@ class Window:
 
     def add(self, values: Mapping[str, float | torch.Tensor]) -> None:
         """Add one observation of each quantity; tensors are 0-d and must need no gradient."""
-        # In double: float32 would lose digits over the thousands of updates of a window.
+        sums, counts = self._sums, self._counts
         for key, value in values.items():
-            number = value.double() if isinstance(value, torch.Tensor) else float(value)
-            self._sums[key] = self._sums.get(key, 0.0) + number
-            self._counts[key] = self._counts.get(key, 0) + 1
+            total = sums.get(key, 0.0)
+            # In double: float32 would lose digits over the thousands of updates of a window.
+            if isinstance(value, float):
+                sums[key] = total + value
+            elif isinstance(total, torch.Tensor):
+                total += value  # in place: it is ours
+            else:
+                number = value.double() if isinstance(value, torch.Tensor) else float(value)
+                sums[key] = total + number
+            counts[key] = counts.get(key, 0) + 1
 
     def flush(self) -> dict[str, float]:
         """The mean of every quantity seen, and forget them."""

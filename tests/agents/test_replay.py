@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sdqn_lab.agents.replay import Replay
+from sdqn_lab.agents.returns import n_step_return
 from tests.refusals import refuses
 
 ATARI_FRAME = (1, 84, 84)
@@ -215,6 +216,25 @@ def test_random_operations_hand_out_what_the_naive_reference_holds(seed, n_step,
         if game.replay.can_sample(1, n_step):
             assert_same(game, n_step, 0.9, count=20)
     assert game.replay.rows == capacity_rows < game.replay.rows_written
+
+
+@pytest.mark.parametrize("n_step", [1, 2, 7])
+def test_sums_are_those_of_the_pure_function_to_the_last_bit(n_step):
+    game = Game(20, capacity_rows=90, num_envs=3, stack=2)
+    game.end_rate = 0.1
+    game.play(140, close_rate=0.05)
+    replay, gamma = game.replay, 0.97
+    stored = replay.export_rows(replay.oldest_row, replay.rows_written)
+    for observation, _, returns, discount, _ in draws(replay, 600, n_step, gamma):
+        row, env = origin(observation)
+        first = row - replay.oldest_row
+        valid_next = stored["valid"][first + 1 : first + 1 + n_step, env]
+        steps = slice(first, first + len(valid_next))  # a stop comes before the stored rows end
+        terminal = stored["terminal"][steps, env, None]
+        stop = terminal | ~valid_next[:, None]
+        expected = n_step_return(stored["rewards"][steps, env, None], terminal, stop, gamma)
+        assert returns == np.float32(expected.returns[0])
+        assert discount == np.float32(expected.discounts[0])
 
 
 @pytest.mark.parametrize("offset", range(9))

@@ -25,7 +25,6 @@ from sdqn_lab.spiking.neuron import IF, LIF, Neuron, ReLU, SpikingNeuron
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm
 from sdqn_lab.spiking.readout import LastMembrane
 from sdqn_lab.spiking.stats import SpikeRecorder
-from sdqn_lab.training.health import gradient_norms
 from tests.networks.helpers import NEURONS, NORMS, SPIKING, build, images
 
 ZERO = BINS // 2
@@ -286,7 +285,7 @@ def test_every_option_can_be_probed_and_its_histograms_add_up(option: str, env: 
     seen = probe(network, torch.rand(2, *PLACES[env]) * network.observation_scale)
     json.dumps(asdict(seen), allow_nan=False)
     network(torch.ones(2, *PLACES[env])).sum().backward()
-    assert [layer.name for layer in seen.layers] == list(gradient_norms(network))
+    assert [layer.name for layer in seen.layers] == list(network.gradient_norms())
     for layer in seen.layers[:-1]:
         for shares in (layer.current, layer.normalized, layer.membrane):
             assert shares is None or sum(shares) == pytest.approx(1)

@@ -109,6 +109,15 @@ def test_updates_follow_the_count_of_agent_steps(period, start):
     assert counters.updates == trainer.agent.updates
 
 
+def test_the_agent_answers_for_the_gradients_of_its_layers():
+    trainer, tape = toy_trainer(toy_config(*SHORT))
+    trainer.agent.gradient_norms = lambda: {"anything": float(trainer.agent.updates)}
+    trainer.run()
+    updates = [record["updates"] for record in tape.records if "updates" in record]
+    means = [r["grad/norm/anything"] for r in tape.records if "grad/norm/anything" in r]
+    assert means == [(a + 1 + b) / 2 for a, b in zip([0, *updates], updates, strict=False) if b > a]
+
+
 def test_evaluation_leaves_no_trace_in_training():
     """Twice the evaluation episodes, and every training number stays."""
 

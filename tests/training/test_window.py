@@ -23,3 +23,18 @@ def test_a_window_that_was_saved_goes_on_exactly():
     for value in values[7:]:
         second.add({"x": value})
     assert second.flush() == whole.flush()
+
+
+def test_what_was_added_is_never_written_into():
+    window, value = Window(), torch.tensor(2.0, dtype=torch.float64)
+    for _ in range(3):
+        window.add({"x": value})
+    assert value == 2.0
+    assert window.flush() == {"x": 2.0}
+
+
+def test_tensors_and_numbers_of_one_key_are_summed_in_double():
+    window, small = Window(), torch.tensor(2.0**-40)
+    for value in (1.0, small, 1.0, small):
+        window.add({"x": value})
+    assert window.flush() == {"x": (2.0 + 2.0**-39) / 4}

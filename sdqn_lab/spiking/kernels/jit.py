@@ -41,21 +41,28 @@ class DiskCache(FunctionCache):
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
 
 
-def jit(function: Kernel, *, allocates: bool = True) -> Kernel:
+def jit(function: Kernel, **options: Any) -> Kernel:
     """Machine code, kept on disk where there is a place for it.
 
     Args:
-        function: the kernel.
-        allocates: whether it makes arrays; if not, nobody counts who uses the ones it is given.
+        function: what is compiled.
+        **options: of the compiler, instead of ours.
     """
-    kernel: Any = _njit(function, _nrt=allocates)
+    kernel: Any = _njit(function, **options)
     # RuntimeError: no folder can be written.
     with suppress(RuntimeError):
         kernel._cache = DiskCache(function)  # type: ignore[no-untyped-call]
     return cast(Kernel, kernel)
 
 
-bare_jit = partial(jit, allocates=False)
+def exact_jit(function: Kernel) -> Kernel:
+    """The same without the compiler's liberties: floats round as they do in NumPy."""
+    return jit(function, fastmath=False)
+
+
+def bare_jit(function: Kernel) -> Kernel:
+    """The same for kernels that make no arrays: nobody counts who uses those they are given."""
+    return jit(function, _nrt=False)
 
 
 def inline_jit(function: Kernel) -> Kernel:
