@@ -15,6 +15,7 @@ from rich.console import Console
 
 from sdqn_lab import config
 from sdqn_lab.agents.dqn import DQN
+from sdqn_lab.agents.pqn import PQN
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.metrics import read_metrics, reproducible
 from sdqn_lab.training import checkpoint, evaluation
@@ -25,6 +26,7 @@ from sdqn_lab.training.collector import Collector
 POINTS = {
     "act": (Collector, "step"),
     "learn": (DQN, "update"),
+    "learn from a rollout": (PQN, "update"),
     "evaluate": (evaluation, "Moment"),
     "save": (Checkpoint, "save"),
     "write a file": (checkpoint, "write_new"),

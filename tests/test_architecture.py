@@ -14,11 +14,14 @@ LAYERS = {
     "spiking": {"checks"},
     "envs": {"checks"},
     "networks": {"checks", "spiking"},
-    "agents": {"checks", "networks", "spiking"},
+    "engines": {"spiking", "networks"},
+    "agents": {"checks", "networks", "spiking", "engines"},
     "tracking": {"checks", "runs"},
-    "assembly": {"checks", "agents", "envs", "networks", "spiking"},
+    "assembly": {"checks", "agents", "engines", "envs", "networks", "spiking"},
 }
-SCIENCE = {"checks", "runs", "spiking", "envs", "networks", "agents", "tracking", "assembly"}
+SCIENCE = {"checks", "runs", "spiking", "envs", "networks", "engines", "agents", "tracking"} | {
+    "assembly"
+}
 LAYERS |= {
     "config": SCIENCE,
     "training": SCIENCE | {"config"},

@@ -121,7 +121,7 @@ WRONG_TYPES = [
     ("+algo.seed=1", "num_envs", ""),
     ("+norm.v_threshold=5", "eps", ""),
     ("algo._target_=sdqn_lab.agents.base.Agent", "Agent", ""),
-    ("algo=null", "", "algo=OPTION with one of: braincog, double_dqn, dqn"),
+    ("algo=null", "", "algo=OPTION with one of: braincog, double_dqn, dqn, pqn"),
     ("neuron.tau=true", "", "neuron.tau=2.0"),
     ("neuron.tau=[2]", "", "neuron.tau=2.0"),
     ("neuron.tau=null", "", "neuron.tau=2.0"),
@@ -187,6 +187,21 @@ CONTRADICTIONS = [
         "algo.replay_start_steps=40 algo.replay_capacity_steps=100",
         "algo.num_envs=10, algo.n_step=3 and algo.batch_size=32",
         "algo.replay_capacity_steps=112 or more",
+    ),
+    (
+        "env=cartpole algo=pqn algo.minibatches=600",
+        "algo.rollout_steps=128 and algo.num_envs=4",
+        "algo.minibatches=512 or less",
+    ),
+    (
+        "env=cartpole algo=pqn budget.steps=512",
+        "algo.rollout_steps=128 and algo.num_envs=4",
+        "budget.steps=513 or more",
+    ),
+    (
+        "env=cartpole algo=pqn algo.learning_rate_decay_steps=1000",
+        "budget.steps=200000",
+        "algo.learning_rate_decay_steps=200000 or more, or null",
     ),
     ("norm=batchnorm env=cartpole algo.batch_size=1", "norm=batchnorm", "algo.batch_size=32"),
     (

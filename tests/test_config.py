@@ -96,7 +96,8 @@ def test_experiments_set_ablated_axes_only(experiment):
     node = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
     assert set(node) == {"defaults"}
     overridden = {next(iter(entry)).removeprefix("override /") for entry in node.defaults}
-    assert overridden <= {"neuron", "surrogate", "norm", "encoder", "readout"}
+    # The algorithm too, where the arm is named after it.
+    assert overridden <= {"neuron", "surrogate", "norm", "encoder", "readout", "algo"}
 
 
 @pytest.mark.parametrize("env", FAMILIES)
@@ -105,6 +106,45 @@ def test_every_budget_fits_every_family(env, budget):
     cfg = config.compose([f"env={env}", f"budget={budget}"])
     assert cfg.algo.replay_start_steps < cfg.budget.steps
     assert cfg.algo.iteration_steps <= cfg.budget.steps
+
+
+@pytest.mark.parametrize("env", FAMILIES)
+@pytest.mark.parametrize("budget", options("budget"))
+@pytest.mark.parametrize("algo", options("algo"))
+def test_every_algorithm_fits_every_budget_and_family_and_updates(algo, budget, env):
+    cfg = config.compose([f"algo={algo}", f"env={env}", f"budget={budget}"])
+    assert cfg.algo.iteration_steps <= cfg.budget.steps
+    arguments = build.algo_arguments(cfg)
+    assert build.agent_class(cfg).updates_made(arguments, cfg.budget.steps) >= 5
+
+
+@pytest.mark.parametrize("env", FAMILIES)
+def test_pqn_normalizes_the_hidden_layer_unless_told_otherwise(env):
+    cfg = config.compose([f"env={env}", "experiment=pl_pqn"])
+    assert cfg.network.normalize_hidden
+    assert not config.compose([f"env={env}"]).network.normalize_hidden
+    asked = ["experiment=pl_pqn", "network.normalize_hidden=false"]
+    assert not config.compose([f"env={env}", *asked]).network.normalize_hidden
+
+
+@pytest.mark.parametrize(
+    ("env", "rollout", "steps_per_update", "rest"),
+    [
+        # CleanRL, CleanRL's pqn.py, and the authors' MinAtar, each for a run of its own length.
+        ("pong", (8, 128), 64, {"learning_rate": 2.5e-4, "epsilon_end": 0.01}),
+        ("acrobot", (4, 128), 32, {"epsilon_end": 0.05}),
+        ("minatar_asterix", (128, 32), 64, {"learning_rate": 5e-4, "epsilon_end": 0.05}),
+    ],
+)
+def test_the_published_settings_of_pqn(env, rollout, steps_per_update, rest):
+    cfg = config.compose([f"env={env}", "algo=pqn"])
+    algo = cfg.algo
+    assert (algo.num_envs, algo.rollout_steps) == rollout
+    per_update = algo.num_envs * algo.rollout_steps / (algo.epochs * algo.minibatches)
+    assert per_update == steps_per_update
+    assert (algo.gamma, algo.q_lambda, algo.max_grad_norm) == (0.99, 0.65, 10.0)
+    assert algo.learning_rate_decay_steps == cfg.budget.steps
+    assert {key: algo[key] for key in rest} == rest
 
 
 @pytest.mark.parametrize(

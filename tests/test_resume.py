@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from sdqn_lab.checks.refused import ConfigError
 from sdqn_lab.runs import stopping
 from sdqn_lab.runs.directory import BusyError, RunDirectory
 from sdqn_lab.runs.files import write_atomic
@@ -19,6 +20,7 @@ from sdqn_lab.runs.stopping import PREEMPTED_EXIT
 from sdqn_lab.training import evaluation
 from sdqn_lab.training import trainer as loop
 from sdqn_lab.training.collector import Collector
+from sdqn_lab.training.resume import resumed
 from tests.cells import kill_at, numbers, run
 
 COMMON = ["tracker=none", "threads=1", "time_window=2", "checkpoint_every_minutes=0.002"]
@@ -39,6 +41,12 @@ ATARI = [
     *("algo.iteration_steps=300", "algo.replay_start_steps=60", "algo.replay_capacity_steps=500"),
     *("algo.epsilon_decay_steps=500", "protocol.eval_episodes=2"),
     *("protocol.episode_cap_frames=300",),
+]
+PQN = [
+    *COMMON,
+    *("env=minatar_breakout", "experiment=pl_pqn", "budget.steps=3000", "algo.num_envs=6"),
+    *("algo.rollout_steps=16", "algo.minibatches=3", "algo.iteration_steps=1000"),
+    *("algo.epsilon_decay_steps=1500", "protocol.eval_episodes=3", "budget.log_every_steps=250"),
 ]
 
 
@@ -82,8 +90,13 @@ KILLS = [
 ]
 
 
+KILLS_OF_PQN = [("act", 25), ("learn from a rollout", 8), ("write a file", 4), ("evaluate", 3)]
+
+
 @pytest.mark.parametrize(
-    ("overrides", "kills"), [(MINATAR, KILLS), (ATARI, KILLS[:5])], ids=["minatar", "atari"]
+    ("overrides", "kills"),
+    [(MINATAR, KILLS), (ATARI, KILLS[:5]), (PQN, KILLS_OF_PQN)],
+    ids=["minatar", "atari", "pqn"],
 )
 def test_killed_in_each_phase_a_run_resumes_to_the_same_metrics(overrides, kills, tmp_path):
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
@@ -104,8 +117,10 @@ def test_two_runs_of_one_cell_are_equal_and_another_seed_differs(tmp_path):
     assert weights[0] == weights[1]
 
 
-def test_a_stop_request_saves_and_the_run_goes_on_exactly(tmp_path, monkeypatch):
-    overrides = [*MINATAR, "encoder=poisson", "norm=batchnorm", "checkpoint_every_minutes=60"]
+@pytest.mark.parametrize("overrides", [MINATAR, PQN], ids=["dqn", "pqn"])
+def test_a_stop_request_saves_and_the_run_goes_on_exactly(overrides, tmp_path, monkeypatch):
+    # Under PQN in the middle of a rollout: after 40 and 200 of 16 rows each.
+    overrides = [*overrides, "encoder=poisson", "norm=batchnorm", "checkpoint_every_minutes=60"]
     assert run(overrides, tmp_path / "whole") == 0
     stopped = tmp_path / "stopped"
     signal_at_step(monkeypatch, (40, 200), signal.SIGUSR2)
@@ -155,6 +170,12 @@ def test_a_run_that_kept_its_state_can_be_extended(tmp_path):
     assert run([*MINATAR, "keep_state=true"], tmp_path / "short") == 0
     assert run(MINATAR, tmp_path / "whole") == 0
     assert numbers(tmp_path / "short") == numbers(tmp_path / "whole")
+
+
+def test_a_run_whose_learning_rate_has_fallen_to_zero_is_not_extended(tmp_path):
+    assert run([*PQN, "keep_state=true", "budget.steps=700"], tmp_path) == 0
+    with pytest.raises(ConfigError, match=r"algo\.learning_rate_decay_steps=700: .* is 0 from"):
+        resumed(["--resume", str(tmp_path), "budget.steps=1400"])
 
 
 def test_metrics_written_after_the_checkpoint_are_written_again_not_twice(tmp_path):

@@ -27,6 +27,9 @@ Array = npt.NDArray[Any]
 Arguments = Mapping[str, Any]
 """The keys of an `algo` option, which are the arguments of its class."""
 
+MAX_MEMORY_SHARE = 0.9
+"""Of the memory that is free, what an agent's memory may take."""
+
 
 @dataclass(frozen=True)
 class EnvSpec:
@@ -111,6 +114,24 @@ class RunFacts(NamedTuple):
     steps: int
     env: EnvSpec
     free_bytes: Mapping[str, int] | None = None
+
+    def too_large(self, key: str, count: int, what: str, needed: int, where: str) -> list[Refused]:
+        """What is said of a memory that does not fit.
+
+        Args:
+            key: the argument to make smaller.
+            count: its value, to which `needed` is proportional.
+            what: the memory.
+            needed: its bytes.
+            where: `cpu` or `device`.
+        """
+        if self.free_bytes is None or needed <= MAX_MEMORY_SHARE * self.free_bytes[where]:
+            return []
+        free = self.free_bytes[where]
+        rule = f"{what} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+        return [
+            Refused(key, count, rule, f"{int(count * MAX_MEMORY_SHARE * free / needed)} or less")
+        ]
 
 
 class Agent(ABC):

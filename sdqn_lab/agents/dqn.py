@@ -2,19 +2,18 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from sdqn_lab.agents.base import Agent, Arguments, Array, Decision, EnvSpec, Row, RunFacts
+from sdqn_lab.agents.base import Arguments, Array, Decision, EnvSpec, Row, RunFacts
 from sdqn_lab.agents.losses import Loss, huber, mse, td_error
-from sdqn_lab.agents.policy import Greedy
+from sdqn_lab.agents.q_agent import QAgent
 from sdqn_lab.agents.replay import Batch, Replay
 from sdqn_lab.agents.schedules import LinearSchedule
-from sdqn_lab.agents.seeding import stream, stream_seed
+from sdqn_lab.agents.seeding import stream
 from sdqn_lab.checks.ranges import (
     Count,
     Natural,
@@ -30,11 +29,9 @@ OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
-MAX_MEMORY_SHARE = 0.9
-"""Of the memory that is free, what replay may take."""
 
 
-class DQN(Agent):
+class DQN(QAgent):
     """Q-learning with replay, a target network, epsilon-greedy acting and n-step batches.
 
     One update, with theta the online and theta' the target parameters::
@@ -119,7 +116,13 @@ class DQN(Agent):
     ) -> None:
         check_arguments(DQN.__init__, locals())
         super().__init__(
-            network, env, seed=seed, num_envs=num_envs, iteration_steps=iteration_steps
+            network,
+            env,
+            seed=seed,
+            num_envs=num_envs,
+            iteration_steps=iteration_steps,
+            epsilon=LinearSchedule(epsilon_begin, epsilon_end, epsilon_decay_steps),
+            max_grad_norm=max_grad_norm,
         )
         # A copy, so that weights are drawn once: a second draw would move the stream `init`.
         self.target_network = copy.deepcopy(network).requires_grad_(False).eval()
@@ -133,9 +136,7 @@ class DQN(Agent):
         self.double, self.gamma, self.n_step = double, gamma, n_step
         self.batch_size, self.learn_every_steps = batch_size, learn_every_steps
         self.target_update_every_updates, self.target_ema = target_update_every_updates, target_ema
-        self.max_grad_norm = max_grad_norm
         self.replay_start_steps = replay_start_steps
-        self.epsilon = LinearSchedule(epsilon_begin, epsilon_end, epsilon_decay_steps)
         self.memory = Replay(
             replay_capacity_steps,
             num_envs,
@@ -144,20 +145,12 @@ class DQN(Agent):
             dtype=env.dtype,
             device=self.device if replay_device == "device" else "cpu",
         )
-        self.updates = 0
         self._loss = mse if loss == "mse" else huber
-        self._draws, self._explore = stream(seed, "replay"), stream(seed, "explore")
-        self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "encoder"))
+        self._draws = stream(seed, "replay")
 
     def act(self, observations: Array, step: int) -> Decision:
         """Choose actions epsilon-greedily, for each environment on its own."""
-        policy = self.policy(
-            self.network,
-            self.env.num_actions,
-            epsilon=self.epsilon(step),
-            generator=self.generator,
-        )
-        return Decision(policy.act(observations, self._explore).actions, {})
+        return Decision(self.explore(observations, step).actions, {})
 
     def observe(self, row: Row, extras: Mapping[str, Array]) -> None:
         """Keep the newest frame of what was seen, the action and what followed."""
@@ -199,17 +192,7 @@ class DQN(Agent):
         q = online.train()(batch.observations, generator=self.generator)
         returns = batch.actions, batch.returns, batch.discounts
         loss = self._loss(td_error(q, *returns, next_q_online=selector_q, next_q_target=next_q))
-        # None and not zeros: the optimizer leaves a parameter alone that the loss does not reach.
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        parameters = [p for p in online.parameters() if p.grad is not None]
-        # Not asked here whether it is finite, which would wait for a GPU: the record refuses NaN.
-        grad_norm = get_total_norm(cast(list[Tensor], [p.grad for p in parameters]))
-        # The norm that is reported, before clipping, is also the one that clipping needs.
-        if self.max_grad_norm is not None:
-            clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
-        self.optimizer.step()
-        self.updates += 1
+        grad_norm = self.descend(loss)
         if self.target_ema < 1.0:
             with torch.no_grad():
                 for old, new in zip(target.parameters(), online.parameters(), strict=True):
@@ -225,55 +208,19 @@ class DQN(Agent):
             return None
         return self.memory.sample(self.batch_size, self.n_step, self.gamma, rng).observations
 
-    def metrics(self, step: int) -> dict[str, float]:
-        """Exploration at this step."""
-        return {"epsilon": self.epsilon(step)}
-
     def state_dict(self) -> dict[str, Any]:
-        """Everything but replay's rows, as tensors in plain containers.
-
-        Like that of a module it shares memory with the agent: write or copy it before going on.
-        """
+        """Everything but replay's rows; it shares memory with the agent."""
         return {
-            "network": dict(self.network.state_dict()),
+            **super().state_dict(),
             "target_network": dict(self.target_network.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "updates": self.updates,
-            "generator": self.generator.get_state(),
             "draws": self._draws.bit_generator.state,
-            "explore": self._explore.bit_generator.state,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state made by `state_dict` of an agent built alike.
-
-        Generators of different kinds of device have different states: moved to another kind, the
-        encoder draws from the stream that this agent was built with.
-        """
-        self.network.load_state_dict(state["network"])
+        """Take over a state made by `state_dict` of an agent built alike; see `QAgent`."""
+        super().load_state_dict(state)
         self.target_network.load_state_dict(state["target_network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.updates = state["updates"]
         self._draws.bit_generator.state = state["draws"]
-        self._explore.bit_generator.state = state["explore"]
-        if self.generator.get_state().shape == state["generator"].shape:
-            self.generator.set_state(state["generator"].cpu())
-
-    @staticmethod
-    def heads(num_actions: int, arguments: Arguments) -> dict[str, int]:
-        """One value for each action."""
-        return {"q": num_actions}
-
-    @staticmethod
-    def policy(
-        network: nn.Module,
-        num_actions: int,
-        *,
-        epsilon: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> Greedy:
-        """Greedy in the values, but for epsilon."""
-        return Greedy(network, num_actions, epsilon=epsilon, generator=generator)
 
     @staticmethod
     def memory_bytes(arguments: Arguments, env: EnvSpec) -> int:
@@ -292,7 +239,6 @@ class DQN(Agent):
         """Batch, start and exploration must fit replay and each other, replay the memory."""
         batch, start = arguments["batch_size"], arguments["replay_start_steps"]
         num_envs, n_step = arguments["num_envs"], arguments["n_step"]
-        begin, end = arguments["epsilon_begin"], arguments["epsilon_end"]
         key, capacity = "algo.replay_capacity_steps", arguments["replay_capacity_steps"]
         found = []
         stored = batch + n_step * num_envs
@@ -308,9 +254,7 @@ class DQN(Agent):
         if run.steps <= start:
             rule = f"ends before learning starts (algo.replay_start_steps={start})"
             found.append(Refused("budget.steps", run.steps, rule, f"{start + 1} or more"))
-        if end > begin:
-            rule = f"above algo.epsilon_begin={begin}, and exploration decays"
-            found.append(Refused("algo.epsilon_end", end, rule, f"{begin} or less"))
+        found += QAgent.problems(arguments, run)
         # Not drawable: rows whose window is incomplete, at both ends, and some between episodes. A
         # full replay that can never be drawn from would let learning wait for ever.
         least = batch + (n_step + run.env.stack + 1) * num_envs
@@ -318,12 +262,5 @@ class DQN(Agent):
             rule = f"too few for algo.num_envs={num_envs}, algo.n_step={n_step} and "
             rule += f"algo.batch_size={batch}"
             found.append(Refused(key, capacity, rule, f"{least} or more"))
-        if found or run.free_bytes is None:
-            return found
         needed = DQN.memory_bytes(arguments, run.env)
-        free = run.free_bytes[arguments["replay_device"]]
-        if needed > MAX_MEMORY_SHARE * free:
-            rule = f"replay needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-            fitting = int(capacity * MAX_MEMORY_SHARE * free / needed)
-            found.append(Refused(key, capacity, rule, f"{fitting} or less"))
-        return found
+        return found or run.too_large(key, capacity, "replay", needed, arguments["replay_device"])

@@ -82,6 +82,7 @@ class Policy(ABC):
         observations: npt.NDArray[Any],
         rng: np.random.Generator,
         time_window: int | None = None,
+        outputs: Tensor | None = None,
     ) -> Choice:
         """Decide for each of N observations on its own.
 
@@ -92,14 +93,16 @@ class Policy(ABC):
             observations: (N, *observation_shape).
             rng: source of exploration, and of a policy that draws.
             time_window: simulation steps T; None: the network's own.
+            outputs: (N, K) what the network answers, if that is known already.
         """
         # Drawn before it is known who explores: the stream is the same for every epsilon.
         explored = rng.random(len(observations)) < self.epsilon
         actions = rng.integers(self.num_actions, size=len(observations))
         # Early in training nearly every action is random, and a forward would be for nothing.
         if explored.all():
-            return Choice(actions, explored, None)
-        outputs = self.outputs(observations, time_window)
+            return Choice(actions, explored, outputs)
+        if outputs is None:
+            outputs = self.outputs(observations, time_window)
         return Choice(np.where(explored, actions, self.choose(outputs, rng)), explored, outputs)
 
 

@@ -1,14 +1,16 @@
-"""n-step returns as a pure function of explicit arrays."""
+"""Returns of n steps, and of all steps weighted by lambda, as pure functions of arrays."""
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+Arrays = TypeVar("Arrays", npt.NDArray[Any], Tensor)
 
 
 class NStep(NamedTuple):
@@ -68,3 +70,30 @@ def n_step_return(
     cut = (summed & terminal).any(axis=0)
     returns = (discounts[:-1, None] * np.where(summed, rewards, 0.0)).sum(axis=0)
     return NStep(returns, np.where(cut, 0.0, discounts[lengths]), lengths)
+
+
+def lambda_returns(
+    rewards: Arrays, discounts: Arrays, next_values: Arrays, lambda_: float
+) -> Arrays:
+    """Mix the returns of all numbers of steps, up to the end of the rows, by lambda::
+
+        G_t     = r_t + d_t [(1 - lambda) v_{t+1} + lambda G_{t+1}]
+        G_{M-1} = r_{M-1} + d_{M-1} v_M
+
+    Args:
+        rewards: (M, N) r, time first; NumPy or torch, like the others.
+        discounts: (M, N) d, of the value after each step; 0 where none is expected.
+        next_values: (M, N) v of the observation after each step.
+        lambda_: in [0, 1]; 0: one-step returns; 1: no bootstrap but the last.
+
+    Returns:
+        (M, N) G.
+
+    Source: Sutton and Barto, Reinforcement Learning, 2nd ed., section 12.1; with v = max_a Q, Peng
+    and Williams 1996.
+    """
+    returns: Arrays = rewards + discounts * next_values
+    for t in reversed(range(len(rewards) - 1)):
+        mixed = (1.0 - lambda_) * next_values[t] + lambda_ * returns[t + 1]
+        returns[t] = rewards[t] + discounts[t] * mixed
+    return returns

@@ -73,7 +73,7 @@ def arm_times(cells: list[Cell]) -> list[str]:
     for cell in cells:
         cfg, choices = cell.cfg, cell.cfg.choices
         # What sets the speed: everything but game and seed.
-        parts = [choices["network"], choices["neuron"], choices["norm"]]
+        parts = [choices["algo"], choices["network"], choices["neuron"], choices["norm"]]
         if "time_window" in identity(cfg):
             parts += [choices["surrogate"], f"T={cfg.time_window}"]
         arms.setdefault(" ".join(map(str, parts)), []).append(cfg)

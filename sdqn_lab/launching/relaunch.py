@@ -14,7 +14,8 @@ from sdqn_lab.config.foreign import outside_code
 from sdqn_lab.config.overrides import parse
 from sdqn_lab.config.planning import plan_cells
 from sdqn_lab.config.plugins import check_launcher
-from sdqn_lab.config.stored import stored_data
+from sdqn_lab.config.stored import stored_config, stored_data
+from sdqn_lab.config.validation import validate
 from sdqn_lab.launching import queue
 from sdqn_lab.launching.cells import prepare_cells
 from sdqn_lab.launching.ledger import Ledger, Submission, locked
@@ -105,6 +106,14 @@ def _extend(
         elif directory.state == "finished" and not directory.saved_steps:
             rule = f"{name} dropped its state when it finished; keep_state=true keeps it"
             problems.append(Refused(STEPS, steps, rule))
+        else:
+            # Its classes may be looked up: `_check_code` has let them pass, and starting does it.
+            longer = stored_config(directory.config, trust=True)
+            longer.budget.steps = steps
+            try:
+                validate(longer, here=False)
+            except ConfigError as error:
+                problems += [Refused(STEPS, steps, f"{name}: {each}") for each in error.problems]
     if problems:
         raise ConfigError(problems)
     if dry_run:

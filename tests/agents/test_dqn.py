@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from sdqn_lab import config
 from sdqn_lab.agents.base import EnvSpec, Row, RunFacts
@@ -16,41 +15,9 @@ from sdqn_lab.agents.losses import huber, mse, td_error
 from sdqn_lab.agents.replay import Batch
 from sdqn_lab.assembly import build
 from tests.refusals import refuses
+from tests.toy_networks import ACTIONS, FEATURES, Table, TinyNetwork
 
-FEATURES, ACTIONS = 6, 3
 ENV = EnvSpec((FEATURES,), ACTIONS, dtype=torch.float32)
-
-
-class TinyNetwork(nn.Module):
-    """Linear, batch norm, linear; adds noise of size `noise` from the generator it is given."""
-
-    def __init__(self, seed=0, noise=0.0):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.first = nn.Linear(FEATURES, 8)
-            self.norm = nn.BatchNorm1d(8)
-            self.last = nn.Linear(8, ACTIONS, bias=False)
-        self.noise = noise
-        self.calls = []
-
-    def forward(self, observations, *, time_window=None, generator=None):
-        self.calls.append((self.training, time_window))
-        x = observations.float()
-        if self.noise:
-            x = x + self.noise * torch.rand(x.shape, generator=generator)
-        return self.last(torch.relu(self.norm(self.first(x))))
-
-
-class Table(nn.Module):
-    """The observation (N, A) is itself the table of values, up to a learnable factor of 1."""
-
-    def __init__(self):
-        super().__init__()
-        self.factor = nn.Parameter(torch.ones(()))
-
-    def forward(self, observations, *, time_window=None, generator=None):
-        return self.factor * observations
 
 
 def make_agent(*, noise=0.0, seed=0, env=ENV, **changes):

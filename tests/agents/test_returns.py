@@ -1,15 +1,17 @@
-"""n-step returns: the original's numbers, sums by hand, and a loop written from the definition."""
+"""Returns: the originals' numbers, sums by hand, and a loop written from the definition."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdqn_lab.agents.returns import n_step_return, summed_steps
+from sdqn_lab.agents.returns import lambda_returns, n_step_return, summed_steps
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("nstep_*.npz"))
+GOLDEN_LAMBDA = sorted((Path(__file__).parents[1] / "golden").glob("qlambda_*.npz"))
 
 
 def column(*values, dtype=bool):
@@ -137,3 +139,68 @@ def by_definition(rewards, terminal, stop, gamma):
 def test_any_window_equals_the_loop_written_from_the_definition(window):
     expected = by_definition(*window)
     np.testing.assert_allclose(one_window(*window), expected, rtol=1e-12, atol=1e-12)
+
+
+# Mixed by lambda
+
+
+def values_of(golden):
+    """Discounts, and the largest value after each step, of a case of the originals."""
+    discounts = golden["gamma"] * (1.0 - golden["done_after_step"].astype(np.float64))
+    following = np.concatenate([golden["q"][1:], golden["next_q"][None]]).max(axis=-1)
+    return discounts, following
+
+
+@pytest.mark.parametrize("path", GOLDEN_LAMBDA, ids=lambda path: path.stem)
+@pytest.mark.parametrize("of", ["returns", "returns_rlax", "returns_purejaxql_atari"])
+def test_lambda_returns_equal_the_originals(path, of):
+    golden = np.load(path)
+    ours = lambda_returns(golden["rewards"], *values_of(golden), float(golden["lam"]))
+    np.testing.assert_allclose(ours, golden[of], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", GOLDEN_LAMBDA, ids=lambda path: path.stem)
+def test_the_wrong_value_of_the_last_step_but_one_in_published_code_is_not_ours(path):
+    """Several scripts of purejaxql take there the value after the last step, masked by its end."""
+    golden = np.load(path)
+    discounts, following = values_of(golden)
+    wrong = following.copy()
+    wrong[-2] = following[-1] * (1.0 - golden["done_after_step"][-1])
+    lambda_ = float(golden["lam"])
+    theirs = lambda_returns(golden["rewards"], discounts, wrong, lambda_)
+    published = golden["returns_purejaxql_minatar"]
+    np.testing.assert_allclose(theirs, published, rtol=0, atol=1e-6)
+    ours = lambda_returns(golden["rewards"], discounts, following, lambda_)
+    # At lambda = 1 no bootstrap but the last counts.
+    assert (np.abs(ours - published).max() > 0.01) == (lambda_ < 1.0)
+
+
+@pytest.mark.parametrize("of", [np.array, torch.tensor], ids=["numpy", "torch"])
+def test_lambda_returns_by_hand(of):
+    # 4 + 0.5 * 40 = 24; 2 + 0.5 * (0.5 * 20 + 0.5 * 24) = 13; 1 + 0.5 * (0.5 * 10 + 0.5 * 13)
+    columns = [of([[a], [b], [c]]) for a, b, c in ((1.0, 2.0, 4.0), (0.5,) * 3, (10.0, 20.0, 40.0))]
+    returns = lambda_returns(*columns, 0.5)
+    assert isinstance(returns, type(columns[0]))
+    assert returns.flatten().tolist() == [6.75, 13.0, 24.0]
+    assert columns[0].flatten().tolist() == [1.0, 2.0, 4.0]
+
+
+def test_a_discount_of_zero_cuts_the_chain():
+    columns = [
+        column(*values, dtype=np.float64) for values in ((1, 2, 4), (0.5, 0, 0.5), (9, 9, 8))
+    ]
+    assert lambda_returns(*columns, 1.0).flatten().tolist() == [2.0, 2.0, 8.0]
+
+
+@pytest.mark.parametrize("lambda_", [0.0, 0.3, 1.0])
+def test_lambda_returns_are_the_weighted_mean_of_all_n_step_returns(lambda_):
+    rng, gamma, steps = np.random.default_rng(0), 0.9, 6
+    rewards, values = rng.standard_normal((2, steps, 3))
+    no = np.zeros((steps, 3), bool)
+    expected = np.zeros(3)
+    for n in range(1, steps + 1):
+        summed = n_step_return(rewards[:n], no[:n], no[:n], gamma)
+        weight = lambda_ ** (n - 1) * (1 - lambda_ if n < steps else 1)
+        expected += weight * (summed.returns + summed.discounts * values[n - 1])
+    ours = lambda_returns(rewards, np.full((steps, 3), gamma), values, lambda_)
+    np.testing.assert_allclose(ours[0], expected, rtol=0, atol=1e-12)

@@ -15,6 +15,7 @@ EXPECTED = {
     "net_reduced": 44,
     "net_full": 9,
     "nstep": 6,
+    "qlambda": 4,
 }
 
 

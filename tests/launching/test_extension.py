@@ -49,6 +49,22 @@ def test_a_sweep_that_cannot_be_made_longer_is_left_as_it_was(capsys):
     assert sweep.main(["relaunch", str(SWEEP), "budget.steps=200"]) == 0
 
 
+def test_cells_whose_algorithm_does_not_fit_a_longer_run_are_left_as_they_were(capsys):
+    """PQN's learning rate has fallen to 0 at the end of the run that it was made for."""
+    pqn = ["env=cartpole", "algo=pqn", "budget=smoke", "tracker=none", "device=cpu", "threads=1"]
+    pqn += ["time_window=1", "keep_state=true", "budget.steps=100", f"hydra.sweep.dir={SWEEP}"]
+    assert run.main(["-m", *pqn, "algo.learning_rate_decay_steps=100,null"]) == 0
+    before = {cell: (cell / "config.yaml").read_bytes() for cell in cells(SWEEP)}
+    capsys.readouterr()
+    assert sweep.main(["relaunch", str(SWEEP), "budget.steps=200"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: budget.steps=200: cartpole_")
+    assert "algo.learning_rate_decay_steps=100: the learning rate is 0 from there on" in line
+    for cell, stored in before.items():
+        assert (cell / "config.yaml").read_bytes() == stored
+        assert steps(cell) == (100, "finished")
+
+
 def test_the_sweeps_own_command_does_not_cut_short_a_longer_cell_that_was_stopped():
     assert run.main([*COMMAND, "keep_state=true"]) == 0
     stopped, _ = cells(SWEEP)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sdqn_lab import config
 from tests.training.toys import chain, toy_config, toy_trainer
 
 BUDGET = ["budget.steps=1200", "algo.iteration_steps=1200", "algo.epsilon_decay_steps=500"]
@@ -26,6 +27,34 @@ def test_walks_to_the_far_end_of_a_chain(algo, n_step):
     arguments += ["budget.steps=2400", "algo.iteration_steps=2400", "protocol.epsilon_eval=0"]
     cfg = toy_config(*arguments, "protocol.episode_cap_frames=100")
     trainer, tape = toy_trainer(cfg, chain)
+    trainer.run()
+    last = tape.records[-1]
+    assert last["eval/return_mean"] == 1.0
+    assert last["eval/length_steps_mean"] == 4.0
+
+
+def pqn_config(*overrides):
+    return config.compose(
+        [
+            *("env=cartpole", "network.hidden=64", "time_window=4", "protocol.eval_episodes=4"),
+            *("algo.rollout_steps=16", "algo.learning_rate=4e-3", "algo.reward_scale=1"),
+            *("algo.epsilon_decay_steps=800", "budget.steps=2400", "algo.iteration_steps=2400"),
+            *overrides,
+        ]
+    )
+
+
+@pytest.mark.parametrize("experiment", ["pqn", "pl_pqn"])
+def test_pqn_names_the_state_it_sees(experiment):
+    cfg = pqn_config(f"experiment={experiment}", "algo.gamma=0.5")
+    trainer, tape = toy_trainer(cfg)
+    trainer.run()
+    assert tape.evaluations()[-1] >= 0.9 * IDENTITY_OPTIMUM
+
+
+def test_pqn_walks_to_the_far_end_of_a_chain():
+    far = ["protocol.epsilon_eval=0", "protocol.episode_cap_frames=100"]
+    trainer, tape = toy_trainer(pqn_config("experiment=pqn", *far), chain)
     trainer.run()
     last = tape.records[-1]
     assert last["eval/return_mean"] == 1.0

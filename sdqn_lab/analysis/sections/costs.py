@@ -101,7 +101,7 @@ def _table(comparison: Comparison, frame: pd.DataFrame) -> Table:
             }
         )
     caption = (
-        "Per decision, counted exactly at each run's last probe (a batch of its replay): mean over "
+        "Per decision, counted exactly at each run's last probe (a remembered batch): mean over "
         "games of the mean over seeds, and the lowest to highest seed's mean over games. MAC: "
         "multiply-adds with an input that is a number and not zero; AC: additions for spikes. "
         "The first layer sees the image: its map runs once for a constant input, as here, or at "

@@ -156,7 +156,7 @@ def _draw_shares(comparison: Comparison, layers: Sequence[str]) -> Figure:
     legend(canvas, looks(comparison))
     caption = (
         "Mean over all runs of an arm that have got there, games and seeds together; band: their "
-        "middle half. silent: units that fire for no sample at no step of a batch of replay; "
+        "middle half. silent: units that fire for no sample at no step of a remembered batch; "
         f"saturated: (sample, unit) pairs active at every step; {OF_RELU}, so there saturated "
         "equals active."
     )

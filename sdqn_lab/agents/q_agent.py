@@ -1,0 +1,139 @@
+"""What agents share that act by the values of actions."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from sdqn_lab.agents.base import Agent, Arguments, Array, EnvSpec, RunFacts
+from sdqn_lab.agents.policy import Choice, Greedy
+from sdqn_lab.agents.schedules import LinearSchedule
+from sdqn_lab.agents.seeding import stream, stream_seed
+from sdqn_lab.checks.refused import Refused
+
+
+class QAgent(Agent):
+    """Acts epsilon-greedily by Q(s, a), the one head of its network, and learns by gradient steps.
+
+    A class derived from it sets `optimizer`.
+
+    Args:
+        network: called as network(observations, time_window=..., generator=...) -> (B, A).
+        env: the environment's shapes.
+        seed: of exploration ("explore") and of a network that draws ("encoder").
+        num_envs: environments stepped together.
+        iteration_steps: agent steps between evaluations.
+        epsilon: exploration by agent step.
+        max_grad_norm: largest L2 norm of the gradient over all parameters, > 0; None: no limit.
+
+    Attributes:
+        updates: gradient steps made.
+        generator: where a network that draws draws from while it acts and learns.
+    """
+
+    optimizer: torch.optim.Optimizer
+
+    def __init__(
+        self,
+        network: nn.Module,
+        env: EnvSpec,
+        *,
+        seed: int,
+        num_envs: int,
+        iteration_steps: int,
+        epsilon: LinearSchedule,
+        max_grad_norm: float | None,
+    ) -> None:
+        super().__init__(
+            network, env, seed=seed, num_envs=num_envs, iteration_steps=iteration_steps
+        )
+        self.epsilon, self.max_grad_norm = epsilon, max_grad_norm
+        self.updates = 0
+        self._explore = stream(seed, "explore")
+        self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "encoder"))
+
+    def explore(self, observations: Array, step: int, q: Tensor | None = None) -> Choice:
+        """Choose epsilon-greedily, for each environment on its own.
+
+        Args:
+            observations: (N, *observation_shape).
+            step: agent steps so far.
+            q: (N, A) values of the observations, if they are known already.
+        """
+        policy = self.policy(
+            self.network,
+            self.env.num_actions,
+            epsilon=self.epsilon(step),
+            generator=self.generator,
+        )
+        return policy.act(observations, self._explore, outputs=q)
+
+    def descend(self, loss: Tensor) -> Tensor:
+        """Make one gradient step on a loss; the gradient's L2 norm before clipping, 0-d."""
+        # None and not zeros: the optimizer leaves a parameter alone that the loss does not reach.
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        # Not asked here whether it is finite, which would wait for a GPU: the record refuses NaN.
+        grad_norm = get_total_norm(cast(list[Tensor], [p.grad for p in parameters]))
+        # The norm that is reported, before clipping, is also the one that clipping needs.
+        if self.max_grad_norm is not None:
+            clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
+        self.optimizer.step()
+        self.updates += 1
+        return grad_norm
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Exploration at this step."""
+        return {"epsilon": self.epsilon(step)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network, optimizer, number of updates and random streams, as plain containers.
+
+        Like that of a module it shares memory with the agent: write or copy it before going on.
+        """
+        return {
+            "network": dict(self.network.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+            "generator": self.generator.get_state(),
+            "explore": self._explore.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state made by `state_dict` of an agent built alike.
+
+        Generators of different kinds of device have different states: moved to another kind, the
+        encoder draws from the stream that this agent was built with.
+        """
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
+        self._explore.bit_generator.state = state["explore"]
+        if self.generator.get_state().shape == state["generator"].shape:
+            self.generator.set_state(state["generator"].cpu())
+
+    @staticmethod
+    def heads(num_actions: int, arguments: Arguments) -> dict[str, int]:
+        """One value for each action."""
+        return {"q": num_actions}
+
+    @staticmethod
+    def policy(
+        network: nn.Module,
+        num_actions: int,
+        *,
+        epsilon: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Greedy:
+        """Greedy in the values, but for epsilon."""
+        return Greedy(network, num_actions, epsilon=epsilon, generator=generator)
+
+    @staticmethod
+    def problems(arguments: Arguments, run: RunFacts) -> list[Refused]:
+        """Exploration decays."""
+        begin, end = arguments["epsilon_begin"], arguments["epsilon_end"]
+        rule = f"above algo.epsilon_begin={begin}, and exploration decays"
+        return [Refused("algo.epsilon_end", end, rule, f"{begin} or less")] if end > begin else []

@@ -1,0 +1,90 @@
+"""Memory of an agent that learns from what it has just done and then forgets it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sdqn_lab.agents.base import Array, Row
+from sdqn_lab.checks.ranges import Count, check_arguments
+from sdqn_lab.checks.refused import Refused
+
+
+class Rollout:
+    """The last M steps of N environments, and what acting computed at each (`extras`).
+
+    The timeline is that of replay: the observation after row t is that of row t + 1, whatever
+    happens. A row that is not `valid` shows an observation and is no transition: the last one of an
+    episode (the step that merely starts a new episode) or, after `close`, of an iteration. Hence
+
+    * the row after a truncated one is not valid, and what acting computed there, e.g. its value,
+      belongs to the truncated episode's final observation,
+    * M rows can be learned from once a row after them is there.
+
+    Learning comes after acting, so up to two rows may follow the M: after a `close`, which nobody
+    learns from at once, also the first of the next iteration.
+
+    Args:
+        num_steps: M.
+
+    Raises:
+        Refused: M below 1; a row with other extras than the ones before.
+    """
+
+    def __init__(self, num_steps: Count) -> None:
+        check_arguments(Rollout.__init__, locals())
+        self.num_steps = num_steps
+        self.rows = 0
+        self._columns: dict[str, Array] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether M rows are there, and the row after them."""
+        return self.rows > self.num_steps
+
+    def append(self, row: Row, extras: Mapping[str, Array]) -> None:
+        """Add a row, and what acting computed for it, each (N, ...)."""
+        columns = {**row._asdict(), **extras}
+        if not self._columns:
+            shape = (self.num_steps + 2,)
+            self._columns = {k: np.empty((*shape, *v.shape), v.dtype) for k, v in columns.items()}
+        if columns.keys() != self._columns.keys():
+            rule = f"must be those of the rows before: {', '.join(self._columns)}"
+            raise Refused("columns", ", ".join(columns), rule)
+        for name, values in columns.items():
+            self._columns[name][self.rows] = values
+        self.rows += 1
+
+    def close(self, observations: Array, extras: Mapping[str, Array]) -> None:
+        """End the timeline: episodes still running count as truncated at these observations.
+
+        Args:
+            observations: (N, ...) current ones.
+            extras: what acting would compute for them.
+        """
+        nothing = np.zeros(len(observations), np.bool_)
+        actions, rewards = nothing.astype(np.int64), nothing.astype(np.float32)
+        self.append(Row(observations, actions, rewards, nothing, nothing), extras)
+
+    def columns(self) -> dict[str, Array]:
+        """The M rows and the one after them by column, (M + 1, N, ...), until `advance`."""
+        return {name: column[: self.num_steps + 1] for name, column in self._columns.items()}
+
+    def advance(self) -> None:
+        """Forget the M rows; the one after them is the first of the next M."""
+        left = self.rows - self.num_steps
+        for column in self._columns.values():
+            column[:left] = column[self.num_steps : self.rows]
+        self.rows = left
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far by column; it shares memory with the rollout."""
+        return {name: column[: self.rows] for name, column in self._columns.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the rows of a rollout of the same M and N."""
+        self.rows, self._columns = 0, {}
+        for name, values in state.items():
+            self._columns[name] = np.empty((self.num_steps + 2, *values.shape[1:]), values.dtype)
+            self.rows = len(values)
+            self._columns[name][: self.rows] = values
