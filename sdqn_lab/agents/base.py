@@ -198,6 +198,11 @@ class Agent(ABC):
     def learn(self, step: int) -> Iterator[Mapping[str, Tensor | float]]:
         """Make as many updates as are due at agent step `step`; metrics (0-d) after each."""
 
+    @property
+    def general_path(self) -> str | None:
+        """Why updates are torch's and not compiled, in a few words; None: they are compiled."""
+        return f"algo={type(self).__name__.lower()} has no compiled update"
+
     def gradient_norms(self) -> Mapping[str, Tensor | float]:
         """L2 norm of the last update's gradient of each layer (0-d), asked for after each update.
 

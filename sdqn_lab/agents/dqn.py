@@ -24,6 +24,8 @@ from sdqn_lab.checks.ranges import (
     check_arguments,
 )
 from sdqn_lab.checks.refused import Refused
+from sdqn_lab.engines.losses import bootstrap
+from sdqn_lab.engines.network import compiled
 
 OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -161,7 +163,7 @@ class DQN(QAgent):
         """End the timeline: running episodes count as truncated."""
         self.memory.close(observations[:, -self.env.frame_shape[0] :])
 
-    def learn(self, step: int) -> Iterator[dict[str, Tensor]]:
+    def learn(self, step: int) -> Iterator[dict[str, Tensor | float]]:
         """Make the updates that are due, each on a batch of its own."""
         # Owed since the run's start, not since the last call: what was not drawable yet is made up
         # for, the ratio to steps is exact (docs/DEVIATIONS.md, row 30), also after a resume.
@@ -170,19 +172,30 @@ class DQN(QAgent):
             batch = self.memory.sample(self.batch_size, self.n_step, self.gamma, self._draws)
             yield self.update(batch)
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
+    def update(self, batch: Batch) -> dict[str, Tensor | float]:
         """Make one gradient step.
 
         Returns:
-            0-d tensors that stay on the device: "loss/td", "q/mean" (mean of Q over the batch at
-            the actions taken) and "grad/norm" (L2 over all parameters, before clipping).
+            Numbers, or 0-d tensors that stay on the device: "loss/td", "q/mean" (mean of Q over the
+            batch at the actions taken) and "grad/norm" (L2 over all parameters, before clipping).
         """
         online, target = self.network, self.target_network
         # Before the step and at update 0, as in the original (docs/DEVIATIONS.md, row 33). A
         # state dict also holds running statistics, without which copied weights answer otherwise.
         if self.target_ema == 1.0 and self.updates % self.target_update_every_updates == 0:
             target.load_state_dict(online.state_dict())
-        batch = batch.to(self.device)
+        step = self._torch_step if self.engine is None else self._compiled_step
+        metrics = step(batch.to(self.device))
+        if self.target_ema < 1.0:
+            with torch.no_grad():
+                for old, new in zip(target.parameters(), online.parameters(), strict=True):
+                    old.lerp_(new, self.target_ema)
+            for buffer, source in zip(target.buffers(), online.buffers(), strict=True):
+                buffer.copy_(source)
+        return metrics
+
+    def _torch_step(self, batch: Batch) -> dict[str, Tensor | float]:
+        online, target = self.network, self.target_network
         # Target and a* come first: an encoder that draws draws in this order.
         with torch.no_grad():
             next_q = target(batch.next_observations, generator=self.generator)
@@ -193,14 +206,18 @@ class DQN(QAgent):
         returns = batch.actions, batch.returns, batch.discounts
         loss = self._loss(td_error(q, *returns, next_q_online=selector_q, next_q_target=next_q))
         grad_norm = self.descend(loss)
-        if self.target_ema < 1.0:
-            with torch.no_grad():
-                for old, new in zip(target.parameters(), online.parameters(), strict=True):
-                    old.lerp_(new, self.target_ema)
-            for buffer, source in zip(target.buffers(), online.buffers(), strict=True):
-                buffer.copy_(source)
         taken = q.detach().gather(1, batch.actions.unsqueeze(1))
         return {"loss/td": loss.detach(), "q/mean": taken.mean(), "grad/norm": grad_norm}
+
+    def _compiled_step(self, batch: Batch) -> dict[str, Tensor | float]:
+        observations, actions, returns, discounts, next_observations = (b.numpy() for b in batch)
+        target, online = compiled(self.target_network), compiled(self.network)
+        assert target and online
+        next_q = target.values(next_observations)
+        selector_q = online.values(next_observations) if self.double else next_q
+        targets = np.empty_like(next_q[:, 0])
+        bootstrap(returns, discounts, next_q, selector_q, targets)
+        return self.compiled_step(observations, actions, targets, huber=self._loss is huber)
 
     def sample(self, rng: np.random.Generator) -> Tensor | None:
         """Observations of one batch of replay."""

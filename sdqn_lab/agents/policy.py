@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab.agents.returns import BoolArray, IntArray
+from sdqn_lab.engines.network import compiled
 
 
 class Choice(NamedTuple):
@@ -56,6 +57,7 @@ class Policy(ABC):
         self.num_actions = num_actions
         self.epsilon = epsilon
         self.generator = generator
+        self._compiled = compiled(network)
 
     @abstractmethod
     def choose(self, outputs: Tensor, rng: np.random.Generator) -> IntArray:
@@ -69,6 +71,8 @@ class Policy(ABC):
             observations: (N, *observation_shape), as the environment gives them.
             time_window: simulation steps T; None: the network's own.
         """
+        if self._compiled is not None and self._compiled.attached:
+            return torch.from_numpy(self._compiled.values(observations, time_window))
         device = next(self.network.parameters()).device
         inputs = torch.from_numpy(observations).to(device, non_blocking=True)
         if self.network.training:  # walking through all modules takes time at each decision

@@ -143,7 +143,7 @@ class PQN(QAgent):
         """End the timeline: running episodes are truncated, with the values of these."""
         self.rollout.close(observations, _extras(self.values(observations)))
 
-    def learn(self, step: int) -> Iterator[dict[str, Tensor]]:
+    def learn(self, step: int) -> Iterator[dict[str, Tensor | float]]:
         """Make the updates of a complete rollout, and forget it."""
         while self.rollout.complete:
             lesson = self.lesson()
@@ -178,7 +178,7 @@ class PQN(QAgent):
             torch.from_numpy(targets[valid].astype(np.float32)).to(device),
         )
 
-    def update(self, observations: Tensor, actions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def update(self, observations: Tensor, actions: Tensor, targets: Tensor) -> dict[str, Tensor | float]:
         """Make one gradient step.
 
         Args:
@@ -187,9 +187,12 @@ class PQN(QAgent):
             targets: (B,) G.
 
         Returns:
-            0-d tensors that stay on the device: "loss/td", "q/mean" (mean of Q over the batch at
+            Numbers, or 0-d tensors that stay on the device: "loss/td", "q/mean" (mean of Q over the batch at
             the actions taken) and "grad/norm" (L2 over all parameters, before clipping).
         """
+        if self.engine is not None:
+            arrays = observations.numpy(), actions.numpy(), targets.numpy()
+            return self.compiled_step(*arrays, huber=False, scale=0.5)
         q = self.network.train()(observations, generator=self.generator)
         taken = q.gather(1, actions.unsqueeze(1)).squeeze(1)
         loss = 0.5 * mse(targets - taken)

@@ -1,17 +1,23 @@
 """What agents share that act by the values of actions."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from sdqn_lab.agents.base import Agent, Arguments, Array, EnvSpec, RunFacts
 from sdqn_lab.agents.policy import Choice, Greedy
+from sdqn_lab.agents.returns import IntArray
 from sdqn_lab.agents.schedules import LinearSchedule
 from sdqn_lab.agents.seeding import stream, stream_seed
 from sdqn_lab.checks.refused import Refused
+from sdqn_lab.engines.losses import value_gradient
+from sdqn_lab.engines.network import compiled, obstacle
+from sdqn_lab.engines.optimizer import CompiledOptimizer
 
 
 class QAgent(Agent):
@@ -51,8 +57,25 @@ class QAgent(Agent):
         )
         self.epsilon, self.max_grad_norm = epsilon, max_grad_norm
         self.updates = 0
+        self._policy = self.policy(network, env.num_actions)
         self._explore = stream(seed, "explore")
         self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "encoder"))
+        self._policy.generator = self.generator
+
+    @cached_property
+    def engine(self) -> CompiledOptimizer | None:
+        """What makes an update in compiled code; None where only torch can."""
+        network = compiled(self.network)
+        return None if network is None else CompiledOptimizer(network, self.optimizer)
+
+    @property
+    def general_path(self) -> str | None:
+        """See `Agent`."""
+        return None if self.engine else obstacle(self.network)
+
+    def gradient_norms(self) -> Mapping[str, Tensor | float]:
+        """See `Agent`."""
+        return super().gradient_norms() if self.engine is None else self.engine.norms
 
     def explore(self, observations: Array, step: int, q: Tensor | None = None) -> Choice:
         """Choose epsilon-greedily, for each environment on its own.
@@ -62,13 +85,8 @@ class QAgent(Agent):
             step: agent steps so far.
             q: (N, A) values of the observations, if they are known already.
         """
-        policy = self.policy(
-            self.network,
-            self.env.num_actions,
-            epsilon=self.epsilon(step),
-            generator=self.generator,
-        )
-        return policy.act(observations, self._explore, outputs=q)
+        self._policy.epsilon = self.epsilon(step)
+        return self._policy.act(observations, self._explore, outputs=q)
 
     def descend(self, loss: Tensor) -> Tensor:
         """Make one gradient step on a loss; the gradient's L2 norm before clipping, 0-d."""
@@ -85,6 +103,32 @@ class QAgent(Agent):
         self.updates += 1
         return grad_norm
 
+    def compiled_step(
+        self, observations: Array, actions: IntArray, targets: Array, *, huber: bool, scale: float = 1.0
+    ) -> dict[str, Tensor | float]:
+        """Make one gradient step on the loss between targets and Q(s, a), by the engine.
+
+        Args:
+            observations: (B, *observation_shape).
+            actions: (B,) taken there.
+            targets: (B,).
+            huber: the loss; else the mean of squares.
+            scale: factor of the loss.
+
+        Returns:
+            "loss/td", "q/mean" and "grad/norm".
+        """
+        engine = self.engine
+        assert engine is not None
+        q = engine.network.forward(observations)
+        of_q, numbers = np.empty_like(q), np.empty(2)
+        value_gradient(q, actions, targets, huber, scale, of_q, numbers)
+        engine.network.backward(observations, of_q)
+        norm = engine.step(self.max_grad_norm)
+        self.updates += 1
+        loss, mean = numbers.tolist()
+        return {"loss/td": loss, "q/mean": mean, "grad/norm": norm}
+
     def metrics(self, step: int) -> dict[str, float]:
         """Exploration at this step."""
         return {"epsilon": self.epsilon(step)}
@@ -94,6 +138,8 @@ class QAgent(Agent):
 
         Like that of a module it shares memory with the agent: write or copy it before going on.
         """
+        if self.engine is not None:
+            self.engine.store()
         return {
             "network": dict(self.network.state_dict()),
             "optimizer": self.optimizer.state_dict(),
@@ -110,6 +156,8 @@ class QAgent(Agent):
         """
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.engine is not None:
+            self.engine.load()
         self.updates = state["updates"]
         self._explore.bit_generator.state = state["explore"]
         if self.generator.get_state().shape == state["generator"].shape:

@@ -161,4 +161,7 @@ def initial_network(cfg: DictConfig, env: EnvSpec) -> SpikingNetwork:
 def build_agent(cfg: DictConfig, env: EnvSpec) -> Agent:
     """The agent that a run begins with."""
     network = initial_network(cfg, env)
-    return agent_class(cfg)(network, env, seed=cfg.seed, **algo_arguments(cfg))
+    agent = agent_class(cfg)(network, env, seed=cfg.seed, **algo_arguments(cfg))
+    if cfg.backend == "compiled" and (reason := agent.general_path):
+        raise Refused("backend", "compiled", f"not for {reason}", "backend=auto")
+    return agent

@@ -73,8 +73,8 @@ class Config:
     """T, simulation steps per decision."""
     time_window_eval: Count | None = MISSING
     """T in evaluation and play; null: time_window."""
-    backend: Annotated[str, OneOf("auto", "fused", "reference")] = MISSING
-    """Forms of the neurons' equations, equal to rounding."""
+    backend: Annotated[str, OneOf("auto", "compiled", "fused", "reference")] = MISSING
+    """Forms of the same equations, equal to rounding."""
     precision: Annotated[str, OneOf("float32", "bf16")] = MISSING
     """Of the linear maps of all blocks."""
     seed: Annotated[Natural, Lt(2**63)] = MISSING

@@ -26,6 +26,8 @@ from sdqn_lab.engines.vectors import (
     LANES,
     WIDE,
     add_row,
+    copy_row,
+    first_spikes,
     product,
     sum_rows,
     sum_wide_rows,
@@ -65,8 +67,11 @@ class Whole(NamedTuple):
         charged: reals: (T, widest).
         packed: reals: (LANES, widest).
         widest: units of the widest layer.
-        classes: integers: two rows of `widest`.
-        length: M, which is T B rounded up to whole vectors; rows of the backward pass are t B + b.
+        found: integers: a row of `widest`, or of as many as there are inputs.
+        padded: reals: (height + kernel - 1, width + kernel - 1, filters) currents of the first map.
+        places: integers: where the current under a kernel's last corner lies in it, by input.
+        rows: integers: where the row of weights of a kernel's first place begins, by input.
+        length: M, which is T B rounded up to whole pairs of vectors; rows of the backward pass are t B + b.
     """
 
     channels: int
@@ -82,7 +87,10 @@ class Whole(NamedTuple):
     charged: int
     packed: int
     widest: int
-    classes: int
+    found: int
+    padded: int
+    places: int
+    rows: int
     length: int
 
 
@@ -110,6 +118,7 @@ class Part(NamedTuple):
         hard: 0 or 1.
         detach_reset: 0 or 1.
         normalize: 0 or 1.
+        periodic: 1 if its neurons fire periodically under a constant current.
     """
 
     units: int
@@ -132,6 +141,7 @@ class Part(NamedTuple):
     hard: int
     detach_reset: int
     normalize: int
+    periodic: int
 
 
 class Engine(NamedTuple):
@@ -140,7 +150,7 @@ class Engine(NamedTuple):
     Attributes:
         parameters: flat.
         constants: (1 + L, 6): the observation's scale, then the first six of `LayerConstants`.
-        table: (1 + L, 20): `Whole`, then the `Part` of each layer.
+        table: (1 + L, 21): `Whole`, then the `Part` of each layer.
         reals: room.
         integers: room.
     """
@@ -154,12 +164,12 @@ class Engine(NamedTuple):
 
 @inline_jit
 def _whole(table: Table) -> Whole:
-    return Whole(*to_fixed_tuple(table[0], 15))
+    return Whole(*to_fixed_tuple(table[0], 18))
 
 
 @inline_jit
 def _part(table: Table, index: int) -> Part:
-    return Part(*to_fixed_tuple(table[1 + index], 20))
+    return Part(*to_fixed_tuple(table[1 + index], 21))
 
 
 @inline_jit
@@ -187,54 +197,50 @@ def forward(
 
 @inline_jit
 def _map_observation(engine: Engine, whole: Whole, x: npt.NDArray[Any], b: int) -> None:
-    part, flat, filters = _part(engine.table, 0), engine.parameters, whole.filters
-    begin = part.currents + b * part.units
-    bias = flat[part.bias :][:filters]
-    for at in range(begin, begin + part.units, filters):
-        current = engine.reals[at:][:filters]
-        for j in range(filters):
-            current[j] = bias[j]
-    _spread(engine, whole, x, engine.reals, begin, flat, part.weight, True)
+    part, reals, filters = _part(engine.table, 0), engine.reals, whole.filters
+    side = whole.kernel - 1
+    row = (whole.width - side) * filters
+    # Beyond the border lie sums that nobody reads.
+    for place in range(0, (whole.height + side) * (whole.width + side) * filters, filters):
+        for j in range(0, filters, LANES):
+            copy_row(reals, whole.padded + place + j, engine.parameters, part.bias + j)
+    _spread(engine, whole, x, engine.parameters, True)
+    for y in range(whole.height - side):
+        inner = whole.padded + ((y + side) * (whole.width + side) + side) * filters
+        at = part.currents + b * part.units + y * row
+        for j in range(0, row, LANES):
+            copy_row(reals, at + j, reals, inner + j)
 
 
 @inline_jit
 def _spread(
-    engine: Engine,
-    whole: Whole,
-    x: npt.NDArray[Any],
-    currents: Array,
-    begin: int,
-    weights: Array,
-    weight: int,
-    forth: bool,
+    engine: Engine, whole: Whole, x: npt.NDArray[Any], weights: Array, forth: bool
 ) -> None:
     """For each input that is not zero and each place of the kernel over it: add the row of weights
     to the current, or back the current's gradient to the row.
+
+    The currents are padded, so that every input has as many places.
     """
-    size, filters = whole.kernel, whole.filters
-    high, wide = whole.height - size + 1, whole.width - size + 1
-    i = 0
-    for channel in range(whole.channels):
-        for y in range(whole.height):
-            for at in range(whole.width):
-                if x[i] != 0:
-                    factor = weights.dtype.type(x[i]) / engine.constants[0, 0]
-                    for a in range(max(0, y - high + 1), min(size - 1, y) + 1):
-                        for c in range(max(0, at - wide + 1), min(size - 1, at) + 1):
-                            place = begin + ((y - a) * wide + at - c) * filters
-                            row = weight + ((a * size + c) * whole.channels + channel) * filters
-                            for j in range(0, filters, LANES):
-                                if forth:
-                                    add_row(currents, place + j, weights, row + j, factor)
-                                else:
-                                    add_row(weights, row + j, currents, place + j, factor)
-                i += 1
-
-
-@inline_jit
-def _takes(t: int, k: int, periodic: bool) -> bool:
-    """Whether the current of step t, from 1, holds the rows of class k."""
-    return t % k == 0 if periodic else t == k
+    filters, size, found = whole.filters, whole.kernel, engine.integers[whole.found :]
+    line = (whole.width + size - 1) * filters
+    n = np.uint64(0)
+    for i in range(len(x)):
+        # Written always, kept only for an active input: a branch would be mispredicted.
+        found[n] = i
+        n += np.uint64(x[i] != 0)
+    for each in range(n):
+        i = found[each]
+        factor = weights.dtype.type(x[i]) / engine.constants[0, 0]
+        place, row = engine.integers[whole.places + i], engine.integers[whole.rows + i]
+        for a in range(size):
+            for c in range(size):
+                at, begin = whole.padded + place - a * line - c * filters, row
+                for j in range(0, filters, LANES):
+                    if forth:
+                        add_row(engine.reals, at + j, weights, begin + j, factor)
+                    else:
+                        add_row(weights, begin + j, engine.reals, at + j, factor)
+                row += whole.channels * filters
 
 
 @inline_jit
@@ -254,20 +260,22 @@ def _map_events(engine: Engine, whole: Whole, index: int, steps: int, b: int) ->
             for j in range(wide, units, LANES):
                 sum_rows(reals, at + j, flat, j, begins, factors, first, last)
     bias, periodic = flat[part.bias :][:units], _is_periodic(engine, whole, index - 1)
-    for t in range(1, steps + 1):
-        current = reals[part.currents + (b * steps + t - 1) * units :][:units]
+    for t in range(steps):
+        current = reals[part.currents + (b * steps + t) * units :][:units]
         for j in range(units):
             current[j] = bias[j]
-        for k in range(1, t + 1):
-            if _takes(t, k, periodic) and classes[k + 1] > classes[k]:
-                total = reals[whole.sums + k * whole.widest :][:units]
+    for k in range(1, steps + 1):
+        if classes[k + 1] > classes[k]:
+            total = reals[whole.sums + k * whole.widest :][:units]
+            for t in range(k - 1, steps, k if periodic else steps):
+                current = reals[part.currents + (b * steps + t) * units :][:units]
                 for j in range(units):
                     current[j] += total[j]
 
 
 @inline_jit
 def _is_periodic(engine: Engine, whole: Whole, index: int) -> bool:
-    return index == 0 and whole.spiking != 0 and _part(engine.table, 0).hard != 0
+    return index == 0 and _part(engine.table, 0).periodic != 0
 
 
 @inline_jit
@@ -306,10 +314,12 @@ def _activity(engine: Engine, whole: Whole, index: int, last: bool, steps: int, 
                 total[i] += z.dtype.type(1) if h[i] - layer.v_threshold > 0 else z.dtype.type(0)
             reset(h, v, layer)
         elif _is_periodic(engine, whole, index):
-            first = integers[whole.classes :][:units]
-            found = integers[whole.classes + whole.widest :][:units]
-            _first_spikes(z, v, h, found, first, steps, layer)
-            _sort(first, steps, found, rows, begins, classes)
+            leak = z.dtype.type(1) if layer.leaky else z.dtype.type(0)
+            for i in range(0, units, LANES):
+                constants = layer.v_reset, layer.slope_x, leak, layer.v_threshold
+                first_spikes(h, i, z, i, *constants, steps)
+            found = integers[whole.found :][:units]
+            _sort(h, steps, found, rows, begins, classes)
             return
         else:
             charge(z, v, h, layer)
@@ -322,32 +332,8 @@ def _activity(engine: Engine, whole: Whole, index: int, last: bool, steps: int, 
 
 
 @inline_jit
-def _first_spikes(
-    z: Array,
-    v: Array,
-    h: Array,
-    fired: Integers,
-    first: Integers,
-    steps: int,
-    layer: LayerConstants,
-) -> None:
-    """The step, from 1, of each unit's first spike under a constant current; else steps + 1."""
-    one = np.int32(1)
-    for i in range(len(z)):
-        fired[i] = 0
-        first[i] = 1
-    for _ in range(steps):
-        charge(z, v, h, layer)
-        # By arithmetic, which needs no branch.
-        for i in range(len(z)):
-            fired[i] |= np.int32(h[i] - layer.v_threshold > 0)
-            first[i] += one - fired[i]
-            v[i] = h[i]
-
-
-@inline_jit
 def _sort(
-    first: Integers,
+    first: Array,
     steps: int,
     found: Integers,
     rows: Integers,
@@ -355,15 +341,15 @@ def _sort(
     classes: Integers,
 ) -> None:
     """List the units that fire by the class of their first spike."""
-    n = np.uint64(0)
+    n, last = np.uint64(0), first.dtype.type(steps)
     for i in range(len(first)):
         # Written always, kept only for a spike: a branch would be mispredicted.
         found[n] = i
-        n += np.uint64(first[i] <= steps)
+        n += np.uint64(first[i] <= last)
     for k in range(steps + 2):
         classes[k] = 0
     for i in range(n):
-        classes[first[found[i]] + 1] += 1
+        classes[np.uint64(first[found[i]]) + np.uint64(1)] += 1
     total = 0
     for k in range(1, steps + 1):
         count = classes[k + 1]
@@ -371,9 +357,9 @@ def _sort(
         total += count
     # Where class k begins stands at k + 1 and moves to its end.
     for i in range(n):
-        k = first[found[i]]
-        begins[classes[k + 1]] = rows[found[i]]
-        classes[k + 1] += 1
+        k = np.uint64(first[found[i]]) + np.uint64(1)
+        begins[classes[k]] = rows[found[i]]
+        classes[k] += 1
 
 
 @inline_jit
@@ -534,14 +520,23 @@ def _activity_backward(
 def _map_observation_backward(
     engine: Engine, whole: Whole, x: npt.NDArray[Any], b: int, gradient: Array
 ) -> None:
-    part, filters = _part(engine.table, 0), whole.filters
-    begin = part.of_currents + b * part.units
-    of_bias = gradient[part.bias :][:filters]
-    for at in range(begin, begin + part.units, filters):
-        of_current = engine.reals[at:][:filters]
-        for j in range(filters):
-            of_bias[j] += of_current[j]
-    _spread(engine, whole, x, engine.reals, begin, gradient, part.weight, False)
+    part, reals, filters = _part(engine.table, 0), engine.reals, whole.filters
+    side = whole.kernel - 1
+    row = (whole.width - side) * filters
+    padded = reals[whole.padded :][: (whole.height + side) * (whole.width + side) * filters]
+    for i in range(len(padded)):
+        padded[i] = 0
+    for y in range(whole.height - side):
+        inner = whole.padded + ((y + side) * (whole.width + side) + side) * filters
+        at = part.of_currents + b * part.units + y * row
+        for j in range(0, row, LANES):
+            copy_row(reals, inner + j, reals, at + j)
+    one = gradient.dtype.type(1)
+    for place in range(0, part.units, filters):
+        at = part.of_currents + b * part.units + place
+        for j in range(0, filters, LANES):
+            add_row(gradient, part.bias + j, reals, at + j, one)
+    _spread(engine, whole, x, gradient, False)
 
 
 @inline_jit
@@ -555,25 +550,21 @@ def _map_events_backward(
     factors = reals[below.factors + b * below.room :][: below.room]
     classes = engine.integers[below.classes + b * (steps + 2) :][: steps + 2]
     of_bias, periodic = gradient[part.bias :][:units], _is_periodic(engine, whole, index - 1)
-    for k in range(1, steps + 1):
-        of_class = reals[whole.sums + k * whole.widest :][:units]
-        for j in range(units):
-            of_class[j] = 0
-    for t in range(1, steps + 1):
-        row = part.of_currents + ((t - 1) * batch + b) * units
-        of_current = reals[row:][:units]
+    for t in range(steps):
+        of_current = reals[part.of_currents + (t * batch + b) * units :][:units]
         for j in range(units):
             of_bias[j] += of_current[j]
-        for k in range(1, t + 1):
-            if _takes(t, k, periodic) and classes[k + 1] > classes[k]:
-                of_class = reals[whole.sums + k * whole.widest :][:units]
-                for j in range(units):
-                    of_class[j] += of_current[j]
     for k in range(1, steps + 1):
-        at = whole.sums + k * whole.widest
+        of_class = reals[whole.sums :][:units]
+        for j in range(units):
+            of_class[j] = 0
+        for t in range(k - 1, steps, k if periodic else steps):
+            of_current = reals[part.of_currents + (t * batch + b) * units :][:units]
+            for j in range(units):
+                of_class[j] += of_current[j]
         for n in range(classes[k], classes[k + 1]):
             for j in range(0, units, LANES):
-                add_row(gradient, begins[n] + j, reals, at + j, factors[n])
+                add_row(gradient, begins[n] + j, reals, whole.sums + j, factors[n])
 
 
 @inline_jit
@@ -592,6 +583,6 @@ def _inputs_backward(engine: Engine, whole: Whole, index: int) -> None:
             packed = reals[whole.packed + r * units :][:units]
             for j in range(units):
                 packed[j] = row[j]
-        for m in range(0, length, LANES):
+        for m in range(0, length, 2 * LANES):
             out, columns = below.of_spikes + m * inputs + i, part.columns + m
             product(reals, out, inputs, reals, whole.packed, units, reals, columns, length)

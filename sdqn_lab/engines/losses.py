@@ -11,7 +11,13 @@ Actions = npt.NDArray[np.int64]
 
 @bare_jit
 def value_gradient(
-    q: Array, actions: Actions, targets: Array, huber: bool, of_q: Array, out: Array
+    q: Array,
+    actions: Actions,
+    targets: Array,
+    huber: bool,
+    scale: float,
+    of_q: Array,
+    out: Array,
 ) -> None:
     """The loss of `agents.losses` between targets and the values of the actions taken.
 
@@ -20,26 +26,27 @@ def value_gradient(
         actions: (B,).
         targets: (B,).
         huber: else mean of squares.
+        scale: factor of the loss.
         of_q: (B, A), receives the gradient of the loss.
         out: (2,), receives the loss and the mean of the values.
     """
-    batch, actions_number = q.shape
-    loss, mean, share = 0.0, 0.0, q.dtype.type(batch)
+    batch, choices = q.shape
+    loss, mean, share = 0.0, 0.0, q.dtype.type(scale / batch)
     for b in range(batch):
-        for a in range(actions_number):
+        for a in range(choices):
             of_q[b, a] = 0
         error = targets[b] - q[b, actions[b]]
         mean += q[b, actions[b]]
         if not huber:
             loss += error * error
-            of_q[b, actions[b]] = -(error + error) / share
+            of_q[b, actions[b]] = -(error + error) * share
         elif abs(error) > 1:
             loss += abs(error) - 0.5
-            of_q[b, actions[b]] = -np.sign(error) / share
+            of_q[b, actions[b]] = -np.sign(error) * share
         else:
             loss += 0.5 * error * error
-            of_q[b, actions[b]] = -error / share
-    out[0] = loss / batch
+            of_q[b, actions[b]] = -error * share
+    out[0] = loss * scale / batch
     out[1] = mean / batch
 
 

@@ -176,7 +176,7 @@ class CompiledNetwork:
         """Room for so many steps and samples, and the table that says where everything lies."""
         blocks, real = _blocks(self._alive), self.parameters.dtype.type
         units = [math.prod(block.norm.normalized_shape) for block in blocks]
-        widest, length = max(units), -(-steps * batch // LANES) * LANES
+        widest, length = max(units), -(-steps * batch // (2 * LANES)) * 2 * LANES
         reals, integers = _Room(), _Room()
         first = blocks[0]
         channels, *pixels = first.norm.normalized_shape
@@ -193,7 +193,10 @@ class CompiledNetwork:
             charged=reals.take(steps * widest),
             packed=reals.take(LANES * widest),
             widest=widest,
-            classes=integers.take(2 * widest),
+            found=integers.take(max(widest, inputs * height * width)),
+            padded=reals.take((height + kernel - 1) * (width + kernel - 1) * channels),
+            places=integers.take(inputs * height * width),
+            rows=integers.take(inputs * height * width),
             length=length,
         )
         constants, parts = [np.zeros(6)], []
@@ -221,6 +224,10 @@ class CompiledNetwork:
                 hard=layer.hard,
                 detach_reset=layer.detach_reset,
                 normalize=layer.normalize,
+                # Once above the threshold, such a charge under a constant current stays there.
+                periodic=number == 0
+                and layer.hard
+                and (layer.leaky and 0 < layer.slope_x <= 1 or tuple(layer[:2]) == (1, 1)),
             )
             parts.append(part)
             constants.append(np.array(layer[:6]))
@@ -229,6 +236,11 @@ class CompiledNetwork:
         table[1:] = parts
         # Zeros, because the rows beyond the batch take part in the product.
         room = np.zeros(reals.size, real), np.zeros(integers.size, np.int32)
+        channel, y, x = np.indices((inputs, height, width)).reshape(3, -1)
+        line = width + kernel - 1
+        places = ((y + kernel - 1) * line + x + kernel - 1) * whole.filters
+        room[1][whole.places : whole.places + len(x)] = places
+        room[1][whole.rows : whole.rows + len(x)] = parts[0].weight + channel * whole.filters
         for number, part in enumerate(parts):
             room[0][part.factors : part.factors + batch * part.room] = 1
             following = blocks[number + 1].linear if number + 1 < len(blocks) else None

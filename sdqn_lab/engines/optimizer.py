@@ -9,6 +9,7 @@ from sdqn_lab.engines.kernels import Array, Table
 from sdqn_lab.engines.network import CompiledNetwork
 from sdqn_lab.spiking.kernels.jit import bare_jit
 
+TINY = float(np.finfo(np.float32).tiny)
 CLIP_EPS = 1e-6
 """As in torch's clipping of gradients."""
 
@@ -27,13 +28,14 @@ class CompiledOptimizer:
         optimizer: torch's Adam, AdamW or RAdam, over all of its parameters in one group.
 
     Attributes:
+        network: the same.
         norms: L2 norm of the last gradient of each layer.
 
     Source: Kingma and Ba 2015; Loshchilov and Hutter 2019; Liu et al. 2020 (RAdam).
     """
 
     def __init__(self, network: CompiledNetwork, optimizer: torch.optim.Optimizer) -> None:
-        self._network, self._optimizer = network, optimizer
+        self.network, self._optimizer = network, optimizer
         first = torch.zeros(network.parameters.size, dtype=network.dtype)
         self._moments = first, torch.zeros_like(first)
         self._squares = np.zeros(len(network.layers), network.parameters.dtype)
@@ -42,14 +44,12 @@ class CompiledOptimizer:
 
     def step(self, max_grad_norm: float | None = None) -> float:
         """Make one step; returns the L2 norm of the whole gradient, before it is clipped."""
-        network, (group,) = self._network, self._optimizer.param_groups
+        network, (group,) = self.network, self._optimizer.param_groups
         first, second = (moment.numpy() for moment in self._moments)
-        square_sums(network.gradient, network.bounds, self._squares)
-        self.norms = dict(zip(network.layers, np.sqrt(self._squares).tolist(), strict=True))
-        total = math.sqrt(self._squares.sum())
         clip = 1.0
         if max_grad_norm is not None:
-            clip = min(1.0, max_grad_norm / (total + CLIP_EPS))
+            square_sums(network.gradient, network.bounds, self._squares)
+            clip = min(1.0, max_grad_norm / (math.sqrt(self._squares.sum()) + CLIP_EPS))
         self._steps += 1
         beta1, beta2 = group["betas"]
         corrections = 1 - beta1**self._steps, 1 - beta2**self._steps
@@ -65,21 +65,25 @@ class CompiledOptimizer:
         numbers = np.array(
             [clip, beta1, beta2, rate, scale, eps, decay, shrink], network.parameters.dtype
         )
-        adam_step(network.parameters, network.gradient, first, second, numbers)
-        return total
+        moments = first, second
+        adam_step(
+            network.parameters, network.gradient, moments, numbers, network.bounds, self._squares
+        )
+        self.norms = dict(zip(network.layers, np.sqrt(self._squares).tolist(), strict=True))
+        return math.sqrt(self._squares.sum())
 
     def store(self) -> None:
         """Show torch's optimizer its state, which shares memory with this one's."""
-        views = [self._network.views(moment) for moment in self._moments]
-        for parameter, first, second in zip(self._network.own, *views, strict=True):
+        views = [self.network.views(moment) for moment in self._moments]
+        for parameter, first, second in zip(self.network.own, *views, strict=True):
             step = torch.tensor(float(self._steps))
             state = {"step": step, "exp_avg": first, "exp_avg_sq": second}
             self._optimizer.state[parameter] = state
 
     def load(self) -> None:
         """Take over the state that torch's optimizer has loaded."""
-        views = [self._network.views(moment) for moment in self._moments]
-        for parameter, first, second in zip(self._network.own, *views, strict=True):
+        views = [self.network.views(moment) for moment in self._moments]
+        for parameter, first, second in zip(self.network.own, *views, strict=True):
             if state := self._optimizer.state[parameter]:
                 self._steps = int(state["step"])
                 first.copy_(state["exp_avg"])
@@ -109,17 +113,30 @@ def square_sums(gradient: Array, bounds: Table, out: Array) -> None:
 
 @bare_jit
 def adam_step(
-    parameters: Array, gradient: Array, first: Array, second: Array, numbers: Array
+    parameters: Array,
+    gradient: Array,
+    moments: tuple[Array, Array],
+    numbers: Array,
+    bounds: Table,
+    squares: Array,
 ) -> None:
-    """Move moments and parameters, and set the gradient to zero."""
-    one, zero = gradient.dtype.type(1), gradient.dtype.type(0)
+    """Move moments and parameters, set the gradient to zero; write its square sums by layer."""
+    one, zero, tiny = gradient.dtype.type(1), gradient.dtype.type(0), gradient.dtype.type(TINY)
     clip, beta1, beta2, rate = numbers[0], numbers[1], numbers[2], numbers[3]
     scale, eps, decay, shrink = numbers[4], numbers[5], numbers[6], numbers[7]
-    for i in range(len(gradient)):
-        g = gradient[i] * clip + decay * parameters[i]
-        m = beta1 * first[i] + (one - beta1) * g
-        v = beta2 * second[i] + (one - beta2) * g * g
-        first[i] = m
-        second[i] = v
-        parameters[i] = shrink * parameters[i] - rate * m / (np.sqrt(v) * scale + eps)
-        gradient[i] = zero
+    for layer in range(len(squares)):
+        begin, length = bounds[layer], bounds[layer + 1] - bounds[layer]
+        theta, grad = parameters[begin:][:length], gradient[begin:][:length]
+        first, second = moments[0][begin:][:length], moments[1][begin:][:length]
+        total = zero
+        for i in range(length):
+            total += grad[i] * grad[i]
+            g = grad[i] * clip + decay * theta[i]
+            m = beta1 * first[i] + (one - beta1) * g
+            v = beta2 * second[i] + (one - beta2) * g * g
+            # Numbers too small to be normal are slow, and a decaying moment would stay such a one.
+            first[i] = m if abs(m) > tiny else zero
+            second[i] = v if v > tiny else zero
+            theta[i] = shrink * theta[i] - rate * m / (np.sqrt(v) * scale + eps)
+            grad[i] = zero
+        squares[layer] = total

@@ -27,7 +27,7 @@ class _Vectors:
     def __init__(self, context: Any, builder: Any, signature: Any, values: Any) -> None:
         self._context, self.builder = context, builder
         self._arrays, self._values = signature.args, values
-        number = next(t.dtype for t in signature.args if isinstance(t, types.Array))
+        number = signature.args[0].dtype
         element = ir.FloatType() if number == types.float32 else ir.DoubleType()
         self.type = ir.VectorType(element, LANES)
         self._align = 4 if number == types.float32 else 8
@@ -104,6 +104,44 @@ def _write_add(v: _Vectors, out: Any, at: Any, rows: Any, begin: Any, factor: An
     v.store(added, 0, at)
 
 
+def _write_copy(v: _Vectors, out: Any, at: Any, rows: Any, begin: Any) -> None:
+    """out[at :][: LANES] = rows[begin :][: LANES]."""
+    v.store(v.load(2, begin), 0, at)
+
+
+def _write_first_spikes(
+    v: _Vectors,
+    first: Any,
+    at: Any,
+    z: Any,
+    begin: Any,
+    v_reset: Any,
+    slope: Any,
+    leak: Any,
+    v_threshold: Any,
+    steps: Any,
+) -> None:
+    """The step, from 1, of the first spike under constant currents z, or steps + 1, by unit.
+
+    A step is v <- v + slope (z - leak v), which never falls back below a threshold.
+    """
+    build = v.builder
+    z_row, one = v.load(2, begin), v.everywhere(ir.Constant(v.type.element, 1.0))
+    slope, leak, border = v.everywhere(slope), v.everywhere(leak), v.everywhere(v_threshold)
+    membrane = cgutils.alloca_once_value(build, v.zero)
+    build.store(v.everywhere(v_reset), membrane)
+    count = cgutils.alloca_once_value(build, v.zero)
+    build.store(one, count)
+    with cgutils.for_range(build, steps, intp=INDEX):
+        before = build.load(membrane)
+        pull = build.fsub(z_row, build.fmul(leak, before))
+        charged = v.multiply_add(slope, pull, before)
+        build.store(charged, membrane)
+        fires = build.fcmp_ordered(">", build.fsub(charged, border), v.zero)
+        build.store(build.fadd(build.load(count), build.select(fires, v.zero, one)), count)
+    v.store(build.load(count), 0, at)
+
+
 def _sum(vectors: int) -> Callable[..., None]:
     """out[at :] = sum over n in [first, last) of factors[n] rows[begins[n] + column :]."""
 
@@ -150,23 +188,34 @@ def _write_product(
     g_begin: Any,
     g_step: Any,
 ) -> None:
-    """A square of a product: out[at + i step + r] = sum over k < length of
-    rows[begin + r length + k] g[g_begin + k g_step + i], for all i, r < LANES.
+    """A part of a product: out[at + i step + r] = sum over k < length of
+    rows[begin + r length + k] g[g_begin + k g_step + i], for all i < 2 LANES, r < LANES.
     """
-    build = v.builder
-    totals = [cgutils.alloca_once_value(build, v.zero) for _ in range(LANES)]
-    for total in totals:
-        build.store(v.zero, total)
-    with cgutils.for_range(build, length, intp=INDEX) as loop:
-        column = v.load(6, build.add(g_begin, build.mul(loop.index, g_step)))
-        place = build.add(begin, loop.index)
-        for total in totals:
-            factor = v.everywhere(build.load(v.scalar(3, place)))
-            build.store(v.multiply_add(factor, column, build.load(total)), total)
-            place = build.add(place, length)
-    for square in v.transposed([build.load(total) for total in totals]):
-        v.store(square, 0, at)
-        at = build.add(at, step)
+    build, half = v.builder, LANES // 2
+    lane = ir.Constant(INDEX, LANES)
+    squares: list[list[Any]] = [[], []]
+    # By halves: so many sums stay in registers, and each number that is loaded is used often.
+    for rows_begin in (0, half):
+        totals = [[cgutils.alloca_once_value(build, v.zero) for _ in range(half)] for _ in range(2)]
+        for total in totals[0] + totals[1]:
+            build.store(v.zero, total)
+        first = build.add(begin, build.mul(length, ir.Constant(INDEX, rows_begin)))
+        with cgutils.for_range(build, length, intp=INDEX) as loop:
+            column = build.add(g_begin, build.mul(loop.index, g_step))
+            columns = [v.load(6, column), v.load(6, build.add(column, lane))]
+            place = build.add(first, loop.index)
+            for r in range(half):
+                factor = v.everywhere(build.load(v.scalar(3, place)))
+                for total, numbers in zip(totals, columns, strict=True):
+                    added = v.multiply_add(factor, numbers, build.load(total[r]))
+                    build.store(added, total[r])
+                place = build.add(place, length)
+        for square, total in zip(squares, totals, strict=True):
+            square += [build.load(one) for one in total]
+    for square in squares:
+        for numbers in v.transposed(square):
+            v.store(numbers, 0, at)
+            at = build.add(at, step)
 
 
 def _write_transposed(
@@ -183,6 +232,8 @@ def _write_transposed(
 
 
 add_row = _compiled(_write_add)
+copy_row = _compiled(_write_copy)
+first_spikes = _compiled(_write_first_spikes)
 sum_rows = _compiled(_sum(1))
 sum_wide_rows = _compiled(_sum(WIDE))
 product = _compiled(_write_product)

@@ -38,9 +38,10 @@ CODES: dict[type[Surrogate], int] = {
     Triangle: cpu.TRIANGLE,
 }
 """Surrogates whose derivative the kernels have."""
-Backend = Literal["auto", "fused", "reference"]
-"""auto: the kernels where there are any; fused: likewise, and neurons without kernels are refused
-when a network is built; reference: always the plain steps."""
+Backend = Literal["auto", "compiled", "fused", "reference"]
+"""auto: kernels where there are any, and whole updates compiled where the network is small; compiled
+and fused: the same, and what has none of them is refused, whole updates (compiled) or kernels of the
+neurons (fused, which leaves the rest to torch); reference: always the plain steps."""
 
 
 class Neuron(nn.Module, ABC):

@@ -160,8 +160,10 @@ def _train(
             save_due=saver.due,
             stop_requested=stop,
         )
+        name, why = directory.path.name, agent.general_path
+        progress.say(f"{name}: {f'general path: {why}' if why else 'compiled updates'}")
         if agent.memory is not None:
-            progress.say(f"{directory.path.name}: {agent.memory}")
+            progress.say(f"{name}: {agent.memory}")
         if facts:
             if agent.memory is not None:
                 checkpoint.load_memory(agent.memory)

@@ -201,6 +201,7 @@ def forward_kernel(
 # Two passes: the mean of squares minus the square of the mean would lose digits.
 @inline_jit
 def normal_moments(x: Array, statistics: Array, layer: LayerConstants) -> None:
+    """Mean and 1 / sqrt(variance + eps) of a row."""
     total = ZERO
     for i in range(len(x)):
         total += x[i]
@@ -227,17 +228,23 @@ def normal_current(
 
 
 @inline_jit
-def charge(z: Array, v: Array, h: Array, layer: LayerConstants) -> None:
+def charged(z: np.float32, v: np.float32, layer: LayerConstants) -> np.float32:
+    """A membrane v after one step of current z, before firing."""
     if layer.leaky:
-        for i in range(len(z)):
-            h[i] = v[i] + layer.slope_x * (z[i] - v[i])
-        return
+        return v + layer.slope_x * (z - v)
+    return layer.slope_v * v + layer.slope_x * z
+
+
+@inline_jit
+def charge(z: Array, v: Array, h: Array, layer: LayerConstants) -> None:
+    """Membranes v after one step of currents z, before firing: h."""
     for i in range(len(z)):
-        h[i] = layer.slope_v * v[i] + layer.slope_x * z[i]
+        h[i] = charged(z[i], v[i], layer)
 
 
 @inline_jit
 def reset(h: Array, v: Array, layer: LayerConstants) -> None:
+    """Membranes h after firing: v."""
     for i in range(len(h)):
         reset = layer.v_reset if layer.hard else h[i] - layer.v_threshold
         v[i] = reset if h[i] - layer.v_threshold > ZERO else h[i]
