@@ -238,9 +238,11 @@ class PQN(QAgent):
         parts, num_envs = arguments["minibatches"], arguments["num_envs"]
         steps = arguments["rollout_steps"] * num_envs
         whole = f"algo.rollout_steps={arguments['rollout_steps']} and algo.num_envs={num_envs}"
-        if parts > steps:
-            rule = f"more than the {steps} steps of a rollout ({whole})"
-            found.append(Refused("algo.minibatches", parts, rule, f"{steps} or less"))
+        # Of one sample a batch normalization has no statistics.
+        if parts > max(1, steps // 2):
+            rule = f"leaves less than two of a rollout's {steps} steps to each ({whole})"
+            instead = f"{max(1, steps // 2)} or less"
+            found.append(Refused("algo.minibatches", parts, rule, instead))
         if run.steps <= steps:
             rule = f"ends before a rollout is complete ({whole})"
             found.append(Refused("budget.steps", run.steps, rule, f"{steps + 1} or more"))
