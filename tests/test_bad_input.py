@@ -189,9 +189,9 @@ CONTRADICTIONS = [
         "algo.replay_capacity_steps=112 or more",
     ),
     (
-        "env=cartpole algo=pqn algo.minibatches=600",
+        "env=cartpole algo=pqn algo.minibatches=300",
         "algo.rollout_steps=128 and algo.num_envs=4",
-        "algo.minibatches=512 or less",
+        "algo.minibatches=256 or less",
     ),
     (
         "env=cartpole algo=pqn budget.steps=512",

@@ -1,1 +1,1 @@
-"""Agents and their parts: replay memory, n-step returns, losses, schedules, DQN."""
+"""Agents and their parts: replay, rollout, returns, losses, schedules, DQN, PQN."""

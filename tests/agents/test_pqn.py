@@ -253,8 +253,8 @@ RUN = RunFacts(1_000, ENV)
     ("changes", "run", "keys"),
     [
         ({}, RUN, []),
-        ({"minibatches": 128}, RUN, []),
-        ({"minibatches": 129}, RUN, ["algo.minibatches"]),
+        ({"minibatches": 64}, RUN, []),
+        ({"minibatches": 65}, RUN, ["algo.minibatches"]),
         ({}, RunFacts(129, ENV), []),
         ({}, RunFacts(128, ENV), ["budget.steps"]),
         ({}, RunFacts(1_001, ENV), ["algo.learning_rate_decay_steps"]),
