@@ -25,8 +25,9 @@ from sdqn_lab.spiking.norm import NoNorm, PopNorm
 from sdqn_lab.spiking.readout import MeanSpikes
 
 Array = npt.NDArray[Any]
-WIDTH = 16
-"""Layers have a multiple of so many channels or units."""
+CHANNELS, UNITS = 16, 32
+"""Convolutions have a multiple of so many channels, fully connected layers of so many units."""
+TILE = 2 * LANES
 
 
 def obstacle(network: nn.Module) -> str | None:
@@ -61,8 +62,9 @@ def _is_plain(convolution: nn.Conv2d) -> bool:
 def _block_obstacle(block: Block) -> str | None:
     if block.precision != "float32":
         return "a precision other than float32"
-    if type(block.linear) not in (nn.Conv2d, nn.Linear) or len(block.linear.weight) % WIDTH:
-        return f"layers whose width is no multiple of {WIDTH}"
+    width = {nn.Conv2d: CHANNELS, nn.Linear: UNITS}.get(type(block.linear))
+    if width is None or len(block.linear.weight) % width:
+        return f"layers whose width is no multiple of {CHANNELS} (convolution) or {UNITS}"
     if type(block.norm) not in (PopNorm, NoNorm):
         return "a norm other than popnorm and none"
     if block.neuron.backend not in ("auto", "compiled"):
@@ -77,8 +79,8 @@ def _hooked(network: nn.Module) -> str | None:
 
 
 _COMPILED: "weakref.WeakKeyDictionary[nn.Module, CompiledNetwork]" = weakref.WeakKeyDictionary()
-STORED = {4: (2, 3, 1, 0), 3: (1, 2, 0), 2: (1, 0), 1: (0,)}
-"""By a parameter's dimensions, the order of its axes in memory: inputs are rows, channels last."""
+STORED = {4: (2, 3, 1, 0), 3: (0, 1, 2), 2: (1, 0), 1: (0,)}
+"""By a parameter's dimensions, the order of its axes in memory: inputs of a map are rows."""
 
 
 def compiled(network: nn.Module) -> "CompiledNetwork | None":
@@ -122,7 +124,7 @@ class CompiledNetwork:
         self.bounds = np.cumsum([0, *sizes])
         self._places = [parameter.data_ptr() for parameter in self.own]
         self._hooks = [hooks for module in network.modules() for hooks in hooks_of(module)]
-        self._decisions: dict[int, Engine] = {}
+        self._decisions: dict[tuple[int, int], Engine] = {}
         self._updates: dict[tuple[int, int], Engine] = {}
 
     def views(self, flat: Tensor) -> list[Tensor]:
@@ -150,107 +152,94 @@ class CompiledNetwork:
 
     def values(self, observations: Array, time_window: int | None = None) -> Array:
         """Values (N, A) of observations (N, ...); time_window None means the network's own."""
-        steps = self._alive.steps(time_window)
-        if steps not in self._decisions:
-            self._decisions[steps] = self._engine(steps, 1)
-        out = np.empty((len(observations), len(self.own[-1])), self.parameters.dtype)
-        forward(self._decisions[steps], _flat(observations), steps, False, out)
-        return out
+        network = self._alive
+        # Spiking samples are worked off one by one and leave nothing, so room for one is enough.
+        key = network.steps(time_window), 1 if network.temporal else len(observations)
+        if key not in self._decisions:
+            self._decisions[key] = self._engine(*key)
+        return self._forward(self._decisions[key], observations, key[0], False)
 
     def forward(self, observations: Array) -> Array:
         """Values (B, A) of observations (B, ...), and what `backward` needs."""
-        steps, batch = self._alive.steps(None), len(observations)
-        if (steps, batch) not in self._updates:
-            self._updates[steps, batch] = self._engine(steps, batch)
-        out = np.empty((batch, len(self.own[-1])), self.parameters.dtype)
-        forward(self._updates[steps, batch], _flat(observations), steps, True, out)
-        return out
+        key = self._alive.steps(None), len(observations)
+        if key not in self._updates:
+            self._updates[key] = self._engine(*key)
+        return self._forward(self._updates[key], observations, key[0], True)
 
     def backward(self, observations: Array, of_values: Array) -> None:
         """Add to `gradient`, from the gradient (B, A) of what `forward` gave for them."""
-        steps = self._alive.steps(None)
-        engine = self._updates[steps, len(observations)]
-        backward(engine, _flat(observations), steps, of_values, self.gradient)
+        key = self._alive.steps(None), len(observations)
+        backward(self._updates[key], _flat(observations), key[0], of_values, self.gradient)
+
+    def _forward(self, engine: Engine, observations: Array, steps: int, keep: bool) -> Array:
+        out = np.empty((len(observations), len(self.own[-1])), self.parameters.dtype)
+        forward(engine, _flat(observations), steps, keep, out)
+        return out
 
     def _engine(self, steps: int, batch: int) -> Engine:
         """Room for so many steps and samples, and the table that says where everything lies."""
-        blocks, real = _blocks(self._alive), self.parameters.dtype.type
+        network, real = self._alive, self.parameters.dtype.type
+        blocks, reals, integers = _blocks(network), _Room(), _Room()
         units = [math.prod(block.norm.normalized_shape) for block in blocks]
-        widest, length = max(units), -(-steps * batch // (2 * LANES)) * 2 * LANES
-        reals, integers = _Room(), _Room()
-        first = blocks[0]
-        channels, *pixels = first.norm.normalized_shape
-        kernel = first.linear.kernel_size[0] if pixels else 1
-        inputs = first.linear.in_channels if pixels else first.linear.in_features
-        height, width = (size + kernel - 1 for size in pixels or (1, 1))
+        length = -(-steps * batch // TILE) * TILE
+        first = _first_map(blocks[0])
+        side, inputs = first["kernel"] - 1, first["channels"] * first["height"] * first["width"]
         whole = Whole(
-            *(inputs, height, width, kernel, channels),
-            spiking=int(self._alive.temporal),
+            **first,
+            spiking=int(network.temporal),
             head=int(self.bounds[-2]),
-            activity=reals.take(batch * units[-1]),
-            scratch=reals.take(4 * widest),
-            sums=reals.take((steps + 1) * widest),
-            charged=reals.take(steps * widest),
-            packed=reals.take(LANES * widest),
-            widest=widest,
-            found=integers.take(max(widest, inputs * height * width)),
-            padded=reals.take((height + kernel - 1) * (width + kernel - 1) * channels),
-            places=integers.take(inputs * height * width),
-            rows=integers.take(inputs * height * width),
+            scratch=reals.take(4 * max(units)),
+            charged=reals.take(steps * max(units)),
+            widest=max(units),
+            found=integers.take(max(*units, inputs) + TILE),
+            padded=reals.take(
+                (first["height"] + side) * (first["width"] + side) * first["filters"]
+            ),
+            places=integers.take(inputs),
+            rows=integers.take(inputs),
             length=length,
         )
-        constants, parts = [np.zeros(6)], []
-        constants[0][0] = self._alive.observation_scale
-        for number, block in enumerate(blocks):
-            layer = _constants(block, real)
-            entries, n = (1 if number == 0 else steps), units[number]
-            # Neurons that are not periodic are listed for each of their spikes; one place is spare.
-            room = n * steps + 1
-            weight = int(self.bounds[number])
+        constants, parts = [[network.observation_scale, 0, 0, 0, 0, 0]], []
+        for number, (block, n) in enumerate(zip(blocks, units, strict=True)):
+            layer, entries = _constants(block, real), 1 if number == 0 else steps
+            weight, outputs = int(self.bounds[number]), len(block.linear.weight)
             bias = weight + block.linear.weight.numel()
+            # Products of whole batches write whole tiles.
+            samples = batch if network.temporal else length
+            # Neurons that are not periodic are listed for each of their spikes.
+            room = n * steps if network.temporal and number + 1 < len(blocks) else 0
+            # Such a charge under a constant current, once above the threshold, stays there.
+            stays = (layer.leaky and 0 < layer.slope_x <= 1) or tuple(layer[:2]) == (1, 1)
             part = Part(
-                *(n, entries, room, weight, bias, bias + len(block.linear.weight)),
-                currents=reals.take(batch * entries * n),
+                *(n, entries, room, weight, bias, bias + outputs),
+                currents=reals.take(samples * entries * n),
                 moments=reals.take(batch * entries * 2),
-                factors=reals.take(batch * room),
+                activity=reals.take(samples * n),
                 begins=integers.take(batch * room),
                 classes=integers.take(batch * (steps + 2)),
-                rows=integers.take(n),
                 of_currents=reals.take(length * n),
                 columns=reals.take(length * n),
-                of_spikes=reals.take(length * n),
+                of_activity=reals.take(length * n),
                 surrogate=layer.surrogate,
                 leaky=layer.leaky,
                 hard=layer.hard,
                 detach_reset=layer.detach_reset,
                 normalize=layer.normalize,
-                # Once above the threshold, such a charge under a constant current stays there.
-                periodic=number == 0
-                and layer.hard
-                and (layer.leaky and 0 < layer.slope_x <= 1 or tuple(layer[:2]) == (1, 1)),
+                periodic=number == 0 and layer.hard and stays,
             )
             parts.append(part)
-            constants.append(np.array(layer[:6]))
+            constants.append([float(constant) for constant in layer[:6]])
         table = np.zeros((1 + len(parts), len(Part._fields)), np.int64)
         table[0, : len(whole)] = whole
         table[1:] = parts
-        # Zeros, because the rows beyond the batch take part in the product.
-        room = np.zeros(reals.size, real), np.zeros(integers.size, np.int32)
-        channel, y, x = np.indices((inputs, height, width)).reshape(3, -1)
-        line = width + kernel - 1
-        places = ((y + kernel - 1) * line + x + kernel - 1) * whole.filters
-        room[1][whole.places : whole.places + len(x)] = places
-        room[1][whole.rows : whole.rows + len(x)] = parts[0].weight + channel * whole.filters
-        for number, part in enumerate(parts):
-            room[0][part.factors : part.factors + batch * part.room] = 1
-            following = blocks[number + 1].linear if number + 1 < len(blocks) else None
-            if following is not None:
-                # Units lie by pixels and then channels here; the next table by channels first.
-                channels = blocks[number].norm.normalized_shape[0]
-                places = np.arange(part.units).reshape(channels, -1).T.ravel()
-                begins = parts[number + 1].weight + places * len(following.weight)
-                room[1][part.rows : part.rows + part.units] = begins
-        return Engine(self.parameters, np.array(constants, real), table, *room)
+        places = np.zeros(integers.size, np.int32)
+        channel, y, x = np.indices((whole.channels, whole.height, whole.width)).reshape(3, -1)
+        corners = ((y + side) * (whole.width + side) + x + side) * whole.filters
+        places[whole.places :][:inputs] = corners
+        places[whole.rows :][:inputs] = parts[0].weight + channel * whole.filters
+        # Zeros, because the rows beyond the batch take part in products.
+        room = np.zeros(reals.size, real)
+        return Engine(self.parameters, np.array(constants, real), table, room, places)
 
 
 class _Room:
@@ -267,6 +256,18 @@ class _Room:
 
 def _blocks(network: SpikingNetwork) -> list[Block]:
     return [block for block in network.torso.children() if isinstance(block, Block)]
+
+
+def _first_map(block: Block) -> dict[str, int]:
+    """The shape of the observation, and the kernel and filters of the map."""
+    filters, *pixels = block.norm.normalized_shape
+    if not pixels:
+        shape = {"channels": block.linear.in_features, "height": 1, "width": 1, "kernel": 1}
+        return {**shape, "filters": filters}
+    kernel = block.linear.kernel_size[0]
+    height, width = (size + kernel - 1 for size in pixels)
+    shape = {"channels": block.linear.in_channels, "height": height, "width": width}
+    return {**shape, "kernel": kernel, "filters": filters}
 
 
 def _constants(block: Block, real: Any) -> LayerConstants:
