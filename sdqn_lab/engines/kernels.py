@@ -24,6 +24,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from sdqn_lab.engines.vectors import (
     LANES,
+    TILE,
     WIDE,
     add_row,
     copy_row,
@@ -69,8 +70,12 @@ class Whole(NamedTuple):
         widest: units of the widest layer.
         found: integers: as many as there are inputs or units in a layer.
         padded: reals: (height + kernel - 1, width + kernel - 1, filters) currents of the first map.
-        places: integers: where the current under a kernel's last corner lies in it, by input.
+        places: integers: where the current under a kernel's first place lies in it, by input.
         rows: integers: where the row of weights of a kernel's first place begins, by input.
+        taps: integers: (2, kernel kernel) how much further both are for each place.
+        of_classes: reals: (B, T, widest) gradients of the sums by class.
+        starts: integers: where the entries of each unit begin.
+        entries: integers: the sums by class in which a unit takes part, by unit.
         length: M, T B rounded up to whole tiles; rows of the backward pass are t B + b.
     """
 
@@ -88,6 +93,10 @@ class Whole(NamedTuple):
     padded: int
     places: int
     rows: int
+    taps: int
+    of_classes: int
+    starts: int
+    entries: int
     length: int
 
 
@@ -104,7 +113,7 @@ class Part(NamedTuple):
         currents: reals: (B, entries, units) before the norm.
         moments: reals: (B, entries, 2) of the norm, mean and 1 / deviation.
         activity: reals: (B, units) of a ReLU, or of the last layer, mean over time.
-        begins: integers: (B, room) where the spikes' rows begin in the next map's table.
+        spikes: integers: (B, room) the units that fire, by class.
         classes: integers: (B, T + 2) where class k begins, at k; it ends where k + 1 begins.
         of_currents: reals: (M, units) gradients of the currents.
         columns: reals: (units, M), something transposed.
@@ -126,7 +135,7 @@ class Part(NamedTuple):
     currents: int
     moments: int
     activity: int
-    begins: int
+    spikes: int
     classes: int
     of_currents: int
     columns: int
@@ -159,7 +168,7 @@ class Engine(NamedTuple):
 
 @inline_jit
 def _whole(table: Table) -> Whole:
-    return Whole(*to_fixed_tuple(table[0], 15))
+    return Whole(*to_fixed_tuple(table[0], 19))
 
 
 @inline_jit
@@ -240,8 +249,9 @@ def _spread(engine: Engine, whole: Whole, x: Inputs, weights: Array, forth: bool
 
     The currents are padded, so that every input has as many places.
     """
-    filters, size, found = whole.filters, whole.kernel, engine.integers[whole.found :]
-    line = (whole.width + size - 1) * filters
+    filters, found = whole.filters, engine.integers[whole.found :]
+    taps = whole.kernel * whole.kernel
+    places, rows = engine.integers[whole.taps :][:taps], engine.integers[whole.taps + taps :][:taps]
     n = 0
     for i in range(0, len(x) - len(x) % LANES, LANES):
         n += find(x, i, found, n)
@@ -252,15 +262,13 @@ def _spread(engine: Engine, whole: Whole, x: Inputs, weights: Array, forth: bool
         i = found[each]
         factor = weights.dtype.type(x[i]) / engine.constants[0, 0]
         place, row = engine.integers[whole.places + i], engine.integers[whole.rows + i]
-        for a in range(size):
-            for c in range(size):
-                at, begin = whole.padded + place - a * line - c * filters, row
-                for j in range(0, filters, LANES):
-                    if forth:
-                        add_row(engine.reals, at + j, weights, begin + j, factor)
-                    else:
-                        add_row(weights, begin + j, engine.reals, at + j, factor)
-                row += whole.channels * filters
+        for j in range(0, filters, LANES):
+            for tap in range(taps):
+                at, begin = place + places[tap] + j, row + rows[tap] + j
+                if forth:
+                    add_row(engine.reals, at, weights, begin, factor)
+                else:
+                    add_row(weights, begin, engine.reals, at, factor)
 
 
 @inline_jit
@@ -268,7 +276,7 @@ def _map_spikes(engine: Engine, whole: Whole, index: int, steps: int, b: int) ->
     """Currents of a fully connected map, from the spikes of the layer below."""
     part, below = _part(engine.table, index), _part(engine.table, index - 1)
     flat, reals, units = engine.parameters, engine.reals, part.units
-    begins = engine.integers[below.begins + b * below.room :][: below.room]
+    spikes = engine.integers[below.spikes + b * below.room :][: below.room]
     classes = engine.integers[below.classes + b * (steps + 2) :][: steps + 2]
     bias, wide = flat[part.bias :][:units], units - units % (WIDE * LANES)
     for t in range(steps):
@@ -280,9 +288,11 @@ def _map_spikes(engine: Engine, whole: Whole, index: int, steps: int, b: int) ->
         if last == first:
             continue
         for j in range(0, wide, WIDE * LANES):
-            sum_wide_rows(reals, whole.scratch + j, flat, j, begins, first, last)
+            given = part.weight + j
+            sum_wide_rows(reals, whole.scratch + j, flat, given, units, spikes, first, last)
         for j in range(wide, units, LANES):
-            sum_rows(reals, whole.scratch + j, flat, j, begins, first, last)
+            given = part.weight + j
+            sum_rows(reals, whole.scratch + j, flat, given, units, spikes, first, last)
         total = reals[whole.scratch :][:units]
         for t in range(k - 1, steps, k if below.periodic != 0 else steps):
             current = reals[part.currents + (b * steps + t) * units :][:units]
@@ -300,13 +310,9 @@ def _fire(engine: Engine, whole: Whole, index: int, last: bool, steps: int, b: i
     bias = engine.parameters[part.norm + affine :][:affine]
     z, v = reals[whole.scratch :][:units], reals[whole.scratch + whole.widest :][:units]
     h = reals[whole.scratch + 2 * whole.widest :][:units]
-    begins = integers[part.begins + b * part.room :][: part.room]
+    spikes = integers[part.spikes + b * part.room :][: part.room]
     classes = integers[part.classes + b * (steps + 2) :][: steps + 2]
     found = integers[whole.found :]
-    base, row = 0, 0
-    if not last:
-        following = _part(engine.table, index + 1)
-        base, row = following.weight, following.units
     activity = reals[part.activity + b * units :][: units if last else 0]
     for i in range(len(activity)):
         activity[i] = 0
@@ -327,7 +333,7 @@ def _fire(engine: Engine, whole: Whole, index: int, last: bool, steps: int, b: i
                 constants = layer.v_reset, layer.slope_x, leak, layer.v_threshold
                 first_spikes(h, i, z, i, *constants, steps)
                 n += find(h, i, found, n)
-            _sort(h, steps, found[:n], base, row, begins, classes)
+            _sort(h, steps, found[:n], spikes, classes)
             return
         charge(z, v, h, layer)
         reset(h, v, layer)
@@ -337,13 +343,10 @@ def _fire(engine: Engine, whole: Whole, index: int, last: bool, steps: int, b: i
             for i in range(units):
                 activity[i] += h[i]
         else:
-            n = 0
+            n = classes[t + 1]
             for i in range(0, units, LANES):
-                n += find(h, i, found, n)
-            listed = classes[t + 1]
-            for i in range(n):
-                begins[listed + i] = base + found[i] * row
-            classes[t + 2] = listed + n
+                n += find(h, i, spikes, n)
+            classes[t + 2] = n
     for i in range(len(activity)):
         activity[i] /= z.dtype.type(steps)
 
@@ -353,9 +356,7 @@ def _sort(
     first: Array,
     steps: int,
     found: Integers,
-    base: int,
-    row: int,
-    begins: Integers,
+    spikes: Integers,
     classes: Integers,
 ) -> None:
     """List the units that fire by the class of their first spike."""
@@ -371,7 +372,7 @@ def _sort(
     # Where class k begins stands at k + 1 and moves to its end.
     for i in range(len(found)):
         k = np.uint64(first[found[i]]) + np.uint64(1)
-        begins[classes[k]] = base + found[i] * row
+        spikes[classes[k]] = found[i]
         classes[k] += 1
 
 
@@ -384,7 +385,7 @@ def _map_activity(engine: Engine, index: int, batch: int) -> None:
         for j in range(0, units, LANES):
             copy_row(reals, part.currents + b * units + j, flat, part.bias + j)
     for b in range(0, batch, LANES // 2):
-        for j in range(0, units, 2 * LANES):
+        for j in range(0, units, TILE):
             out, rows = part.currents + b * units + j, below.activity + b * inputs
             product(reals, out, units, reals, rows, inputs, flat, part.weight + j, units)
 
@@ -435,10 +436,10 @@ def backward(
                 _rectify_backward(engine, whole, index, b, gradient)
             if index == 0:
                 _map_observation_backward(engine, whole, observations[b], b, gradient)
-            elif whole.spiking != 0:
-                _map_spikes_backward(engine, whole, index, steps, batch, b, gradient)
         if index > 0:
-            if whole.spiking == 0:
+            if whole.spiking != 0:
+                _map_spikes_backward(engine, whole, index, steps, batch, gradient)
+            else:
                 _map_activity_backward(engine, whole, index, batch, gradient)
             _below_backward(engine, whole, index)
 
@@ -577,29 +578,58 @@ def _turn_back(reals: Array, out: int, x: int, rows: int, columns: int) -> None:
 
 @inline_jit
 def _map_spikes_backward(
-    engine: Engine, whole: Whole, index: int, steps: int, batch: int, b: int, gradient: Array
+    engine: Engine, whole: Whole, index: int, steps: int, batch: int, gradient: Array
 ) -> None:
-    """Add the gradients of a fully connected map's weights and bias, for a sample."""
+    """Add the gradients of a fully connected map's weights and bias, for the whole batch.
+
+    By units below, so that each of their rows is loaded and stored once.
+    """
     part, below = _part(engine.table, index), _part(engine.table, index - 1)
-    reals, units = engine.reals, part.units
-    begins = engine.integers[below.begins + b * below.room :][: below.room]
-    classes = engine.integers[below.classes + b * (steps + 2) :][: steps + 2]
-    of_bias, one = gradient[part.bias :][:units], gradient.dtype.type(1)
-    for t in range(steps):
-        of_current = reals[part.of_currents + (t * batch + b) * units :][:units]
-        for j in range(units):
-            of_bias[j] += of_current[j]
-    for k in range(1, steps + 1):
-        of_class = reals[whole.scratch :][:units]
-        for j in range(units):
-            of_class[j] = 0
-        for t in range(k - 1, steps, k if below.periodic != 0 else steps):
+    reals, integers, units = engine.reals, engine.integers, part.units
+    starts, entries = integers[whole.starts :], integers[whole.entries :]
+    of_bias = gradient[part.bias :][:units]
+    for i in range(below.units + 2):
+        starts[i] = 0
+    for b in range(batch):
+        classes = integers[below.classes + b * (steps + 2) :][: steps + 2]
+        spikes = integers[below.spikes + b * below.room :][: classes[steps + 1]]
+        for n in range(len(spikes)):
+            starts[spikes[n] + 2] += 1
+        for t in range(steps):
             of_current = reals[part.of_currents + (t * batch + b) * units :][:units]
             for j in range(units):
-                of_class[j] += of_current[j]
-        for n in range(classes[k], classes[k + 1]):
-            for j in range(0, units, LANES):
-                add_row(gradient, begins[n] + j, reals, whole.scratch + j, one)
+                of_bias[j] += of_current[j]
+        for k in range(1, steps + 1):
+            of_class = reals[whole.of_classes + (b * steps + k - 1) * units :][:units]
+            for j in range(units):
+                of_class[j] = 0
+            for t in range(k - 1, steps, k if below.periodic != 0 else steps):
+                of_current = reals[part.of_currents + (t * batch + b) * units :][:units]
+                for j in range(units):
+                    of_class[j] += of_current[j]
+    for i in range(below.units):
+        starts[i + 2] += starts[i + 1]
+    # Where unit i's entries begin stands at i + 1 and moves to their end.
+    for b in range(batch):
+        classes = integers[below.classes + b * (steps + 2) :][: steps + 2]
+        spikes = integers[below.spikes + b * below.room :][: below.room]
+        for k in range(1, steps + 1):
+            for n in range(classes[k], classes[k + 1]):
+                entries[starts[spikes[n] + 1]] = b * steps + k - 1
+                starts[spikes[n] + 1] += 1
+    wide, one = units - units % (WIDE * LANES), gradient.dtype.type(1)
+    for i in range(below.units):
+        first, last = starts[i], starts[i + 1]
+        if first == last:
+            continue
+        for j in range(0, wide, WIDE * LANES):
+            given = whole.of_classes + j
+            sum_wide_rows(reals, whole.scratch + j, reals, given, units, entries, first, last)
+        for j in range(wide, units, LANES):
+            given = whole.of_classes + j
+            sum_rows(reals, whole.scratch + j, reals, given, units, entries, first, last)
+        for j in range(0, units, LANES):
+            add_row(gradient, part.weight + i * units + j, reals, whole.scratch + j, one)
 
 
 @inline_jit
@@ -618,7 +648,7 @@ def _map_activity_backward(
             at, begin = below.columns + i * length + b, below.activity + b * inputs + i
             transpose(reals, at, length, reals, begin, inputs)
     for i in range(0, inputs, LANES // 2):
-        for j in range(0, units, 2 * LANES):
+        for j in range(0, units, TILE):
             out, rows = part.weight + i * units + j, below.columns + i * length
             given = part.of_currents + j
             product(gradient, out, units, reals, rows, length, reals, given, units)
@@ -631,11 +661,12 @@ def _below_backward(engine: Engine, whole: Whole, index: int) -> None:
     reals, units, inputs, length = engine.reals, part.units, below.units, whole.length
     for m in range(0, length, LANES):
         for j in range(0, units, LANES):
-            at, begin = part.columns + j * length + m, part.of_currents + m * units + j
-            transpose(reals, at, length, reals, begin, units)
+            # Tile by tile, lest the rows of one push each other out of the cache.
+            tile = part.columns + m // TILE * TILE * units
+            at, begin = tile + j * TILE + m % TILE, part.of_currents + m * units + j
+            transpose(reals, at, TILE, reals, begin, units)
     for i in range(0, inputs, LANES):
-        for m in range(0, length, 2 * LANES):
+        for m in range(0, length, TILE):
             out, rows = below.of_activity + m * inputs + i, part.weight + i * units
-            columns = part.columns + m
-            flat = engine.parameters
-            turned_product(reals, out, inputs, flat, rows, units, reals, columns, length)
+            flat, columns = engine.parameters, part.columns + m * units
+            turned_product(reals, out, inputs, flat, rows, units, reals, columns, TILE)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab.engines.kernels import Engine, Part, Whole, backward, forward
-from sdqn_lab.engines.vectors import LANES
+from sdqn_lab.engines.vectors import TILE
 from sdqn_lab.networks.blocks import Block, ConvolutionalTorso, hooks_of, is_hooked
 from sdqn_lab.networks.mlp import MLP
 from sdqn_lab.networks.network import SpikingNetwork
@@ -27,7 +27,6 @@ from sdqn_lab.spiking.readout import MeanSpikes
 Array = npt.NDArray[Any]
 CHANNELS, UNITS = 16, 32
 """Convolutions have a multiple of so many channels, fully connected layers of so many units."""
-TILE = 2 * LANES
 
 
 def obstacle(network: nn.Module) -> str | None:
@@ -197,6 +196,10 @@ class CompiledNetwork:
             ),
             places=integers.take(inputs),
             rows=integers.take(inputs),
+            taps=integers.take(2 * first["kernel"] ** 2),
+            of_classes=reals.take(batch * steps * max(units)),
+            starts=integers.take(max(units) + 2),
+            entries=integers.take(batch * steps * max(units)),
             length=length,
         )
         constants, parts = [[network.observation_scale, 0, 0, 0, 0, 0]], []
@@ -215,7 +218,7 @@ class CompiledNetwork:
                 currents=reals.take(samples * entries * n),
                 moments=reals.take(batch * entries * 2),
                 activity=reals.take(samples * n),
-                begins=integers.take(batch * room),
+                spikes=integers.take(batch * room + TILE),
                 classes=integers.take(batch * (steps + 2)),
                 of_currents=reals.take(length * n),
                 columns=reals.take(length * n),
@@ -234,8 +237,13 @@ class CompiledNetwork:
         table[1:] = parts
         places = np.zeros(integers.size, np.int32)
         channel, y, x = np.indices((whole.channels, whole.height, whole.width)).reshape(3, -1)
-        corners = ((y + side) * (whole.width + side) + x + side) * whole.filters
-        places[whole.places :][:inputs] = corners
+        line = whole.width + side
+        firsts = ((y + side) * line + x + side) * whole.filters
+        places[whole.places :][:inputs] = whole.padded + firsts
+        row, column = np.indices((whole.kernel, whole.kernel)).reshape(2, -1)
+        steps_back = (row * line + column) * whole.filters
+        rows_on = np.arange(whole.kernel**2) * whole.channels * whole.filters
+        places[whole.taps :][: 2 * whole.kernel**2] = [*-steps_back, *rows_on]
         places[whole.rows :][:inputs] = parts[0].weight + channel * whole.filters
         # Zeros, because the rows beyond the batch take part in products.
         room = np.zeros(reals.size, real)

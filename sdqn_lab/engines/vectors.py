@@ -17,6 +17,8 @@ from numba.extending import intrinsic
 COMPRESSES = bool(llvm.get_host_cpu_features().get("avx512f"))
 LANES = 16 if COMPRESSES else 8
 """Elements in a vector."""
+TILE = 2 * LANES
+"""Columns of a product that are worked off together."""
 WIDE = 4
 """Vectors of a row that are summed together."""
 INDEX = ir.IntType(64)
@@ -205,16 +207,25 @@ def _write_first_spikes(
 
 
 def _sum(vectors: int) -> Callable[..., None]:
-    """out[at :] = sum over n in [first, last) of rows[begins[n] + column :]."""
+    """out[at :] = sum over n in [first, last) of rows[listed[n] step + column :]."""
 
     def write(
-        v: _Vectors, out: Any, at: Any, rows: Any, column: Any, begins: Any, first: Any, last: Any
+        v: _Vectors,
+        out: Any,
+        at: Any,
+        rows: Any,
+        column: Any,
+        step: Any,
+        listed: Any,
+        first: Any,
+        last: Any,
     ) -> None:
         build = v.builder
         lanes = [INDEX(LANES * i) for i in range(vectors)]
         totals = [v.variable(v.zero) for _ in lanes]
         with cgutils.for_range_slice(build, first, last, INDEX(1), intp=INDEX) as (n, _):
-            begin = build.add(build.sext(build.load(v.scalar(4, n)), INDEX), column)
+            number = build.sext(build.load(v.scalar(5, n)), INDEX)
+            begin = build.add(build.mul(number, step), column)
             for lane, total in zip(lanes, totals, strict=True):
                 row = v.load(2, build.add(begin, lane))
                 build.store(build.fadd(build.load(total), row), total)
