@@ -95,16 +95,28 @@ def test_the_step_by_step_form_refuses_what_the_original_is_not(network, key):
     assert caught.value.key == key
 
 
-@pytest.mark.parametrize("kind", ["step-by-step", "reference"])
-def test_all_variants_of_an_agent_start_with_the_same_values(kind):
+@pytest.mark.parametrize("experiment", ["pl_sdqn", "pl_pqn"])
+@pytest.mark.parametrize("kind", ["fused", "step-by-step", "reference"])
+def test_all_variants_of_an_arm_start_with_the_same_values(kind, experiment):
     seen = torch.ones(3, 4, 10, 10, dtype=torch.uint8)
     ours, other = (
-        variants.built_agent(SETTING, Variant(MINATAR, 8, form)).network for form in ("fused", kind)
+        variants.built_agent(SETTING, Variant(MINATAR, 8, experiment, form)).network
+        for form in ("auto", kind)
     )
     for network in (ours, other):
         network.torso.hidden.linear.weight.data.mul_(20)  # awake
     assert ours(seen).abs().max() > 0
     torch.testing.assert_close(ours(seen), other(seen))
+
+
+@pytest.mark.parametrize("kind", ["fused", "step-by-step", "reference"])
+def test_a_variant_acts_and_learns_in_its_own_form_alone(kind, monkeypatch):
+    agent = variants.built_agent(SETTING, Variant(MINATAR, 2, kind=kind))
+    assert agent.engine is None
+    asked = []
+    agent.network.register_forward_hook(lambda *_: asked.append(1))
+    agent.act(np.zeros((8, 4, 10, 10), np.uint8), 10**9)
+    assert asked
 
 
 # Counts
@@ -140,8 +152,8 @@ def test_a_decision_costs_what_a_calculation_by_hand_says():
 
 def test_an_update_costs_what_a_calculation_by_hand_says():
     forward = counts.decision(tiny(), (1, 4, 4), BATCH)
-    plain = counts.update(tiny(), (1, 4, 4), BATCH, double=False)
-    double = counts.update(tiny(), (1, 4, 4), BATCH, double=True)
+    plain = counts.update(tiny(), (1, 4, 4), BATCH, forwards=2)
+    double = counts.update(tiny(), (1, 4, 4), BATCH, forwards=3)
     assert plain[: 2 * len(forward)] == forward * 2
     assert double == forward + plain
     parameters = 20 + 16 + 27 + 9
@@ -154,6 +166,19 @@ def test_an_update_costs_what_a_calculation_by_hand_says():
         Work("conv1", "map, weights", 144, 4 * (32 + 20 + 16)),
         Work("all", "optimizer", 0, 4 * 7 * parameters),
     ]
+
+
+def test_an_agent_step_costs_its_parts_of_a_decision_and_of_an_update():
+    conv, hidden, head = 16 * 64 * 36, 128 * 1024, 6 * 128
+    for variant, steps in ((Variant(MINATAR, 2), 2), (Variant(MINATAR, 1, "dqn"), 1)):
+        forward = conv + steps * hidden + head
+        # Two networks forward, and twice a forward back, but no gradient of the observation.
+        update = 32 * (2 * forward + 2 * forward - conv)
+        macs = sum(work.macs for work in learning.of_step(SETTING, variant))
+        assert macs == pytest.approx(forward + update / 4)
+    forward = conv + 2 * hidden + head
+    macs = sum(work.macs for work in learning.of_step(SETTING, Variant(MINATAR, 2, "pl_pqn")))
+    assert macs == pytest.approx(forward + 2 * (3 * forward - conv)), "two epochs"
 
 
 def test_the_ann_baseline_costs_a_single_step():
@@ -260,23 +285,18 @@ def test_a_row_without_a_competitor_stands_alone():
 # Benchmarks
 
 
-def test_a_session_trains_at_its_ratio_and_continues_where_it_stopped():
-    num_envs = variants.composed(SETTING, Variant(MINATAR, 2)).algo.num_envs
-    session = Session(SETTING, Variant(MINATAR, 2), 10, 40)
-    seen = []
+@pytest.mark.parametrize("experiment", ["pl_sdqn", "pl_pqn"])
+def test_a_session_trains_at_its_ratio_and_continues_where_it_stopped(experiment):
+    session = Session(SETTING, variant := Variant(MINATAR, 2, experiment))
+    cfg, seen = variants.composed(SETTING, variant), []
+    chunk, ratio = variants.rhythm(cfg).chunk_steps, variants.rhythm(cfg).updates_per_step
     for _ in range(3):
         session()
         seen.append((session.trainer.counters.steps, session.trainer.counters.updates))
-    steps, updates = zip(*seen, strict=True)
-    assert all(320 + 40 * n <= s < 320 + 40 * n + num_envs for n, s in zip(count(1), steps))
-    assert list(updates) == [(s - 320) // 10 for s in steps]
-
-
-def test_a_session_that_never_learns_asks_no_network(monkeypatch):
-    session = Session(SETTING, Variant(MINATAR, 2), None, 80)
-    monkeypatch.setattr(session.trainer.agent, "network", None)
-    session()
-    assert session.trainer.counters.updates == 0
+    steps, updates = np.array(seen).T
+    begin = cfg.algo.get("replay_start_steps", chunk)
+    assert all(0 <= s - begin - n * chunk < cfg.algo.num_envs for n, s in zip(count(1), steps))
+    assert updates[-1] - updates[0] == pytest.approx((steps[-1] - steps[0]) * ratio, rel=0.1)
 
 
 @pytest.mark.parametrize("game", [ATARI, MINATAR])
@@ -310,25 +330,17 @@ def test_the_shapes_of_the_bench_are_those_of_the_games():
     for game, shape in variants.SHAPES.items():
         env = build.build_env(variants.composed(SETTING, Variant(game, 1)), 1)
         assert (env.observation_shape, env.num_actions) == (shape, variants.ACTIONS)
-        assert variants.STEPS % variants.composed(SETTING, Variant(game, 1)).algo.num_envs == 0
+        assert training.STEPS % variants.composed(SETTING, Variant(game, 1)).algo.num_envs == 0
         env.close()
-
-
-def test_a_transition_on_atari_weighs_one_frame_and_its_columns():
-    (row,) = learning.weight_rows("x", SETTING, ATARI)
-    columns = 1 + 4 + 1 + 1 + 1
-    assert row.ours.median == 84 * 84 + columns
-    assert row.theirs.median == 8 * 84 * 84 + columns
-    assert row.record()["ours_ms"] is None
 
 
 def test_the_peak_of_an_update_is_measured_in_a_process_of_its_own():
     spikes = 8 * 32 * 16 * 8 * 8 * 4
-    assert learning.peak_in_process(SETTING, Variant(MINATAR, 8), 32) > spikes
+    assert learning.peak_in_process(SETTING, Variant(MINATAR, 8, kind="fused")) > spikes
 
 
 def test_cells_train_at_the_same_time_and_are_summed():
-    (pair,) = training.cells_rows("x", SETTING, Variant(MINATAR, 1), 10, (2,), seconds=0.2)
+    (pair,) = training.cells_rows("x", SETTING, Variant(MINATAR, 1), (2,), seconds=0.2)
     assert (pair.name, pair.against, pair.ratio) == ("x/cells=2", "cells=2", 1.0)
     assert pair.more["ours_steps_per_second"] == pytest.approx(1e3 / pair.ours.median)
 
@@ -356,9 +368,9 @@ def test_names_are_unique_and_quick_is_a_part_of_all():
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [
-        ("every=4", ["training/atari/T=16/every=4/cpu", "training/minatar/T=8/every=4/cpu"]),
-        ("replay/*/bytes/cpu", ["replay/atari/bytes/cpu", "replay/minatar/bytes/cpu"]),
-        ("replay/*/bytes", []),
+        ("dqn/T=1/", ["update/atari/pl_sdqn/T=1/cpu"]),
+        ("replay/*/sample/cpu", ["replay/atari/sample/cpu", "replay/minatar/sample/cpu"]),
+        ("replay/*/sample", []),
     ],
 )
 def test_only_takes_a_part_of_a_name_or_a_pattern(pattern, names):
@@ -372,7 +384,7 @@ def test_cells_are_for_gpus_alone():
 
 
 def test_the_command_writes_rows_and_prints_a_table(tmp_path):
-    arguments = ["--quick", "--only", "lif/minatar", "--threads", "1", "--json", "rows.json"]
+    arguments = ["--quick", "--only", "lif/hidden", "--threads", "1", "--json", "rows.json"]
     command = [sys.executable, "-m", "sdqn_lab.bench", *arguments, "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     records = json.loads((tmp_path / "rows.json").read_text())
@@ -389,15 +401,25 @@ def test_the_command_writes_rows_and_prints_a_table(tmp_path):
     assert records[0]["against_ms"] is not None
 
 
-def test_an_update_has_rows_for_every_competitor_and_the_floor(capsys, tmp_path):
-    assert bench.main(["--quick", "--only", "update/minatar", "--json", "rows.json"]) == 0
+@pytest.mark.parametrize(
+    ("row", "against"),
+    [
+        ("update/minatar/pl_sdqn/T=4", {"fused", "step-by-step", "spikingjelly", "ann", "floor"}),
+        ("training/minatar/dqn", {"fused", "floor"}),
+    ],
+)
+def test_an_arm_has_rows_for_every_competitor_and_the_floor(row, against, capsys, tmp_path):
+    assert bench.main(["--quick", "--only", row, "--json", "rows.json"]) == 0
     records = {
         record["against"]: record for record in json.loads((tmp_path / "rows.json").read_text())
     }
-    assert records.keys() == {"step-by-step", "reference", "spikingjelly", "dqn", "floor"}
+    assert records.keys() == against
     assert records["floor"]["macs"] > 0
     assert records["floor"]["bytes"] > 0
-    assert records["step-by-step"]["ratio"] > 0
+    assert records["fused"]["ratio"] > 0
+    if row.startswith("training"):
+        rates = [records["fused"][f"{who}_steps_per_second"] for who in ("ours", "against")]
+        assert rates[0] / rates[1] == pytest.approx(records["fused"]["ratio"])
 
 
 def test_list_names_every_benchmark_and_measures_nothing(carry_out):

@@ -1,4 +1,4 @@
-"""Multiply-adds and bytes that a decision or an update cannot do without, and the floor they set.
+"""Multiply-adds and bytes that decisions and updates cannot do without, and the floor they set.
 
 The count is that of the best program we know how to write, in float32 and without any saving by
 sparseness: a constant input passes the first map and norm once, the head runs once, norm and neuron
@@ -34,8 +34,8 @@ class Work(NamedTuple):
 
     layer: str
     operation: str
-    macs: int
-    bytes: int
+    macs: float
+    bytes: float
 
 
 class Rates(NamedTuple):
@@ -51,13 +51,18 @@ def decision(network: SpikingNetwork, observation_shape: tuple[int, ...], batch:
 
 
 def update(
-    network: SpikingNetwork, observation_shape: tuple[int, ...], batch: int, *, double: bool
+    network: SpikingNetwork, observation_shape: tuple[int, ...], batch: int, forwards: int
 ) -> list[Work]:
-    """One update: the target's forward, the online network's (two if double), backward, Adam."""
+    """One update: the forward passes of all its networks, a backward pass, Adam."""
     forward, backward = _passes(network, observation_shape, batch)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     optimizer = Work("all", "optimizer", 0, FLOAT * OPTIMIZER_TENSORS * parameters)
-    return [*forward * (3 if double else 2), *backward, optimizer]
+    return [*forward * forwards, *backward, optimizer]
+
+
+def shares(work: list[Work], share: float) -> list[Work]:
+    """A part of some work, as one agent step has its part of a decision and of an update."""
+    return [one._replace(macs=one.macs * share, bytes=one.bytes * share) for one in work]
 
 
 def _passes(
@@ -122,7 +127,7 @@ LIMITS = {"copy": copying, "convolution": convolution}
 """What takes turns with all that it judges."""
 
 
-def machine_rates(times: Mapping[str, Spread]) -> Rates:
-    """What the times of `LIMITS` say; bytes read and bytes written both count."""
-    copy, conv = (times[limit].median for limit in LIMITS)
+def machine_rates(times: Mapping[str, Spread], per: int = 1) -> Rates:
+    """What the times of `LIMITS` say, each divided by `per`; bytes read and written both count."""
+    copy, conv = (per * times[limit].median for limit in LIMITS)
     return Rates(1e3 * CONVOLUTION_MACS / conv, 1e3 * 2 * FLOAT * COPY_FLOATS / copy)

@@ -27,28 +27,25 @@ class Neurons(NamedTuple):
 
 
 class Map(NamedTuple):
-    """A linear map, and the images (N, C, H, W) of all T steps of a batch, as they lie there."""
+    """A linear map, and the images (N, C, H, W) of all T steps of a batch."""
 
     make: Callable[[], nn.Module]
     time_window: int
     shape: tuple[int, int, int, int]
-    layout: torch.memory_format = torch.channels_last
 
 
 NEURONS = {
     "conv1": Neurons(16, (32, 32, 20, 20), constant=True),
     "conv2": Neurons(16, (32, 64, 9, 9)),
     "hidden": Neurons(16, (32, 512)),
-    "minatar": Neurons(8, (32, 16, 8, 8), constant=True),
 }
-"""Layers of the nature network, and the convolution of the one for MinAtar, at batch 32."""
+"""Layers of the nature network at batch 32."""
 MAPS = {
     "conv2": Map(partial(nn.Conv2d, 32, 64, 4, stride=2), 16, (512, 32, 20, 20)),
     "conv3": Map(partial(nn.Conv2d, 64, 64, 3), 16, (512, 64, 9, 9)),
     "hidden": Map(partial(nn.Linear, 3136, 512), 16, (512, 64, 7, 7)),
-    "minatar": Map(partial(nn.Linear, 1024, 128), 8, (256, 16, 8, 8), torch.contiguous_format),
 }
-"""Maps of the nature network, and the hidden layer's of MinAtar's, at batch 32."""
+"""Maps of the nature network at batch 32."""
 FIRING = (0.05, 0.1, 0.15)
 """Shares of the inputs that fire."""
 
@@ -109,7 +106,7 @@ def map_rows(name: str, setting: Setting, size: Map, firing: float) -> list[Row]
     def workload(layer: Layer) -> Workload:
         generator = torch.Generator().manual_seed(0)
         spikes = (torch.rand(size.shape, generator=generator) < firing).float()
-        spikes = spikes.contiguous(memory_format=size.layout)
+        spikes = spikes.contiguous(memory_format=torch.channels_last)
         gradient = torch.randn(layer(spikes).shape, generator=generator)
         return _both_ways(layer, spikes, gradient, linear)
 

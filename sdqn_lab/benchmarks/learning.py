@@ -1,102 +1,136 @@
-"""Updates and decisions of the whole agent, the floor below them, and their memory."""
+"""Updates, decisions and whole cells of an arm, the floor below them, and their memory."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
-from math import prod
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from sdqn_lab.agents.replay import Replay
 from sdqn_lab.benchmarks import counts, variants
+from sdqn_lab.benchmarks.counts import Work
 from sdqn_lab.benchmarks.rows import Benchmark, Competitor, Row, Setting, compare
 from sdqn_lab.benchmarks.timing import Spread, Workload
-from sdqn_lab.benchmarks.variants import ATARI, COMPETITORS, MINATAR, SHAPES, STEPS, Kind, Variant
+from sdqn_lab.benchmarks.variants import ATARI, MINATAR, SHAPES, Kind, Session, Variant
 
-BATCH = 32
 STATUS = Path("/proc/self/status")
 UPDATES = 2
 """Of which the peak is taken."""
+MINATAR_ARMS = (
+    Variant(MINATAR, 4),
+    Variant(MINATAR, 16),
+    Variant(MINATAR, 1, "dqn"),
+    Variant(MINATAR, 4, "pl_pqn"),
+    Variant(MINATAR, 1, "pqn"),
+)
 
 
 def benchmarks(setting: Setting) -> Iterator[Benchmark]:
-    """All of this module; the replay's times are those of a transition added, a batch drawn."""
-    for steps in (1, 4, 8, 16):
-        stem = f"update/atari/T={steps}/batch={BATCH}"
-        yield Benchmark(stem, setting, with_floor, variants.update, Variant(ATARI, steps), BATCH)
-    rounded, exact, stepwise = (
-        partial(variants.update, setting, Variant(ATARI, 16, kind), BATCH)
-        for kind in ("bf16", "fused", "step-by-step")
-    )
-    others = {"float32": exact, "step-by-step": stepwise}
-    yield Benchmark(f"bf16/atari/T=16/batch={BATCH}", setting, compare, rounded, others)
-    stem = f"update/minatar/T=8/batch={BATCH}"
-    yield Benchmark(stem, setting, with_floor, variants.update, Variant(MINATAR, 8), BATCH)
-    for steps in (16,) if setting.quick else (1, 4, 8, 16):
-        for batch in (1, 10, 128):
-            stem, variant = f"decision/atari/T={steps}/batch={batch}", Variant(ATARI, steps)
-            yield Benchmark(stem, setting, with_floor, variants.decision, variant, batch)
-    stem = f"memory/atari/T=16/batch={BATCH}"
-    yield Benchmark(stem, setting, peak_rows, Variant(ATARI, 16), BATCH)
+    """All of this module."""
+    atari = Variant(ATARI, 16)
+    arms = (*(Variant(ATARI, steps) for steps in (1, 4, 8, 16)), *MINATAR_ARMS)
+    for arm in arms:
+        more: tuple[Kind, ...] = ("bf16",) if arm == atari else ()
+        stem = f"update/{arm.label}"
+        yield Benchmark(stem, setting, with_floor, variants.update, arm, of_update, more)
+    for arm, batches in ((atari, (1, 10, 128)), (MINATAR_ARMS[0], (8, 128))):
+        for batch in batches:
+            build, work = partial(variants.decision, batch=batch), partial(of_decision, batch=batch)
+            stem = f"decision/{arm.label}/batch={batch}"
+            yield Benchmark(stem, setting, with_floor, build, arm, work)
+    for arm in (atari, *MINATAR_ARMS):
+        yield Benchmark(f"training/{arm.label}", setting, cell_rows, arm)
+    yield Benchmark(f"memory/{atari.label}", setting, peak_rows, atari)
     for family, game in (("atari", ATARI), ("minatar", MINATAR)):
-        adding = partial(add, setting, Variant(game, 1))
-        drawing = partial(sample, setting, Variant(game, 1), BATCH)
-        yield Benchmark(f"replay/{family}/add", setting, compare, adding, {}, STEPS)
-        yield Benchmark(f"replay/{family}/sample/batch={BATCH}", setting, compare, drawing)
-        yield Benchmark(f"replay/{family}/bytes", setting, weight_rows, game)
+        draw = partial(variants.sample, setting, Variant(game, 1))
+        yield Benchmark(f"replay/{family}/sample", setting, compare, draw)
+
+
+def of_decision(setting: Setting, variant: Variant, batch: int) -> list[Work]:
+    """What a decision costs at least."""
+    network = variants.built_agent(setting, variant).network
+    return counts.decision(network, SHAPES[variant.game], batch)
+
+
+def of_update(setting: Setting, variant: Variant) -> list[Work]:
+    """What an update costs at least."""
+    network = variants.built_agent(setting, variant).network
+    rhythm = variants.rhythm(variants.composed(setting, variant))
+    return counts.update(network, SHAPES[variant.game], rhythm.batch, rhythm.forwards)
+
+
+def of_step(setting: Setting, variant: Variant) -> list[Work]:
+    """What an agent step costs at least: its parts of a decision and of an update."""
+    cfg = variants.composed(setting, variant)
+    decision = of_decision(setting, variant, cfg.algo.num_envs)
+    learning = counts.shares(of_update(setting, variant), variants.rhythm(cfg).updates_per_step)
+    return counts.shares(decision, 1 / cfg.algo.num_envs) + learning
 
 
 def with_floor(
     name: str,
     setting: Setting,
-    build: Callable[[Setting, Variant, int], Workload],
+    build: Callable[[Setting, Variant], Workload],
     variant: Variant,
-    batch: int,
+    counted: Callable[[Setting, Variant], list[Work]],
+    more_kinds: tuple[Kind, ...] = (),
+    per: int = 1,
 ) -> list[Row]:
     """Every competitor and what the machine can do in one comparison; the latter is the floor."""
-    network, shape = variants.built_agent(setting, variant).network, SHAPES[variant.game]
-    work = counts.decision(network, shape, batch)
-    if build is variants.update:
-        double = variants.composed(setting, variant).algo.double
-        work = counts.update(network, shape, batch, double=double)
+    work = counted(setting, variant)
     # In turn with the rest, because a busy moment slows the machine's limits too.
-    limits: dict[str, Competitor] = {
+    others: dict[str, Competitor] = {
         limit: partial(workload, setting.device) for limit, workload in counts.LIMITS.items()
     }
-    others = variants.others(build, COMPETITORS, setting, variant, batch)
-    rows = compare(name, setting, partial(build, setting, variant, batch), others | limits)
-    rates = counts.machine_rates({row.against: row.theirs for row in rows if row.theirs})
+    for kind in (*variant.kinds(), *more_kinds):
+        others[kind] = partial(build, setting, variant._replace(kind=kind))
+    rows = compare(name, setting, partial(build, setting, variant), others, per)
+    limits = {row.against: row.theirs for row in rows if row.theirs}
+    rates = counts.machine_rates(limits, per)
     floor = counts.floor_ms(work, rates)
     more = {"macs": sum(one.macs for one in work), "bytes": sum(one.bytes for one in work)}
     known = {"machine_macs_per_second": rates.macs, "machine_bytes_per_second": rates.bytes}
     last = Row(name, rows[0].ours, "floor", Spread(floor, floor, floor), more=more | known)
-    return [*(replace(row, more=more) for row in rows if row.against not in limits), last]
+    return [*(replace(row, more=more) for row in rows if row.against not in counts.LIMITS), last]
 
 
-def peak_rows(name: str, setting: Setting, variant: Variant, batch: int) -> list[Row]:
+def cell_rows(name: str, setting: Setting, variant: Variant) -> list[Row]:
+    """A whole trainer in milliseconds per agent step, with the rates that people ask for."""
+    per = variants.rhythm(variants.composed(setting, variant)).chunk_steps
+
+    def with_rates(row: Row) -> Row:
+        ours, theirs = (spread and 1e3 / spread.median for spread in (row.ours, row.theirs))
+        rates = {"ours_steps_per_second": ours, "against_steps_per_second": theirs}
+        note = row.note or f"{ours:,.0f} and {theirs:,.0f} steps/s"
+        return replace(row, note=note, more={**row.more, **rates})
+
+    return [
+        with_rates(row) for row in with_floor(name, setting, Session, variant, of_step, (), per)
+    ]
+
+
+def peak_rows(name: str, setting: Setting, variant: Variant) -> list[Row]:
     """Ours against the step-by-step variant and the plain steps."""
     tries = 1 if setting.quick else 5
 
     def spread(kind: Kind) -> Spread:
         like = variant._replace(kind=kind)
-        return Spread.of([peak_in_process(setting, like, batch) / 2**20 for _ in range(tries)])
+        return Spread.of([peak_in_process(setting, like) / 2**20 for _ in range(tries)])
 
-    ours, kinds = spread("fused"), variants.COMPETITORS[:2]
+    ours, kinds = spread("auto"), variant.kinds()[:2]
     return [Row(name, ours, kind, spread(kind), unit="MiB") for kind in kinds]
 
 
-def peak_in_process(setting: Setting, variant: Variant, batch: int) -> int:
+def peak_in_process(setting: Setting, variant: Variant) -> int:
     """`peak_bytes` of a fresh process."""
     # Pages that were touched once stay resident, so a second peak would not show here.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(peak_bytes, setting, variant, batch).result()
+        return pool.submit(peak_bytes, setting, variant).result()
 
 
-def peak_bytes(setting: Setting, variant: Variant, batch: int) -> int:
+def peak_bytes(setting: Setting, variant: Variant) -> int:
     """What updates add at their peak to a process that has built everything.
 
     On a CPU this is the process's resident memory as the kernel counts it, libraries' scratch
@@ -111,41 +145,10 @@ def peak_bytes(setting: Setting, variant: Variant, batch: int) -> int:
 
     # A spawned process does not inherit the number that the command was given.
     torch.set_num_threads(setting.threads)
-    variants.update(setting, variant, 1)()  # loads the code that updates need
-    update = variants.update(setting, variant, batch)
+    variants.update(setting, variant._replace(time_window=1))()  # loads the code of updates
+    update = variants.update(setting, variant)
     on_gpu = setting.device.type == "cuda"
     idle = torch.cuda.memory_allocated() if on_gpu else resident("VmRSS")
     for _ in range(UPDATES):
         update()
     return (torch.cuda.max_memory_allocated() if on_gpu else resident("VmHWM")) - idle
-
-
-def add(setting: Setting, variant: Variant) -> Workload:
-    """Adding steps of all environments."""
-    agent, rng = variants.built_agent(setting, variant), np.random.default_rng(0)
-    replay = variants.filled_replay(agent, variant.game, rng)
-    frames = np.zeros((replay.num_envs, *replay.frame_shape), np.uint8)
-
-    def run() -> None:
-        for _ in range(STEPS // replay.num_envs):
-            variants.append_row(replay, frames, rng)
-
-    return run
-
-
-def sample(setting: Setting, variant: Variant, batch: int) -> Workload:
-    """Drawing a batch."""
-    algo, rng = variants.composed(setting, variant).algo, np.random.default_rng(0)
-    agent = variants.built_agent(setting, variant)
-    replay = variants.filled_replay(agent, variant.game, rng)
-    return lambda: replay.sample(batch, algo.n_step, algo.gamma, rng)
-
-
-def weight_rows(name: str, setting: Setting, game: str) -> list[Row]:
-    """Bytes of a transition, against one that stores both its stacked observations."""
-    frame = variants.env_spec(game).frame_shape
-    few, many = (Replay.bytes_needed(n, 1, frame, torch.uint8) for n in (1, 1_001))
-    ours = (many - few) / 1_000
-    naive = 2 * prod(variants.SHAPES[game]) + ours - prod(frame)
-    both = Spread(naive, naive, naive)
-    return [Row(name, Spread(ours, ours, ours), "both stacks stored", both, unit="bytes")]

@@ -1,7 +1,7 @@
-"""Environments, acting and whole training, in milliseconds per agent step; cells side by side."""
+"""Environments under random actions; cells of a sweep side by side on a GPU."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
@@ -14,56 +14,28 @@ import torch
 
 from sdqn_lab.assembly import build
 from sdqn_lab.benchmarks import variants
-from sdqn_lab.benchmarks.rows import Benchmark, Competitor, Row, Setting, compare
+from sdqn_lab.benchmarks.rows import Benchmark, Row, Setting, compare
 from sdqn_lab.benchmarks.timing import Spread, Workload
-from sdqn_lab.benchmarks.variants import ATARI, COMPETITORS, MINATAR, STEPS, Session, Variant
+from sdqn_lab.benchmarks.variants import ATARI, MINATAR, Session, Variant
 from sdqn_lab.envs.atari import Atari
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.envs.minatar import MinAtar
 
 Actions = np.ndarray[Any, Any]
-TRAINER_STEPS = 1_000
-FAMILIES = (("atari", Variant(ATARI, 16), 20), ("minatar", Variant(MINATAR, 8), 200))
-"""Each with its agent, and the agent steps that one trains before it is another's turn."""
+STEPS = 160
+"""Agent steps in one call, with 8 or 10 environments."""
 CELLS = (1, 2, 4, 8)
-CELL_CHUNK_STEPS = 200
 
 
 def benchmarks(setting: Setting) -> Iterator[Benchmark]:
     """All of this module; several cells at once on GPUs alone."""
-    for family, variant, chunk in FAMILIES:
-        steps, kinds = variant.time_window, COMPETITORS[::3] if setting.quick else COMPETITORS
+    for variant in (Variant(ATARI, 16), Variant(MINATAR, 4)):
+        family = variant.label.partition("/")[0]
         env, bare = (partial(stepping, setting, variant, bare=bare) for bare in (False, True))
-        act, alone = partial(acting, setting, variant), {"environment": env}
-        trainer = partial(Session, setting, variant._replace(time_window=1), None, TRAINER_STEPS)
-        long = {"bare emulator": partial(bare, TRAINER_STEPS)}
-        yield Benchmark(
-            f"environment/{family}", setting, compare, env, {"bare emulator": bare}, STEPS
-        )
-        yield Benchmark(f"acting/{family}/T={steps}", setting, compare, act, alone, STEPS)
-        yield Benchmark(f"trainer/{family}", setting, compare, trainer, long, TRAINER_STEPS)
-        for every in (10, 4):
-            stem = f"training/{family}/T={steps}/every={every}"
-            ours = partial(Session, setting, variant, every, chunk)
-            others = variants.others(Session, kinds, setting, variant, every, chunk)
-            yield Benchmark(stem, setting, training_rows, ours, others, chunk)
-    for family, variant, _ in FAMILIES if setting.device.type == "cuda" else ():
-        stem = f"cells/{family}/T={variant.time_window}/every=10"
-        yield Benchmark(stem, setting, cells_rows, variant, 10)
-
-
-def training_rows(
-    name: str, setting: Setting, ours: Competitor, others: Mapping[str, Competitor], per: int
-) -> list[Row]:
-    """`compare`, with the steps per second that people ask for."""
-
-    def rates(row: Row) -> dict[str, float | None]:
-        return {
-            "ours_steps_per_second": 1e3 / row.ours.median,
-            "against_steps_per_second": row.theirs and 1e3 / row.theirs.median,
-        }
-
-    return [replace(row, more=rates(row)) for row in compare(name, setting, ours, others, per)]
+        others = {"bare emulator": bare}
+        yield Benchmark(f"environment/{family}", setting, compare, env, others, STEPS)
+        if setting.device.type == "cuda":
+            yield Benchmark(f"cells/{variant.label}", setting, cells_rows, variant)
 
 
 def environment(setting: Setting, variant: Variant) -> VectorEnv:
@@ -72,20 +44,6 @@ def environment(setting: Setting, variant: Variant) -> VectorEnv:
     env = build.build_env(cfg, cfg.algo.num_envs)
     env.reset(0)
     return env
-
-
-def acting(setting: Setting, variant: Variant) -> Workload:
-    """Environments with the greedy actions of an agent."""
-    env, agent = environment(setting, variant), variants.built_agent(setting, variant)
-    policy, rng = agent.policy(agent.network, env.num_actions), np.random.default_rng(0)
-    seen = env.reset(0)
-
-    def run() -> None:
-        nonlocal seen
-        for _ in range(STEPS // env.num_envs):
-            seen = env.step(policy.act(seen, rng).actions).observations
-
-    return run
 
 
 def stepping(
@@ -128,7 +86,6 @@ def cells_rows(
     name: str,
     setting: Setting,
     variant: Variant,
-    learn_every_steps: int,
     counts: tuple[int, ...] = CELLS,
     seconds: float | None = None,
 ) -> list[Row]:
@@ -144,7 +101,7 @@ def cells_rows(
         share = replace(setting, threads=max(1, setting.threads // count))
         with context.Manager() as manager, ProcessPoolExecutor(count, context) as pool:
             warm = manager.Barrier(count)
-            arguments = share, variant, learn_every_steps, seconds, warm
+            arguments = share, variant, seconds, warm
             cells = [pool.submit(cell_speed, *arguments) for _ in range(count)]
             # The first that completes may have failed; the others then meet a broken barrier.
             total = sum(cell.result() for cell in as_completed(cells))
@@ -154,13 +111,11 @@ def cells_rows(
     return rows
 
 
-def cell_speed(
-    setting: Setting, variant: Variant, learn_every_steps: int, seconds: float, warm: Barrier
-) -> float:
+def cell_speed(setting: Setting, variant: Variant, seconds: float, warm: Barrier) -> float:
     """Steps per second of one cell, which waits for the others before it begins."""
     torch.set_num_threads(setting.threads)
     try:
-        session = Session(setting, variant, learn_every_steps, CELL_CHUNK_STEPS)
+        session = Session(setting, variant)
         session()
     except BaseException:
         # Else the others would wait at the barrier for ever.

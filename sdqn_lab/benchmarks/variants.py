@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,15 +12,15 @@ from omegaconf import DictConfig
 
 from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.agents.dqn import DQN
-from sdqn_lab.agents.replay import Replay
+from sdqn_lab.agents.pqn import PQN
+from sdqn_lab.agents.q_agent import QAgent
+from sdqn_lab.agents.replay import Batch, Replay
 from sdqn_lab.agents.schedules import LinearSchedule
 from sdqn_lab.assembly import build
 from sdqn_lab.benchmarks.peers import spikingjelly_network
-from sdqn_lab.benchmarks.rows import Competitor, Setting
+from sdqn_lab.benchmarks.rows import Setting
 from sdqn_lab.benchmarks.stepwise import StepByStep
 from sdqn_lab.benchmarks.timing import Workload
-from sdqn_lab.networks.network import SpikingNetwork
-from sdqn_lab.spiking.neuron import Neuron
 from sdqn_lab.training.trainer import Settings, StopRequested, Trainer
 
 Frames = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
@@ -28,13 +28,13 @@ ATARI, MINATAR = "pong", "minatar_breakout"
 SHAPES = {ATARI: (4, 84, 84), MINATAR: (4, 10, 10)}
 ACTIONS = 6
 """Of both games."""
-Kind = Literal["fused", "bf16", "reference", "step-by-step", "spikingjelly", "dqn"]
-"""Ways to compute the same agent; bf16 rounds its maps, dqn is its ANN baseline."""
-COMPETITORS: tuple[Kind, ...] = ("step-by-step", "reference", "spikingjelly", "dqn")
+Kind = Literal["auto", "fused", "bf16", "reference", "step-by-step", "spikingjelly", "ann"]
+"""Ways to compute the same arm: the backends, maps that round to bf16, other people's ways, and the
+ANN baseline, which has the same sizes and is a target, not an equal."""
+BASELINES = {"pl_sdqn": "dqn", "pl_pqn": "pqn"}
 
-STEPS = 160
-"""Agent steps in one call, with 8 or 10 environments."""
 REPLAY_STEPS = 20_000
+REPLAY_START_STEPS = 320
 FILLED_ROWS = 256
 NEVER = sys.maxsize
 # Exploration of most of a long run: nearly every action asks the network.
@@ -42,29 +42,78 @@ LATE_EPSILON = 0.05
 
 
 class Variant(NamedTuple):
-    """An agent on a game: the option of the group env, T, and how it is computed."""
+    """An arm on a game: the option of the group env, T, the experiment, and how it is computed."""
 
     game: str
     time_window: int
-    kind: Kind = "fused"
+    experiment: str = "pl_sdqn"
+    kind: Kind = "auto"
+
+    @property
+    def label(self) -> str:
+        """What the names of rows call it."""
+        family = "atari" if self.game == ATARI else "minatar"
+        time = f"/T={self.time_window}" if self.experiment in BASELINES else ""
+        return f"{family}/{self.experiment}{time}"
+
+    def kinds(self) -> tuple[Kind, ...]:
+        """What it is compared with."""
+        if self.experiment not in BASELINES:
+            return ("fused",)
+        # There is no compiled update of the network for Atari: `auto` is `fused` there.
+        plain: Kind = "reference" if self.game == ATARI else "fused"
+        return (plain, "step-by-step", "spikingjelly", "ann")
 
 
 @cache
 def composed(setting: Setting, variant: Variant) -> DictConfig:
-    """The config of PL-SDQN or the DQN on a game, with a replay that fits everywhere."""
-    return setting.compose(
-        [
-            f"env={variant.game}",
-            f"experiment={'dqn' if variant.kind == 'dqn' else 'pl_sdqn'}",
-            "tracker=none",
-            f"precision={'bf16' if variant.kind == 'bf16' else 'float32'}",
-            f"device={setting.device}",
-            f"threads={setting.threads}",
+    """The config of an arm on a game, with a replay that fits everywhere."""
+    kind, experiment = variant.kind, variant.experiment
+    foreign = kind in ("step-by-step", "spikingjelly")
+    overrides = [
+        f"env={variant.game}",
+        f"experiment={BASELINES[experiment] if kind == 'ann' else experiment}",
+        f"time_window={variant.time_window}",
+        "tracker=none",
+        f"backend={'fused' if foreign else kind if kind in ('fused', 'reference') else 'auto'}",
+        f"precision={'bf16' if kind == 'bf16' else 'float32'}",
+        f"device={setting.device}",
+        f"threads={setting.threads}",
+    ]
+    if not experiment.endswith("pqn"):
+        overrides += [
             f"algo.replay_device={'device' if setting.device.type == 'cuda' else 'cpu'}",
             f"algo.replay_capacity_steps={REPLAY_STEPS}",
-            "algo.replay_start_steps=320",
+            f"algo.replay_start_steps={REPLAY_START_STEPS}",
         ]
-    )
+    return setting.compose(overrides)
+
+
+class Rhythm(NamedTuple):
+    """How an arm learns.
+
+    Attributes:
+        batch: samples of an update.
+        forwards: forward passes of an update, those of all its networks together.
+        updates_per_step: by agent step.
+        chunk_steps: agent steps that it trains before it is another's turn.
+    """
+
+    batch: int
+    forwards: int
+    updates_per_step: float
+    chunk_steps: int
+
+
+def rhythm(cfg: DictConfig) -> Rhythm:
+    """That of a config's algorithm."""
+    algo = cfg.algo
+    if "rollout_steps" in algo:
+        steps = algo.num_envs * algo.rollout_steps
+        updates = algo.epochs * algo.minibatches
+        return Rhythm(steps // algo.minibatches, 1, updates / steps, steps)
+    chunk = 20 if cfg.env.family == "atari" else 200
+    return Rhythm(algo.batch_size, 3 if algo.double else 2, 1 / algo.learn_every_steps, chunk)
 
 
 def env_spec(game: str) -> EnvSpec:
@@ -72,35 +121,28 @@ def env_spec(game: str) -> EnvSpec:
     return EnvSpec(SHAPES[game], ACTIONS, stack=SHAPES[game][0] if game == ATARI else 1)
 
 
-def built_agent(setting: Setting, variant: Variant) -> DQN:
+def built_agent(setting: Setting, variant: Variant) -> QAgent:
     """An agent; all variants of one config start with the same weights.
 
     Raises:
         ImportError: it needs a library that is not installed.
     """
-
-    def formed(network: torch.nn.Module) -> SpikingNetwork:
-        assert isinstance(network, SpikingNetwork)
-        network.time_window = variant.time_window
-        if variant.kind == "spikingjelly":
-            return spikingjelly_network(network)
-        if variant.kind == "step-by-step":
-            return StepByStep.of(network)
-        for module in network.modules():
-            if isinstance(module, Neuron):
-                module.backend = "reference" if variant.kind == "reference" else "auto"
-        return network
-
-    agent = build.build_agent(composed(setting, variant), env_spec(variant.game))
-    assert isinstance(agent, DQN)
-    # Every form keeps the parameters as they are: the optimizer holds these already.
-    agent.network = formed(agent.network)
-    agent.target_network = formed(agent.target_network)
+    cfg, spec = composed(setting, variant), env_spec(variant.game)
+    network = build.initial_network(cfg, spec)
+    if variant.kind == "spikingjelly":
+        network = spikingjelly_network(network)
+    elif variant.kind == "step-by-step":
+        network = StepByStep.of(network)
+    # Only now, so that acting, target and optimizer are all of this form.
+    agent = build.agent_class(cfg)(network, spec, seed=cfg.seed, **build.algo_arguments(cfg))
+    assert isinstance(agent, QAgent)
     return agent
 
 
-def filled_replay(agent: DQN, game: str, rng: np.random.Generator) -> Replay:
+def filled_replay(setting: Setting, game: str) -> Replay:
     """An agent's memory with random frames, actions and rewards, enough for any batch here."""
+    agent, rng = built_agent(setting, Variant(game, 1)), np.random.default_rng(0)
+    assert isinstance(agent, DQN)
     high = 256 if game == ATARI else 2
     shape = (agent.num_envs, *env_spec(game).frame_shape)
     for _ in range(FILLED_ROWS):
@@ -116,31 +158,34 @@ def append_row(replay: Replay, frames: Frames, rng: np.random.Generator) -> None
     replay.append(frames, actions, rewards, terminal=ends, valid=valid)
 
 
-def update(setting: Setting, variant: Variant, batch: int) -> Workload:
-    """One update of a fresh agent at each call."""
-    algo, rng = composed(setting, variant).algo, np.random.default_rng(0)
+def sample(setting: Setting, variant: Variant) -> Callable[[], Batch]:
+    """Drawing a batch from replay."""
+    algo, replay = composed(setting, variant).algo, filled_replay(setting, variant.game)
+    rng = np.random.default_rng(0)
+    return lambda: replay.sample(algo.batch_size, algo.n_step, algo.gamma, rng)
+
+
+def update(setting: Setting, variant: Variant) -> Workload:
+    """One update of a fresh agent at each call, of a DQN with its draw from replay."""
     agent = built_agent(setting, variant)
-    replay = filled_replay(agent, variant.game, rng)
-    return lambda: agent.update(replay.sample(batch, algo.n_step, algo.gamma, rng))
+    if isinstance(agent, DQN):
+        draw = sample(setting, variant)
+        return lambda: agent.update(draw())
+    assert isinstance(agent, PQN)
+    batch, generator = rhythm(composed(setting, variant)).batch, torch.Generator().manual_seed(0)
+    seen = torch.randint(2, (batch, *SHAPES[variant.game]), dtype=torch.uint8, generator=generator)
+    actions = torch.randint(ACTIONS, (batch,), generator=generator)
+    lesson = [part.to(setting.device) for part in (seen, actions, torch.ones(batch))]
+    return lambda: agent.update(*lesson)
 
 
 def decision(setting: Setting, variant: Variant, batch: int) -> Workload:
     """Observations in host memory to greedy actions in host memory."""
     agent, rng = built_agent(setting, variant), np.random.default_rng(0)
-    observations = rng.integers(256, size=(batch, *SHAPES[variant.game]), dtype=np.uint8)
+    high, shape = 256 if variant.game == ATARI else 2, SHAPES[variant.game]
+    observations = rng.integers(high, size=(batch, *shape), dtype=np.uint8)
     policy = agent.policy(agent.network, ACTIONS)
     return lambda: policy.act(observations, rng)
-
-
-def others(
-    build: Callable[..., Workload],
-    kinds: tuple[Kind, ...],
-    setting: Setting,
-    variant: Variant,
-    *numbers: int,
-) -> dict[str, Competitor]:
-    """The same workload for other kinds of the agent."""
-    return {kind: partial(build, setting, variant._replace(kind=kind), *numbers) for kind in kinds}
 
 
 class Silence:
@@ -155,28 +200,21 @@ class Silence:
 class Session:
     """A real trainer that runs some steps at a time, so that several can take turns.
 
-    Each call goes on for `chunk_steps` agent steps; no evaluation and no checkpoint between.
+    Each call goes on for `Rhythm.chunk_steps`; no evaluation and no checkpoint between.
 
     Args:
         setting: device and threads.
-        variant: the agent.
-        learn_every_steps: agent steps per update; None: never, and all actions are random.
-        chunk_steps: agent steps of one call.
+        variant: the arm.
     """
 
-    def __init__(
-        self, setting: Setting, variant: Variant, learn_every_steps: int | None, chunk_steps: int
-    ) -> None:
+    def __init__(self, setting: Setting, variant: Variant) -> None:
         cfg = composed(setting, variant)
-        self._chunk, self._until = chunk_steps, cfg.algo.replay_start_steps
+        self._chunk = rhythm(cfg).chunk_steps
+        self._until = cfg.algo.get("replay_start_steps", self._chunk)
         agent = built_agent(setting, variant)
         # An iteration's end would put an evaluation into the measurement.
-        agent.iteration_steps, epsilon = NEVER, LATE_EPSILON
-        if learn_every_steps is None:
-            agent.replay_start_steps, epsilon = NEVER, 1.0
-        else:
-            agent.learn_every_steps = learn_every_steps
-        agent.epsilon = LinearSchedule(epsilon, epsilon, 1)
+        agent.iteration_steps = NEVER
+        agent.epsilon = LinearSchedule(LATE_EPSILON, LATE_EPSILON, 1)
         self.trainer = Trainer(
             replace(Settings.of(cfg), steps=NEVER),
             agent,
