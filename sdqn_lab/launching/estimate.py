@@ -2,35 +2,40 @@
 
 import math
 import time
-from collections.abc import Callable
-from statistics import median
-from typing import TypeVar
+from bisect import bisect_left
+from contextlib import closing
+from functools import partial
+from itertools import cycle
+from statistics import mean
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from sdqn_lab.agents.base import Row
+from sdqn_lab.agents.base import Agent, Row
 from sdqn_lab.assembly import build
 from sdqn_lab.config.directories import existing_state
 from sdqn_lab.config.identity import identity
 from sdqn_lab.config.planning import Cell, Plan
 from sdqn_lab.config.validation import cuda_devices, memory_bytes
+from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.launching.queue import SlurmError
 from sdqn_lab.launching.slurm import check_array
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.tracking.progress import clock
 
-REPETITIONS = 3
-T = TypeVar("T")
+LEAST_SECONDS = 2.0
+"""For which training is measured, and an evaluation at most."""
+START_SECONDS = 6.0
+"""Of a process until its first step, its code compiled before; ours, see docs/SPEED.md."""
 NOT_MEASURED = "  times not measured: this machine does not have the cells' device"
 
 
 def describe(planned: Plan) -> list[str]:
     """Cells, collapsed duplicates, sizes, and the time that they would take on this machine.
 
-    Nothing is written. Times come from a few decisions, updates and environment steps of each arm,
-    measured here and now; evaluations are not in them.
+    Nothing is written. Times come from two seconds of training and an evaluation of each arm,
+    measured here and now.
 
     Raises:
         ConfigError: a directory holds something else.
@@ -79,56 +84,90 @@ def arm_times(cells: list[Cell]) -> list[str]:
         arms.setdefault(" ".join(map(str, parts)), []).append(cfg)
     lines, total = list[str](), 0.0
     for arm, members in arms.items():
-        per_step = seconds_per_step(members[0])
-        seconds = sum(cfg.budget.steps for cfg in members) * per_step
+        steps = sum(cfg.budget.steps for cfg in members)
+        seconds = cell_seconds(members[0]) * steps / members[0].budget.steps
         total += seconds
-        lines.append(
-            f"  {arm}: {len(members)} cells, {1 / per_step:,.0f} steps/s, {clock(seconds)}"
-        )
+        rate = f"{steps / seconds:,.0f} steps/s"
+        lines.append(f"  {arm}: {len(members)} cells, {rate}, {clock(seconds)}")
     device = build.resolve_device(cells[0].cfg.device).type
     threads = build.resolve_threads(cells[0].cfg.threads)
     where = f"measured here on {device}, {threads} CPU threads, one cell after the other"
-    return [*lines, f"  together {clock(total)} ({where}, without evaluations)"]
+    return [*lines, f"  together {clock(total)} ({where})"]
 
 
-def seconds_per_step(cfg: DictConfig) -> float:
-    """Time of an agent step with its share of an update, measured on this machine."""
+def cell_seconds(cfg: DictConfig) -> float:
+    """Time of one cell on this machine: its start, acting, learning and evaluations."""
     torch.set_num_threads(build.resolve_threads(cfg.threads))
-    steps, updates = cfg.budget.steps, _updates(cfg)
-    env = build.build_env(cfg, cfg.algo.num_envs)
-    try:
+    with closing(build.build_env(cfg, cfg.algo.num_envs)) as env:
         agent = build.build_agent(cfg, build.env_spec(env))
-        observations, nothing = env.reset(seed=0), np.zeros(env.num_envs)
-        decision = agent.act(observations, steps)
-        # The first of everything is slow, and no part of the measurement.
-        acting = [
-            clocked(lambda: env.step(agent.act(observations, steps).actions))[0]
-            for _ in range(1 + REPETITIONS)
-        ][1:]
-    finally:
-        env.close()
-    # What is remembered does not matter to the clock, only that updates can be made of it.
-    row = Row(observations, decision.actions, nothing, nothing > 0, nothing == 0)
-    learning = []
-    for _ in range(min(updates, 1 + REPETITIONS)):
-        for _ in range(steps):  # a memory that gives nothing by then never will
-            seconds, made = clocked(lambda: next(iter(agent.learn(steps)), None))
-            if made is not None:
-                learning.append(seconds)
+        step, update = training_seconds(cfg, agent, env)
+    with closing(build.build_env(cfg, cfg.protocol.eval_episodes)) as env:
+        evaluation = evaluation_seconds(cfg, agent, env)
+    iterations = math.ceil(cfg.budget.steps / agent.iteration_steps)
+    training = step * cfg.budget.steps + update * _updates(cfg)
+    seconds: float = START_SECONDS + training + evaluation * iterations
+    return seconds
+
+
+def training_seconds(cfg: DictConfig, agent: Agent, env: VectorEnv) -> tuple[float, float]:
+    """Seconds of an agent step without what is learned from it, and of an update.
+
+    The loop is that of the trainer from where learning starts, with the rhythm of the algorithm; it
+    explores as in all parts of the run in turn.
+    """
+    steps, arguments = cfg.budget.steps, build.algo_arguments(cfg)
+    made = partial(build.agent_class(cfg).updates_made, arguments)
+    taken = first = bisect_left(range(steps), 1, key=made)
+    observations, acting, learning = env.reset(seed=0), list[float](), list[float]()
+    # Backwards: at the beginning of a run the network may not even be asked.
+    moments = cycle(np.linspace(steps, 0, 64, dtype=int).tolist())
+    end = math.inf if made(steps) else now() + LEAST_SECONDS
+    for _ in range(math.ceil(steps / env.num_envs)):
+        begin = now()
+        decision = agent.act(observations, next(moments))
+        step = env.step(decision.actions)
+        valid = ~step.started
+        row = Row(observations, decision.actions, step.rewards, step.terminated, valid)
+        agent.observe(row, decision.extras)
+        acting.append(now() - begin)
+        taken, observations = taken + int(np.count_nonzero(valid)), step.observations
+        begin = now()
+        for _ in agent.learn(taken):
+            agent.gradient_norms()
+            learning.append(now() - begin)
+            # Counted from here on: the first of everything loads or compiles its code.
+            end, begin = min(end, now() + LEAST_SECONDS), now()
+            if begin >= end:
                 break
-            agent.observe(row, decision.extras)
-    updating = median(learning[1:] or learning or [0.0])
-    whole: float = median(acting) / env.num_envs + updating * updates / steps
-    return whole
+        if now() >= end:
+            break
+    per_row = (taken - first) / len(acting)
+    return mean(acting[1:] or acting) / per_row, mean(learning[1:] or learning or [0.0])
 
 
-def clocked(work: Callable[[], T]) -> tuple[float, T]:
-    """How long some work takes, what it leaves to the GPU included, and what comes of it."""
-    begin = time.perf_counter()
-    result = work()
+def evaluation_seconds(cfg: DictConfig, agent: Agent, env: VectorEnv) -> float:
+    """Seconds of an evaluation of the untrained agent, `LEAST_SECONDS` at most."""
+    policy = agent.policy(
+        agent.network,
+        agent.env.num_actions,
+        epsilon=cfg.protocol.epsilon_eval,
+        generator=torch.Generator(agent.device),
+    )
+    rng, running = np.random.default_rng(0), np.ones(env.num_envs, bool)
+    observations, begin = env.reset(seed=0), now()
+    while running.any() and now() < begin + LEAST_SECONDS:
+        actions = np.zeros(env.num_envs, np.int64)
+        actions[running] = policy.act(observations[running], rng, cfg.time_window_eval).actions
+        step = env.step(actions)
+        running, observations = running & ~(step.terminated | step.truncated), step.observations
+    return now() - begin
+
+
+def now() -> float:
+    """The time, once a GPU has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - begin, result
+    return time.perf_counter()
 
 
 def _updates(cfg: DictConfig) -> int:
