@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from sdqn_lab import config
+from sdqn_lab.assembly import build
 from sdqn_lab.checks.refused import ConfigError, Refused
-from sdqn_lab.config import expand, planning
+from sdqn_lab.config import expand, planning, validation
 from sdqn_lab.config.planning import plan_cells
-from sdqn_lab.launching import local
+from sdqn_lab.launching import estimate, local
 from sdqn_lab.runs.directory import RunDirectory
 from tests.commands import printed
 from tests.launching.sweeps import TINY
@@ -189,3 +191,33 @@ def test_a_sweep_that_cannot_be_written_after_all_is_one_line(multirun, monkeypa
 def test_a_dry_run_ends_however_few_updates_there_are(steps, multirun):
     given = ["env=cartpole", "algo.replay_start_steps=100", "algo.replay_capacity_steps=200"]
     assert multirun(*given, f"budget.steps={steps}", DRY)[0] == 0
+
+
+@pytest.mark.parametrize("experiment", ["dqn", "pqn"])
+def test_the_time_of_a_cell_counts_its_updates_but_not_the_first_which_compiles(
+    experiment, monkeypatch
+):
+    cfg = config.compose(["env=cartpole", f"experiment={experiment}", "budget=short"])
+    agent, seconds, calls = build.build_agent(cfg, validation.env_spec(cfg)), [0.0], []
+
+    def slow(work, first, later):
+        def run(*args):
+            seconds[0] += later if work in calls else first
+            calls.append(work)
+            return work(*args)
+
+        return run
+
+    monkeypatch.setattr(agent, "act", slow(agent.act, 50.0, 0.01))
+    monkeypatch.setattr(agent, "update", slow(agent.update, 100.0, 0.04))
+    monkeypatch.setattr(estimate, "now", lambda: seconds[0])
+    step, update = estimate.training_seconds(cfg, agent)
+    # Steps that only start an episode are none of the agent's.
+    assert step == pytest.approx(0.01 / cfg.algo.num_envs, rel=0.1)
+    assert update == pytest.approx(0.04)
+    monkeypatch.setattr(build, "build_agent", lambda *_: agent)
+    monkeypatch.setattr(estimate, "training_seconds", lambda *_: (0.01, 0.04))
+    monkeypatch.setattr(estimate, "evaluation_seconds", lambda *_: 3.0)
+    updates = {"dqn": 29_000 // 4, "pqn": 30_000 // 512 * 16}[experiment]
+    expected = estimate.START_SECONDS + 0.01 * 30_000 + 0.04 * updates + 3.0 * 5
+    assert estimate.cell_seconds(cfg) == pytest.approx(expected)

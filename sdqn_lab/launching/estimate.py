@@ -17,8 +17,7 @@ from sdqn_lab.assembly import build
 from sdqn_lab.config.directories import existing_state
 from sdqn_lab.config.identity import identity
 from sdqn_lab.config.planning import Cell, Plan
-from sdqn_lab.config.validation import cuda_devices, memory_bytes
-from sdqn_lab.envs.base import VectorEnv
+from sdqn_lab.config.validation import cuda_devices, env_spec, memory_bytes
 from sdqn_lab.launching.queue import SlurmError
 from sdqn_lab.launching.slurm import check_array
 from sdqn_lab.runs.directory import RunDirectory
@@ -98,18 +97,16 @@ def arm_times(cells: list[Cell]) -> list[str]:
 def cell_seconds(cfg: DictConfig) -> float:
     """Time of one cell on this machine: its start, acting, learning and evaluations."""
     torch.set_num_threads(build.resolve_threads(cfg.threads))
-    with closing(build.build_env(cfg, cfg.algo.num_envs)) as env:
-        agent = build.build_agent(cfg, build.env_spec(env))
-        step, update = training_seconds(cfg, agent, env)
-    with closing(build.build_env(cfg, cfg.protocol.eval_episodes)) as env:
-        evaluation = evaluation_seconds(cfg, agent, env)
+    agent = build.build_agent(cfg, env_spec(cfg))
+    step, update = training_seconds(cfg, agent)
+    evaluation = evaluation_seconds(cfg, agent)
     iterations = math.ceil(cfg.budget.steps / agent.iteration_steps)
     training = step * cfg.budget.steps + update * _updates(cfg)
     seconds: float = START_SECONDS + training + evaluation * iterations
     return seconds
 
 
-def training_seconds(cfg: DictConfig, agent: Agent, env: VectorEnv) -> tuple[float, float]:
+def training_seconds(cfg: DictConfig, agent: Agent) -> tuple[float, float]:
     """Seconds of an agent step without what is learned from it, and of an update.
 
     The loop is that of the trainer from where learning starts, with the rhythm of the algorithm; it
@@ -118,34 +115,36 @@ def training_seconds(cfg: DictConfig, agent: Agent, env: VectorEnv) -> tuple[flo
     steps, arguments = cfg.budget.steps, build.algo_arguments(cfg)
     made = partial(build.agent_class(cfg).updates_made, arguments)
     taken = first = bisect_left(range(steps), 1, key=made)
-    observations, acting, learning = env.reset(seed=0), list[float](), list[float]()
+    acting, learning = list[float](), list[float]()
     # Backwards: at the beginning of a run the network may not even be asked.
     moments = cycle(np.linspace(steps, 0, 64, dtype=int).tolist())
     end = math.inf if made(steps) else now() + LEAST_SECONDS
-    for _ in range(math.ceil(steps / env.num_envs)):
-        begin = now()
-        decision = agent.act(observations, next(moments))
-        step = env.step(decision.actions)
-        valid = ~step.started
-        row = Row(observations, decision.actions, step.rewards, step.terminated, valid)
-        agent.observe(row, decision.extras)
-        acting.append(now() - begin)
-        taken, observations = taken + int(np.count_nonzero(valid)), step.observations
-        begin = now()
-        for _ in agent.learn(taken):
-            agent.gradient_norms()
-            learning.append(now() - begin)
-            # Counted from here on: the first of everything loads or compiles its code.
-            end, begin = min(end, now() + LEAST_SECONDS), now()
-            if begin >= end:
+    with closing(build.build_env(cfg, cfg.algo.num_envs)) as env:
+        observations = env.reset(seed=0)
+        for _ in range(math.ceil(steps / env.num_envs)):
+            begin = now()
+            decision = agent.act(observations, next(moments))
+            step = env.step(decision.actions)
+            valid = ~step.started
+            row = Row(observations, decision.actions, step.rewards, step.terminated, valid)
+            agent.observe(row, decision.extras)
+            acting.append(now() - begin)
+            taken, observations = taken + int(np.count_nonzero(valid)), step.observations
+            begin = now()
+            for _ in agent.learn(taken):
+                agent.gradient_norms()
+                learning.append(now() - begin)
+                # Counted from here on: the first of everything loads or compiles its code.
+                end, begin = min(end, now() + LEAST_SECONDS), now()
+                if begin >= end:
+                    break
+            if now() >= end:
                 break
-        if now() >= end:
-            break
     per_row = (taken - first) / len(acting)
     return mean(acting[1:] or acting) / per_row, mean(learning[1:] or learning or [0.0])
 
 
-def evaluation_seconds(cfg: DictConfig, agent: Agent, env: VectorEnv) -> float:
+def evaluation_seconds(cfg: DictConfig, agent: Agent) -> float:
     """Seconds of an evaluation of the untrained agent, `LEAST_SECONDS` at most."""
     policy = agent.policy(
         agent.network,
@@ -153,14 +152,16 @@ def evaluation_seconds(cfg: DictConfig, agent: Agent, env: VectorEnv) -> float:
         epsilon=cfg.protocol.epsilon_eval,
         generator=torch.Generator(agent.device),
     )
-    rng, running = np.random.default_rng(0), np.ones(env.num_envs, bool)
-    observations, begin = env.reset(seed=0), now()
-    while running.any() and now() < begin + LEAST_SECONDS:
-        actions = np.zeros(env.num_envs, np.int64)
-        actions[running] = policy.act(observations[running], rng, cfg.time_window_eval).actions
-        step = env.step(actions)
-        running, observations = running & ~(step.terminated | step.truncated), step.observations
-    return now() - begin
+    rng = np.random.default_rng(0)
+    with closing(build.build_env(cfg, cfg.protocol.eval_episodes)) as env:
+        running, observations, begin = np.ones(env.num_envs, bool), env.reset(seed=0), now()
+        while running.any() and now() < begin + LEAST_SECONDS:
+            actions = np.zeros(env.num_envs, np.int64)
+            actions[running] = policy.act(observations[running], rng, cfg.time_window_eval).actions
+            step = env.step(actions)
+            running = running & ~(step.terminated | step.truncated)
+            observations = step.observations
+        return now() - begin
 
 
 def now() -> float:
