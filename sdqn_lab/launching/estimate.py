@@ -23,8 +23,10 @@ from sdqn_lab.launching.slurm import check_array
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.tracking.progress import clock
 
-LEAST_SECONDS = 2.0
+LEAST_SECONDS = 1.0
 """For which training is measured, and an evaluation at most."""
+GAMES = 5
+"""On which an arm is measured, at most: games differ in speed by half."""
 START_SECONDS = 6.0
 """Of a process until its first step, its code compiled before; ours, see docs/SPEED.md."""
 NOT_MEASURED = "  times not measured: this machine does not have the cells' device"
@@ -33,8 +35,8 @@ NOT_MEASURED = "  times not measured: this machine does not have the cells' devi
 def describe(planned: Plan) -> list[str]:
     """Cells, collapsed duplicates, sizes, and the time that they would take on this machine.
 
-    Nothing is written. Times come from two seconds of training and an evaluation of each arm,
-    measured here and now.
+    Nothing is written. Times come from a second of training and an evaluation in some games of each
+    arm, measured here and now.
 
     Raises:
         ConfigError: a directory holds something else.
@@ -84,7 +86,8 @@ def arm_times(cells: list[Cell]) -> list[str]:
     lines, total = list[str](), 0.0
     for arm, members in arms.items():
         steps = sum(cfg.budget.steps for cfg in members)
-        seconds = cell_seconds(members[0]) * steps / members[0].budget.steps
+        games = list({cfg.choices["env"]: cfg for cfg in members}.values())[:GAMES]
+        seconds = steps * mean(cell_seconds(cfg) / cfg.budget.steps for cfg in games)
         total += seconds
         rate = f"{steps / seconds:,.0f} steps/s"
         lines.append(f"  {arm}: {len(members)} cells, {rate}, {clock(seconds)}")
