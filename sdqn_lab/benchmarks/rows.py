@@ -126,7 +126,10 @@ def table(rows: Sequence[Row]) -> Table:
         quartiles = f" [{spread.low:.4g}, {spread.high:.4g}]" if spread.low < spread.high else ""
         return f"{spread.median:.4g}{quartiles} {unit}"
 
-    made = Table("benchmark", "against", box=None, header_style="bold")
+    made = Table(box=None, header_style="bold")
+    # Names are what one looks for: all else may wrap.
+    made.add_column("benchmark", min_width=max(len(row.name) for row in rows))
+    made.add_column("against")
     for heading in ("ours", "theirs", "ratio"):
         made.add_column(heading, justify="right")
     made.add_column("note")
