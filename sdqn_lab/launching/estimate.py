@@ -82,6 +82,8 @@ def arm_times(cells: list[Cell]) -> list[str]:
         parts = [choices["algo"], choices["network"], choices["neuron"], choices["norm"]]
         if "time_window" in identity(cfg):
             parts += [choices["surrogate"], f"T={cfg.time_window}"]
+        if cfg.backend != "auto":
+            parts.append(f"backend={cfg.backend}")
         arms.setdefault(" ".join(map(str, parts)), []).append(cfg)
     lines, total = list[str](), 0.0
     for arm, members in arms.items():
