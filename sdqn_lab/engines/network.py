@@ -120,6 +120,11 @@ class CompiledNetwork:
         self.layers = [name for name, _ in network.layers()]
         sizes = [sum(p.numel() for p in layer.parameters()) for _, layer in network.layers()]
         self.bounds = np.cumsum([0, *sizes])
+        first = _blocks(network)[0]
+        pixels = first.norm.normalized_shape[1:]
+        inputs = first.linear.in_channels if pixels else first.linear.in_features
+        kernel = first.linear.kernel_size[0] if pixels else 1
+        self._observation_shape = (inputs, *(size + kernel - 1 for size in pixels))
         self._places = [parameter.data_ptr() for parameter in self.own]
         self._hooks = [hooks for module in network.modules() for hooks in hooks_of(module)]
         self._decisions: dict[int, Engine] = {}
@@ -149,28 +154,43 @@ class CompiledNetwork:
         return network
 
     def values(self, observations: Array, time_window: int | None = None) -> Array:
-        """Values (N, A) of observations (N, ...); time_window None means the network's own."""
+        """Values (N, A) of observations (N, ...); time_window None means the network's own.
+
+        Raises:
+            ValueError: observations of another shape, which compiled code would read as they lie.
+        """
         steps = self._alive.steps(time_window)
         if steps not in self._decisions:
             self._decisions[steps] = self._engine(steps, 1)
         out = np.empty((len(observations), len(self.own[-1])), self.parameters.dtype)
-        forward(self._decisions[steps], _flat(observations), steps, False, out)
+        forward(self._decisions[steps], self._flat(observations), steps, False, out)
         return out
 
     def forward(self, observations: Array) -> Array:
-        """Values (B, A) of observations (B, ...), and what `backward` needs."""
+        """Values (B, A) of observations (B, ...), and what `backward` needs; raises as `values`."""
         steps, batch = self._alive.steps(None), len(observations)
         if (steps, batch) not in self._updates:
             self._updates[steps, batch] = self._engine(steps, batch)
         out = np.empty((batch, len(self.own[-1])), self.parameters.dtype)
-        forward(self._updates[steps, batch], _flat(observations), steps, True, out)
+        forward(self._updates[steps, batch], self._flat(observations), steps, True, out)
         return out
 
     def backward(self, observations: Array, of_values: Array) -> None:
         """Add to `gradient`, from the gradient (B, A) of what `forward` gave for them."""
         steps = self._alive.steps(None)
         engine = self._updates[steps, len(observations)]
-        backward(engine, _flat(observations), steps, of_values, self.gradient)
+        backward(engine, self._flat(observations), steps, of_values, self.gradient)
+
+    def _flat(self, observations: Array) -> Array:
+        """Observations (N, inputs), as bytes or float32."""
+        if observations.shape[1:] != self._observation_shape:
+            got, wanted = observations.shape[1:], self._observation_shape
+            raise ValueError(f"observations of shape {got}, and the network takes {wanted}")
+        size = math.prod(self._observation_shape)
+        flat = np.ascontiguousarray(observations).reshape(len(observations), size)
+        if flat.dtype == np.bool_:
+            return flat.view(np.uint8)
+        return flat if flat.dtype in (np.uint8, np.float32) else flat.astype(np.float32)
 
     def _engine(self, steps: int, batch: int) -> Engine:
         """Room for so many steps and samples, and the table that says where everything lies."""
@@ -276,11 +296,3 @@ def _constants(block: Block, real: Any) -> LayerConstants:
     if type(block.norm) is not PopNorm:
         return layer
     return layer._replace(eps=real(block.norm.eps), normalize=True)
-
-
-def _flat(observations: Array) -> Array:
-    """Observations (N, inputs), as bytes or float32."""
-    flat = np.ascontiguousarray(observations).reshape(len(observations), -1)
-    if flat.dtype == np.bool_:
-        return flat.view(np.uint8)
-    return flat if flat.dtype in (np.uint8, np.float32) else flat.astype(np.float32)
