@@ -120,12 +120,15 @@ class CompiledNetwork:
         self.layers = [name for name, _ in network.layers()]
         sizes = [sum(p.numel() for p in layer.parameters()) for _, layer in network.layers()]
         self.bounds = np.cumsum([0, *sizes])
-        first = _blocks(network)[0]
+        first = cast(Any, _blocks(network)[0])
         pixels = first.norm.normalized_shape[1:]
         inputs = first.linear.in_channels if pixels else first.linear.in_features
         kernel = first.linear.kernel_size[0] if pixels else 1
         self._observation_shape = (inputs, *(size + kernel - 1 for size in pixels))
         self._places = [parameter.data_ptr() for parameter in self.own]
+        # Looked up anew each time: a module may have been given other parameters.
+        own = [module._parameters for module in network.modules()]
+        self._found = [(held, name) for held in own for name, p in held.items() if p is not None]
         self._hooks = [hooks for module in network.modules() for hooks in hooks_of(module)]
         self._decisions: dict[int, Engine] = {}
         self._updates: dict[tuple[int, int], Engine] = {}
@@ -145,7 +148,10 @@ class CompiledNetwork:
     @property
     def attached(self) -> bool:
         """Whether the network's parameters are still these, and no module has a hook."""
-        return not any(self._hooks) and self._places == [p.data_ptr() for p in self.own]
+        if any(self._hooks):
+            return False
+        parameters = [held[name] for held, name in self._found]
+        return self._places == [p.data_ptr() for p in parameters if p is not None]
 
     @property
     def _alive(self) -> SpikingNetwork:

@@ -273,7 +273,8 @@ def test_what_is_not_a_number_reaches_values_and_gradient_as_in_torch(
     of_values = direction(BATCH, np.float64)
     parameters = dict(network.named_parameters())
     *_, last = [key for key in parameters if key.endswith("linear.bias")]
-    broken = {"first weight": next(iter(parameters)), "last bias": last, "readout": [*parameters][-1]}
+    names = [*parameters]
+    broken = {"first weight": names[0], "last bias": last, "readout": names[-1]}
     if where in broken:
         parameter = parameters[broken[where]]
         parameter.data[(0,) * parameter.dim()] = np.nan

@@ -31,7 +31,7 @@ ALL = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
 def hand_over(gradient: list[torch.Tensor], network: SpikingNetwork) -> None:
-    """As autograd does, in the memory layout of each parameter: fused Adam of torch relies on it."""
+    """As autograd does, in each parameter's order in memory, upon which fused Adam relies."""
     for parameter, grad in zip(network.parameters(), gradient, strict=True):
         parameter.grad = torch.empty_like(parameter).copy_(grad)
 
@@ -54,9 +54,9 @@ class Pair:
 
     def draw(self) -> list[torch.Tensor]:
         """Gradients of the parameters; some are large, so that clipping counts, some are zero."""
-        size = self.random.exponential(0.2) * self.random.integers(2, size=len(self.engine.gradient))
-        flat = torch.from_numpy(size * self.random.standard_normal(len(self.engine.gradient)))
-        return self.engine.views(flat)
+        length = len(self.engine.gradient)
+        size = self.random.exponential(0.2) * self.random.integers(2, size=length)
+        return self.engine.views(torch.from_numpy(size * self.random.standard_normal(length)))
 
     def step(self, limit: float | None = None, *, by_torch: bool = False) -> tuple[float, float]:
         """One step of both; the norms that they saw."""
@@ -142,10 +142,8 @@ def test_a_state_of_torch_is_taken_over_and_handed_back(name: str) -> None:
     for _ in range(8):
         pair.step()
     with torch.no_grad():
-        for ours, theirs in zip(
-            other.network.parameters(), pair.reference.parameters(), strict=True
-        ):
-            ours.copy_(theirs)
+        for parameter, moved in zip(other.engine.own, pair.reference.parameters(), strict=True):
+            parameter.copy_(moved)
     other.of_engine.load_state_dict(pair.torch.state_dict())
     other.compiled.load()
     other.compiled.store()
@@ -168,8 +166,8 @@ def test_a_state_from_before_the_first_step_forgets_all_steps() -> None:
     pair.of_engine.load_state_dict(fresh.of_engine.state_dict())
     pair.compiled.load()
     with torch.no_grad():
-        for ours, theirs in zip(pair.network.parameters(), fresh.reference.parameters(), strict=True):
-            ours.copy_(theirs)
+        for parameter, start in zip(pair.engine.own, fresh.engine.own, strict=True):
+            parameter.copy_(start)
     pair.reference, pair.torch = fresh.reference, fresh.torch
     for _ in range(3):
         pair.step()
