@@ -17,7 +17,7 @@ from sdqn_lab.agents.seeding import stream, stream_seed
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.engines.losses import value_gradient
 from sdqn_lab.engines.network import compiled, obstacle
-from sdqn_lab.engines.optimizer import CompiledOptimizer
+from sdqn_lab.engines.optimizer import CompiledOptimizer, optimizer_obstacle
 
 
 class QAgent(Agent):
@@ -65,7 +65,7 @@ class QAgent(Agent):
 
     @cached_property
     def _is_covered(self) -> bool:
-        return compiled(self.network) is not None
+        return compiled(self.network) is not None and optimizer_obstacle(self.optimizer) is None
 
     @property
     def engine(self) -> CompiledOptimizer | None:
@@ -86,7 +86,9 @@ class QAgent(Agent):
     @property
     def general_path(self) -> str | None:
         """See `Agent`."""
-        return None if self.engine else obstacle(self.network)
+        if self.engine is not None:
+            return None
+        return obstacle(self.network) or optimizer_obstacle(self.optimizer)
 
     def gradient_norms(self) -> Mapping[str, Tensor | float]:
         """See `Agent`."""

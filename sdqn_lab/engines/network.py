@@ -27,11 +27,14 @@ from sdqn_lab.spiking.readout import MeanSpikes
 Array = npt.NDArray[Any]
 WIDTH = 16
 """Layers have a multiple of so many channels or units."""
+FOREIGN = "a network other than minatar and mlp"
 
 
 def obstacle(network: nn.Module) -> str | None:
     """What the compiled code lacks for this network, in a few words; None if nothing."""
-    if type(network) is not SpikingNetwork or type(network.encoder) is not Direct:
+    if type(network) is not SpikingNetwork:
+        return FOREIGN
+    if type(network.encoder) is not Direct:
         return "an encoder other than direct"
     if [type(readout) for readout in network.heads.values()] != [MeanSpikes]:
         return "a readout other than one of mean spikes"
@@ -41,7 +44,7 @@ def obstacle(network: nn.Module) -> str | None:
     forms = (ConvolutionalTorso.forward, MLP.forward)
     convolutions = [block for block in blocks if isinstance(block.linear, nn.Conv2d)]
     if type(torso).forward not in forms or len(blocks) != len(list(torso.children())):
-        return "a network other than minatar and mlp"
+        return FOREIGN
     if len(convolutions) > 1 or (isinstance(first, nn.Conv2d) and not _is_plain(first)):
         return "more than one convolution, or one with strides"
     parameters = list(network.parameters())
@@ -49,6 +52,8 @@ def obstacle(network: nn.Module) -> str | None:
         return "another device than the CPU"
     if parameters[0].dtype not in (torch.float32, torch.float64):
         return "another type than float32"
+    if len({block.neuron.temporal for block in blocks}) > 1:
+        return "neurons with and without time"
     return next(filter(None, map(_block_obstacle, blocks)), None) or _hooked(network)
 
 

@@ -14,6 +14,16 @@ CLIP_EPS = 1e-6
 """As in torch's clipping of gradients."""
 
 
+def optimizer_obstacle(optimizer: torch.optim.Optimizer) -> str | None:
+    """What `CompiledOptimizer` lacks for this one, in a few words; None if nothing."""
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.RAdam):
+        return "an optimizer other than Adam, AdamW and RAdam"
+    if len(optimizer.param_groups) > 1:
+        return "several groups of parameters"
+    (group,) = optimizer.param_groups
+    return "amsgrad or maximize" if group.get("amsgrad") or group["maximize"] else None
+
+
 class CompiledOptimizer:
     """Takes the steps of an optimizer of torch, whose settings it reads and whose state it holds.
 
