@@ -184,8 +184,10 @@ class DQN(QAgent):
         # state dict also holds running statistics, without which copied weights answer otherwise.
         if self.target_ema == 1.0 and self.updates % self.target_update_every_updates == 0:
             target.load_state_dict(online.state_dict())
-        step = self._torch_step if self.engine is None else self._compiled_step
-        metrics = step(batch.to(self.device))
+        if self.engine is None:
+            metrics = self._torch_step(batch.to(self.device))
+        else:
+            metrics = self._compiled_step(batch)
         if self.target_ema < 1.0:
             with torch.no_grad():
                 for old, new in zip(target.parameters(), online.parameters(), strict=True):

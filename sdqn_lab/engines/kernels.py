@@ -2,15 +2,15 @@
 
 A network is a map of the observation, a layer, further fully connected layers, and a bias-free
 readout of their mean activity. All parameters lie in one flat array, maps as tables with one row of
-weights per input. A sample is worked off from the observation to the values; what the backward pass
-needs is kept by sample. Nothing is approximated, but sums have their own order.
+weights per input. What the backward pass needs is kept by sample. Nothing is approximated, but sums
+have their own order.
 
 Two facts save work. Inputs and spikes are mostly zero: a row is added for each that is not. And
 under a constant current a neuron with hard reset fires periodically: its first spike's step k says
 all, it fires at step t if and only if k divides t. So the first layer's units are sorted into
 classes by k, rows are summed once per class, and the current of step t is the sum of the classes
 that divide t. Neurons that are not periodic are in class t for each spike at t, which only step t
-takes; activity without time is in class 1, with its size as factor.
+takes. Activity without time (ReLU) is too dense for any of this: there whole batches are multiplied.
 
 Kernels are given four flat arrays and a table of places in them, because each argument costs time
 at every call. They allocate nothing.
@@ -24,14 +24,17 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from sdqn_lab.engines.vectors import (
     LANES,
+    TILE,
     WIDE,
     add_row,
     copy_row,
+    find,
     first_spikes,
     product,
     sum_rows,
     sum_wide_rows,
     transpose,
+    turned_product,
 )
 from sdqn_lab.spiking.kernels.cpu import (
     LayerConstants,
@@ -48,6 +51,7 @@ from sdqn_lab.spiking.kernels.jit import bare_jit, inline_jit
 Array = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.int32]
 Table = npt.NDArray[np.int64]
+Inputs = npt.NDArray[Any]
 
 
 class Whole(NamedTuple):
@@ -61,17 +65,18 @@ class Whole(NamedTuple):
         filters: output channels of the first map; units of a fully connected one.
         spiking: 1 if neurons fire, 0 if they are ReLU, without time.
         head: parameters: where the readout's weights (A, units) begin.
-        activity: reals: (B, units) of the last layer, mean over time.
         scratch: reals: four rows of `widest`.
-        sums: reals: (T + 1, widest).
         charged: reals: (T, widest).
-        packed: reals: (LANES, widest).
         widest: units of the widest layer.
-        found: integers: a row of `widest`, or of as many as there are inputs.
+        found: integers: as many as there are inputs or units in a layer.
         padded: reals: (height + kernel - 1, width + kernel - 1, filters) currents of the first map.
-        places: integers: where the current under a kernel's last corner lies in it, by input.
+        places: integers: where the current under a kernel's first place lies in it, by input.
         rows: integers: where the row of weights of a kernel's first place begins, by input.
-        length: M, which is T B rounded up to whole pairs of vectors; rows of the backward pass are t B + b.
+        taps: integers: (2, kernel kernel) how much further both are for each place.
+        of_classes: reals: (B, T, widest) gradients of the sums by class.
+        starts: integers: where the entries of each unit begin.
+        entries: integers: the sums by class in which a unit takes part, by unit.
+        length: M, T B rounded up to whole tiles; rows of the backward pass are t B + b.
     """
 
     channels: int
@@ -81,16 +86,17 @@ class Whole(NamedTuple):
     filters: int
     spiking: int
     head: int
-    activity: int
     scratch: int
-    sums: int
     charged: int
-    packed: int
     widest: int
     found: int
     padded: int
     places: int
     rows: int
+    taps: int
+    of_classes: int
+    starts: int
+    entries: int
     length: int
 
 
@@ -98,27 +104,26 @@ class Part(NamedTuple):
     """A layer: where its parameters, its room in reals and its room in integers begin.
 
     Attributes:
-        units: of the layer, by pixels and then channels.
+        units: of the layer; those of a convolution by channels and then pixels.
         entries: 1 if its current is constant, else T.
-        room: how many active units are listed for a sample, at most.
+        room: how many spikes are listed for a sample, at most.
         weight: parameters: a row of `units` (first map: `filters`) weights per input.
         bias: parameters: of the map.
         norm: parameters: weight, then bias, of the norm.
         currents: reals: (B, entries, units) before the norm.
         moments: reals: (B, entries, 2) of the norm, mean and 1 / deviation.
-        factors: reals: (B, room) activity of the active units.
-        begins: integers: (B, room) where their rows begin in the next map's table.
+        activity: reals: (B, units) of a ReLU, or of the last layer, mean over time.
+        spikes: integers: (B, room) the units that fire, by class.
         classes: integers: (B, T + 2) where class k begins, at k; it ends where k + 1 begins.
-        rows: integers: (units) where the row of each unit begins in the next map's table.
         of_currents: reals: (M, units) gradients of the currents.
-        columns: reals: (units, M) the same transposed.
-        of_spikes: reals: (M, units) gradients of the activity.
+        columns: reals: (units, M), something transposed.
+        of_activity: reals: (M, units) gradients of the activity.
         surrogate: as `LayerConstants`, from here on.
         leaky: 0 or 1.
         hard: 0 or 1.
         detach_reset: 0 or 1.
         normalize: 0 or 1.
-        periodic: 1 if its neurons fire periodically under a constant current.
+        periodic: 1 if its neurons fire periodically.
     """
 
     units: int
@@ -129,13 +134,12 @@ class Part(NamedTuple):
     norm: int
     currents: int
     moments: int
-    factors: int
-    begins: int
+    activity: int
+    spikes: int
     classes: int
-    rows: int
     of_currents: int
     columns: int
-    of_spikes: int
+    of_activity: int
     surrogate: int
     leaky: int
     hard: int
@@ -150,7 +154,7 @@ class Engine(NamedTuple):
     Attributes:
         parameters: flat.
         constants: (1 + L, 6): the observation's scale, then the first six of `LayerConstants`.
-        table: (1 + L, 21): `Whole`, then the `Part` of each layer.
+        table: (1 + L, 20): `Whole`, then the `Part` of each layer.
         reals: room.
         integers: room.
     """
@@ -164,12 +168,12 @@ class Engine(NamedTuple):
 
 @inline_jit
 def _whole(table: Table) -> Whole:
-    return Whole(*to_fixed_tuple(table[0], 18))
+    return Whole(*to_fixed_tuple(table[0], 19))
 
 
 @inline_jit
 def _part(table: Table, index: int) -> Part:
-    return Part(*to_fixed_tuple(table[1 + index], 21))
+    return Part(*to_fixed_tuple(table[1 + index], 20))
 
 
 @inline_jit
@@ -180,107 +184,125 @@ def _layer(part: Part, constants: Array, index: int) -> LayerConstants:
 
 
 @bare_jit
-def forward(
-    engine: Engine, observations: npt.NDArray[Any], steps: int, keep: bool, out: Array
-) -> None:
+def forward(engine: Engine, observations: Inputs, steps: int, keep: bool, out: Array) -> None:
     """Write values (N, A) of observations (N, inputs); `keep` what the backward pass needs."""
-    whole, top = _whole(engine.table), len(engine.table) - 2
-    for n in range(len(observations)):
-        b = n if keep else 0
-        _map_observation(engine, whole, observations[n], b)
-        for index in range(top + 1):
-            if index > 0:
-                _map_events(engine, whole, index, steps, b)
-            _activity(engine, whole, index, index == top, steps, b)
-        _read_out(engine, whole, _part(engine.table, top).units, b, out[n])
+    whole, top, batch = _whole(engine.table), len(engine.table) - 2, len(observations)
+    if whole.spiking != 0:
+        for n in range(batch):
+            b = n if keep else 0
+            _map_observation(engine, whole, observations[n], b)
+            for index in range(top + 1):
+                if index > 0:
+                    _map_spikes(engine, whole, index, steps, b)
+                _fire(engine, whole, index, index == top, steps, b)
+            _read_out(engine, whole, top, b, out[n])
+        return
+    for b in range(batch):
+        _map_observation(engine, whole, observations[b], b)
+    for index in range(top + 1):
+        if index > 0:
+            _map_activity(engine, index, batch)
+        for b in range(batch):
+            _rectify(engine, whole, index, b)
+    for b in range(batch):
+        _read_out(engine, whole, top, b, out[b])
 
 
 @inline_jit
-def _map_observation(engine: Engine, whole: Whole, x: npt.NDArray[Any], b: int) -> None:
+def _map_observation(engine: Engine, whole: Whole, x: Inputs, b: int) -> None:
     part, reals, filters = _part(engine.table, 0), engine.reals, whole.filters
     side = whole.kernel - 1
-    row = (whole.width - side) * filters
+    high, wide = whole.height - side, whole.width - side
     # Beyond the border lie sums that nobody reads.
     for place in range(0, (whole.height + side) * (whole.width + side) * filters, filters):
         for j in range(0, filters, LANES):
             copy_row(reals, whole.padded + place + j, engine.parameters, part.bias + j)
     _spread(engine, whole, x, engine.parameters, True)
-    for y in range(whole.height - side):
+    # By pixels and then channels, to be turned.
+    pixels, target = whole.scratch, part.currents + b * part.units
+    if high * wide == 1:
+        pixels = target
+    for y in range(high):
         inner = whole.padded + ((y + side) * (whole.width + side) + side) * filters
-        at = part.currents + b * part.units + y * row
-        for j in range(0, row, LANES):
-            copy_row(reals, at + j, reals, inner + j)
+        for j in range(0, wide * filters, LANES):
+            copy_row(reals, pixels + y * wide * filters + j, reals, inner + j)
+    if high * wide > 1:
+        _turn(reals, target, pixels, high * wide, filters)
 
 
 @inline_jit
-def _spread(
-    engine: Engine, whole: Whole, x: npt.NDArray[Any], weights: Array, forth: bool
-) -> None:
+def _turn(reals: Array, out: int, x: int, rows: int, columns: int) -> None:
+    """Transpose (rows, columns); columns are a multiple of LANES."""
+    whole = rows - rows % LANES
+    for c in range(0, columns, LANES):
+        for r in range(0, whole, LANES):
+            transpose(reals, out + c * rows + r, rows, reals, x + r * columns + c, columns)
+        for r in range(whole, rows):
+            for i in range(c, c + LANES):
+                reals[out + i * rows + r] = reals[x + r * columns + i]
+
+
+@inline_jit
+def _spread(engine: Engine, whole: Whole, x: Inputs, weights: Array, forth: bool) -> None:
     """For each input that is not zero and each place of the kernel over it: add the row of weights
     to the current, or back the current's gradient to the row.
 
     The currents are padded, so that every input has as many places.
     """
-    filters, size, found = whole.filters, whole.kernel, engine.integers[whole.found :]
-    line = (whole.width + size - 1) * filters
-    n = np.uint64(0)
-    for i in range(len(x)):
-        # Written always, kept only for an active input: a branch would be mispredicted.
+    filters, found = whole.filters, engine.integers[whole.found :]
+    taps = whole.kernel * whole.kernel
+    places, rows = engine.integers[whole.taps :][:taps], engine.integers[whole.taps + taps :][:taps]
+    n = 0
+    for i in range(0, len(x) - len(x) % LANES, LANES):
+        n += find(x, i, found, n)
+    for i in range(len(x) - len(x) % LANES, len(x)):
         found[n] = i
-        n += np.uint64(x[i] != 0)
+        n += np.int64(x[i] != 0)
     for each in range(n):
         i = found[each]
         factor = weights.dtype.type(x[i]) / engine.constants[0, 0]
         place, row = engine.integers[whole.places + i], engine.integers[whole.rows + i]
-        for a in range(size):
-            for c in range(size):
-                at, begin = whole.padded + place - a * line - c * filters, row
-                for j in range(0, filters, LANES):
-                    if forth:
-                        add_row(engine.reals, at + j, weights, begin + j, factor)
-                    else:
-                        add_row(weights, begin + j, engine.reals, at + j, factor)
-                row += whole.channels * filters
+        for j in range(0, filters, LANES):
+            for tap in range(taps):
+                at, begin = place + places[tap] + j, row + rows[tap] + j
+                if forth:
+                    add_row(engine.reals, at, weights, begin, factor)
+                else:
+                    add_row(weights, begin, engine.reals, at, factor)
 
 
 @inline_jit
-def _map_events(engine: Engine, whole: Whole, index: int, steps: int, b: int) -> None:
-    """Currents of a fully connected map, from the active units below."""
+def _map_spikes(engine: Engine, whole: Whole, index: int, steps: int, b: int) -> None:
+    """Currents of a fully connected map, from the spikes of the layer below."""
     part, below = _part(engine.table, index), _part(engine.table, index - 1)
     flat, reals, units = engine.parameters, engine.reals, part.units
-    begins = engine.integers[below.begins + b * below.room :][: below.room]
-    factors = reals[below.factors + b * below.room :][: below.room]
+    spikes = engine.integers[below.spikes + b * below.room :][: below.room]
     classes = engine.integers[below.classes + b * (steps + 2) :][: steps + 2]
-    wide = units - units % (WIDE * LANES)
-    for k in range(1, steps + 1):
-        first, last, at = classes[k], classes[k + 1], whole.sums + k * whole.widest
-        if last > first:
-            for j in range(0, wide, WIDE * LANES):
-                sum_wide_rows(reals, at + j, flat, j, begins, factors, first, last)
-            for j in range(wide, units, LANES):
-                sum_rows(reals, at + j, flat, j, begins, factors, first, last)
-    bias, periodic = flat[part.bias :][:units], _is_periodic(engine, whole, index - 1)
+    bias, wide = flat[part.bias :][:units], units - units % (WIDE * LANES)
     for t in range(steps):
         current = reals[part.currents + (b * steps + t) * units :][:units]
         for j in range(units):
             current[j] = bias[j]
     for k in range(1, steps + 1):
-        if classes[k + 1] > classes[k]:
-            total = reals[whole.sums + k * whole.widest :][:units]
-            for t in range(k - 1, steps, k if periodic else steps):
-                current = reals[part.currents + (b * steps + t) * units :][:units]
-                for j in range(units):
-                    current[j] += total[j]
+        first, last = classes[k], classes[k + 1]
+        if last == first:
+            continue
+        for j in range(0, wide, WIDE * LANES):
+            given = part.weight + j
+            sum_wide_rows(reals, whole.scratch + j, flat, given, units, spikes, first, last)
+        for j in range(wide, units, LANES):
+            given = part.weight + j
+            sum_rows(reals, whole.scratch + j, flat, given, units, spikes, first, last)
+        total = reals[whole.scratch :][:units]
+        for t in range(k - 1, steps, k if below.periodic != 0 else steps):
+            current = reals[part.currents + (b * steps + t) * units :][:units]
+            for j in range(units):
+                current[j] += total[j]
 
 
 @inline_jit
-def _is_periodic(engine: Engine, whole: Whole, index: int) -> bool:
-    return index == 0 and _part(engine.table, 0).periodic != 0
-
-
-@inline_jit
-def _activity(engine: Engine, whole: Whole, index: int, last: bool, steps: int, b: int) -> None:
-    """Norm and neurons of a layer: the list of active units, or the last layer's mean activity."""
+def _fire(engine: Engine, whole: Whole, index: int, last: bool, steps: int, b: int) -> None:
+    """Norm and neurons of a layer: the list of its spikes, or the last layer's mean activity."""
     part, reals, integers = _part(engine.table, index), engine.reals, engine.integers
     layer, units = _layer(part, engine.constants, index), part.units
     affine = units if layer.normalize else 0
@@ -288,16 +310,14 @@ def _activity(engine: Engine, whole: Whole, index: int, last: bool, steps: int, 
     bias = engine.parameters[part.norm + affine :][:affine]
     z, v = reals[whole.scratch :][:units], reals[whole.scratch + whole.widest :][:units]
     h = reals[whole.scratch + 2 * whole.widest :][:units]
-    total = reals[whole.activity + b * units :][:units]
-    rows = integers[part.rows :][:units]
-    begins = integers[part.begins + b * part.room :][: part.room]
-    factors = reals[part.factors + b * part.room :][: part.room]
+    spikes = integers[part.spikes + b * part.room :][: part.room]
     classes = integers[part.classes + b * (steps + 2) :][: steps + 2]
+    found = integers[whole.found :]
+    activity = reals[part.activity + b * units :][: units if last else 0]
+    for i in range(len(activity)):
+        activity[i] = 0
     for i in range(units):
         v[i] = layer.v_reset
-        if last:
-            total[i] = 0
-    count = 0
     classes[1] = 0
     for t in range(steps):
         if t < part.entries:
@@ -306,29 +326,29 @@ def _activity(engine: Engine, whole: Whole, index: int, last: bool, steps: int, 
             if layer.normalize:
                 normal_moments(current, moments, layer)
             normal_current(current, moments, weight, bias, z, layer)
-        if whole.spiking == 0:
-            _rectify(z, total, last, rows, begins, factors, classes)
-        elif last:
-            charge(z, v, h, layer)
-            for i in range(units):
-                total[i] += z.dtype.type(1) if h[i] - layer.v_threshold > 0 else z.dtype.type(0)
-            reset(h, v, layer)
-        elif _is_periodic(engine, whole, index):
+        if part.periodic != 0 and not last:
             leak = z.dtype.type(1) if layer.leaky else z.dtype.type(0)
+            n = 0
             for i in range(0, units, LANES):
                 constants = layer.v_reset, layer.slope_x, leak, layer.v_threshold
                 first_spikes(h, i, z, i, *constants, steps)
-            found = integers[whole.found :][:units]
-            _sort(h, steps, found, rows, begins, classes)
+                n += find(h, i, found, n)
+            _sort(h, steps, found[:n], spikes, classes)
             return
-        else:
-            charge(z, v, h, layer)
-            count = _list(h, layer, rows, begins, count)
-            classes[t + 2] = count
-            reset(h, v, layer)
-    if last:
+        charge(z, v, h, layer)
+        reset(h, v, layer)
         for i in range(units):
-            total[i] /= z.dtype.type(steps)
+            h[i] = z.dtype.type(1) if h[i] - layer.v_threshold > 0 else z.dtype.type(0)
+        if last:
+            for i in range(units):
+                activity[i] += h[i]
+        else:
+            n = classes[t + 1]
+            for i in range(0, units, LANES):
+                n += find(h, i, spikes, n)
+            classes[t + 2] = n
+    for i in range(len(activity)):
+        activity[i] /= z.dtype.type(steps)
 
 
 @inline_jit
@@ -336,19 +356,13 @@ def _sort(
     first: Array,
     steps: int,
     found: Integers,
-    rows: Integers,
-    begins: Integers,
+    spikes: Integers,
     classes: Integers,
 ) -> None:
     """List the units that fire by the class of their first spike."""
-    n, last = np.uint64(0), first.dtype.type(steps)
-    for i in range(len(first)):
-        # Written always, kept only for a spike: a branch would be mispredicted.
-        found[n] = i
-        n += np.uint64(first[i] <= last)
     for k in range(steps + 2):
         classes[k] = 0
-    for i in range(n):
+    for i in range(len(found)):
         classes[np.uint64(first[found[i]]) + np.uint64(1)] += 1
     total = 0
     for k in range(1, steps + 1):
@@ -356,80 +370,78 @@ def _sort(
         classes[k + 1] = total
         total += count
     # Where class k begins stands at k + 1 and moves to its end.
-    for i in range(n):
+    for i in range(len(found)):
         k = np.uint64(first[found[i]]) + np.uint64(1)
-        begins[classes[k]] = rows[found[i]]
+        spikes[classes[k]] = found[i]
         classes[k] += 1
 
 
 @inline_jit
-def _list(h: Array, layer: LayerConstants, rows: Integers, begins: Integers, count: int) -> int:
-    """Add the units that fire in this step; returns how many there are by now."""
-    n = np.uint64(count)
-    for i in range(len(h)):
-        begins[n] = rows[i]
-        n += np.uint64(h[i] - layer.v_threshold > 0)
-    return np.int64(n)
+def _map_activity(engine: Engine, index: int, batch: int) -> None:
+    """Currents of a fully connected map of ReLUs, for a whole batch."""
+    part, below = _part(engine.table, index), _part(engine.table, index - 1)
+    flat, reals, units, inputs = engine.parameters, engine.reals, part.units, below.units
+    for b in range(batch):
+        for j in range(0, units, LANES):
+            copy_row(reals, part.currents + b * units + j, flat, part.bias + j)
+    for b in range(0, batch, LANES // 2):
+        for j in range(0, units, TILE):
+            out, rows = part.currents + b * units + j, below.activity + b * inputs
+            product(reals, out, units, reals, rows, inputs, flat, part.weight + j, units)
 
 
 @inline_jit
-def _rectify(
-    z: Array,
-    total: Array,
-    last: bool,
-    rows: Integers,
-    begins: Integers,
-    factors: Array,
-    classes: Integers,
-) -> None:
-    """ReLU: the activity of the last layer, or the list of active units."""
+def _rectify(engine: Engine, whole: Whole, index: int, b: int) -> None:
+    part, reals = _part(engine.table, index), engine.reals
+    layer, units = _layer(part, engine.constants, index), part.units
+    affine = units if layer.normalize else 0
+    weight = engine.parameters[part.norm :][:affine]
+    bias = engine.parameters[part.norm + affine :][:affine]
+    current = reals[part.currents + b * units :][:units]
+    moments = reals[part.moments + b * 2 :][:2]
+    activity = reals[part.activity + b * units :][:units]
+    if layer.normalize:
+        normal_moments(current, moments, layer)
+    normal_current(current, moments, weight, bias, activity, layer)
     # Not max(0, x): NaN must stay NaN.
-    n = np.uint64(0)
-    for i in range(len(z)):
-        size = z.dtype.type(0) if z[i] < 0 else z[i]
-        if last:
-            total[i] = size
-        else:
-            begins[n] = rows[i]
-            factors[n] = size
-            n += np.uint64(size != 0)
-    classes[2] = n
+    for i in range(units):
+        activity[i] = reals.dtype.type(0) if activity[i] < 0 else activity[i]
 
 
 @inline_jit
-def _read_out(engine: Engine, whole: Whole, units: int, b: int, out: Array) -> None:
-    activity = engine.reals[whole.activity + b * units :][:units]
+def _read_out(engine: Engine, whole: Whole, top: int, b: int, out: Array) -> None:
+    part = _part(engine.table, top)
+    activity = engine.reals[part.activity + b * part.units :][: part.units]
     for a in range(len(out)):
-        weights = engine.parameters[whole.head + a * units :][:units]
+        weights = engine.parameters[whole.head + a * part.units :][: part.units]
         total = activity.dtype.type(0)
-        for i in range(units):
+        for i in range(part.units):
             total += weights[i] * activity[i]
         out[a] = total
 
 
 @bare_jit
 def backward(
-    engine: Engine,
-    observations: npt.NDArray[Any],
-    steps: int,
-    of_values: Array,
-    gradient: Array,
+    engine: Engine, observations: Inputs, steps: int, of_values: Array, gradient: Array
 ) -> None:
     """Add to the flat gradient, from that of the values (B, A) that `forward` kept."""
-    whole, top = _whole(engine.table), len(engine.table) - 2
+    whole, top, batch = _whole(engine.table), len(engine.table) - 2, len(observations)
     _read_out_backward(engine, whole, top, of_values, steps, gradient)
     for back in range(top + 1):
         index = top - back
-        for b in range(len(observations)):
-            _activity_backward(
-                engine, whole, index, index == top, steps, len(observations), b, gradient
-            )
-            if index > 0:
-                _map_events_backward(engine, whole, index, steps, len(observations), b, gradient)
+        for b in range(batch):
+            if whole.spiking != 0:
+                _fire_backward(engine, whole, index, index == top, steps, batch, b, gradient)
             else:
+                _rectify_backward(engine, whole, index, b, gradient)
+            if index == 0:
                 _map_observation_backward(engine, whole, observations[b], b, gradient)
         if index > 0:
-            _inputs_backward(engine, whole, index)
+            if whole.spiking != 0:
+                _map_spikes_backward(engine, whole, index, steps, batch, gradient)
+            else:
+                _map_activity_backward(engine, whole, index, batch, gradient)
+            _below_backward(engine, whole, index)
 
 
 @inline_jit
@@ -440,10 +452,10 @@ def _read_out_backward(
     part = _part(engine.table, top)
     units, one = part.units, gradient.dtype.type(1)
     for b in range(len(of_values)):
-        activity = engine.reals[whole.activity + b * units :][:units]
-        of_spikes = engine.reals[part.of_spikes + b * units :][:units]
+        activity = engine.reals[part.activity + b * units :][:units]
+        of_activity = engine.reals[part.of_activity + b * units :][:units]
         for i in range(units):
-            of_spikes[i] = 0
+            of_activity[i] = 0
         for a in range(of_values.shape[1]):
             error = of_values[b, a]
             # Zeros are left out: a loss may look at one action of many.
@@ -453,11 +465,11 @@ def _read_out_backward(
                 share = error * (one / steps)
                 for i in range(units):
                     of_weights[i] += error * activity[i]
-                    of_spikes[i] += share * weights[i]
+                    of_activity[i] += share * weights[i]
 
 
 @inline_jit
-def _activity_backward(
+def _fire_backward(
     engine: Engine,
     whole: Whole,
     index: int,
@@ -473,8 +485,7 @@ def _activity_backward(
     affine = units if layer.normalize else 0
     weight = engine.parameters[part.norm :][:affine]
     bias = engine.parameters[part.norm + affine :][:affine]
-    of_weight = gradient[part.norm :][:affine]
-    of_bias = gradient[part.norm + affine :][:affine]
+    of_weight, of_bias = gradient[part.norm :][:affine], gradient[part.norm + affine :][:affine]
     z, v = reals[whole.scratch :][:units], reals[whole.scratch + widest :][:units]
     slope = reals[whole.scratch + 3 * widest :][:units]
     for i in range(units):
@@ -485,12 +496,8 @@ def _activity_backward(
             current = reals[part.currents + (b * part.entries + t) * units :][:units]
             moments = reals[part.moments + (b * part.entries + t) * 2 :][:2]
             normal_current(current, moments, weight, bias, z, layer)
-        if whole.spiking != 0:
-            charge(z, v, h, layer)
-            reset(h, v, layer)
-        else:
-            for i in range(units):
-                h[i] = z[i]
+        charge(z, v, h, layer)
+        reset(h, v, layer)
     # From here on v and z hold the gradients of membrane and current.
     for i in range(units):
         v[i] = 0
@@ -498,17 +505,13 @@ def _activity_backward(
     for t in range(steps - 1, -1, -1):
         h = reals[whole.charged + t * widest :][:units]
         row = t * batch + b
-        of_spikes = reals[part.of_spikes + (b if last else row) * units :][:units]
+        of_spikes = reals[part.of_activity + (b if last else row) * units :][:units]
         # A constant current has one entry, which collects the gradient of all steps.
         if t < part.entries - 1:
             for i in range(units):
                 z[i] = 0
-        if whole.spiking != 0:
-            surrogate_slope(h, slope, layer)
-            step_backward(of_spikes, h, slope, v, z, layer)
-        else:
-            for i in range(units):
-                z[i] = of_spikes[i] if h[i] > 0 else z.dtype.type(0)
+        surrogate_slope(h, slope, layer)
+        step_backward(of_spikes, h, slope, v, z, layer)
         if t < part.entries:
             current = reals[part.currents + (b * part.entries + t) * units :][:units]
             moments = reals[part.moments + (b * part.entries + t) * 2 :][:2]
@@ -517,72 +520,153 @@ def _activity_backward(
 
 
 @inline_jit
+def _rectify_backward(engine: Engine, whole: Whole, index: int, b: int, gradient: Array) -> None:
+    """Back through the ReLUs and the norm of a layer, for a sample."""
+    part, reals = _part(engine.table, index), engine.reals
+    layer, units = _layer(part, engine.constants, index), part.units
+    affine = units if layer.normalize else 0
+    weight = engine.parameters[part.norm :][:affine]
+    of_weight, of_bias = gradient[part.norm :][:affine], gradient[part.norm + affine :][:affine]
+    z = reals[whole.scratch :][:units]
+    activity = reals[part.activity + b * units :][:units]
+    of_activity = reals[part.of_activity + b * units :][:units]
+    for i in range(units):
+        z[i] = of_activity[i] if activity[i] > 0 else reals.dtype.type(0)
+    current = reals[part.currents + b * units :][:units]
+    moments = reals[part.moments + b * 2 :][:2]
+    of_current = reals[part.of_currents + b * units :][:units]
+    norm_backward(z, current, moments, weight, of_current, of_weight, of_bias, layer)
+
+
+@inline_jit
 def _map_observation_backward(
-    engine: Engine, whole: Whole, x: npt.NDArray[Any], b: int, gradient: Array
+    engine: Engine, whole: Whole, x: Inputs, b: int, gradient: Array
 ) -> None:
     part, reals, filters = _part(engine.table, 0), engine.reals, whole.filters
     side = whole.kernel - 1
-    row = (whole.width - side) * filters
+    high, wide = whole.height - side, whole.width - side
+    pixels, given = whole.scratch, part.of_currents + b * part.units
+    if high * wide == 1:
+        pixels = given
+    else:
+        _turn_back(reals, pixels, given, high * wide, filters)
+    one = gradient.dtype.type(1)
+    for at in range(0, high * wide * filters, filters):
+        for j in range(0, filters, LANES):
+            add_row(gradient, part.bias + j, reals, pixels + at + j, one)
     padded = reals[whole.padded :][: (whole.height + side) * (whole.width + side) * filters]
     for i in range(len(padded)):
         padded[i] = 0
-    for y in range(whole.height - side):
+    for y in range(high):
         inner = whole.padded + ((y + side) * (whole.width + side) + side) * filters
-        at = part.of_currents + b * part.units + y * row
-        for j in range(0, row, LANES):
-            copy_row(reals, inner + j, reals, at + j)
-    one = gradient.dtype.type(1)
-    for place in range(0, part.units, filters):
-        at = part.of_currents + b * part.units + place
-        for j in range(0, filters, LANES):
-            add_row(gradient, part.bias + j, reals, at + j, one)
+        for j in range(0, wide * filters, LANES):
+            copy_row(reals, inner + j, reals, pixels + y * wide * filters + j)
     _spread(engine, whole, x, gradient, False)
 
 
 @inline_jit
-def _map_events_backward(
-    engine: Engine, whole: Whole, index: int, steps: int, batch: int, b: int, gradient: Array
-) -> None:
-    """Add the gradients of a fully connected map's weights and bias, for a sample."""
-    part, below = _part(engine.table, index), _part(engine.table, index - 1)
-    reals, units = engine.reals, part.units
-    begins = engine.integers[below.begins + b * below.room :][: below.room]
-    factors = reals[below.factors + b * below.room :][: below.room]
-    classes = engine.integers[below.classes + b * (steps + 2) :][: steps + 2]
-    of_bias, periodic = gradient[part.bias :][:units], _is_periodic(engine, whole, index - 1)
-    for t in range(steps):
-        of_current = reals[part.of_currents + (t * batch + b) * units :][:units]
-        for j in range(units):
-            of_bias[j] += of_current[j]
-    for k in range(1, steps + 1):
-        of_class = reals[whole.sums :][:units]
-        for j in range(units):
-            of_class[j] = 0
-        for t in range(k - 1, steps, k if periodic else steps):
-            of_current = reals[part.of_currents + (t * batch + b) * units :][:units]
-            for j in range(units):
-                of_class[j] += of_current[j]
-        for n in range(classes[k], classes[k + 1]):
-            for j in range(0, units, LANES):
-                add_row(gradient, begins[n] + j, reals, whole.sums + j, factors[n])
+def _turn_back(reals: Array, out: int, x: int, rows: int, columns: int) -> None:
+    """Transpose (columns, rows) to (rows, columns); columns are a multiple of LANES."""
+    whole = rows - rows % LANES
+    for c in range(0, columns, LANES):
+        for r in range(0, whole, LANES):
+            transpose(reals, out + r * columns + c, columns, reals, x + c * rows + r, rows)
+        for r in range(whole, rows):
+            for i in range(c, c + LANES):
+                reals[out + r * columns + i] = reals[x + i * rows + r]
 
 
 @inline_jit
-def _inputs_backward(engine: Engine, whole: Whole, index: int) -> None:
-    """The gradient of the activity below a fully connected map: the one dense product."""
+def _map_spikes_backward(
+    engine: Engine, whole: Whole, index: int, steps: int, batch: int, gradient: Array
+) -> None:
+    """Add the gradients of a fully connected map's weights and bias, for the whole batch.
+
+    By units below, so that each of their rows is loaded and stored once.
+    """
+    part, below = _part(engine.table, index), _part(engine.table, index - 1)
+    reals, integers, units = engine.reals, engine.integers, part.units
+    starts, entries = integers[whole.starts :], integers[whole.entries :]
+    of_bias = gradient[part.bias :][:units]
+    for i in range(below.units + 2):
+        starts[i] = 0
+    for b in range(batch):
+        classes = integers[below.classes + b * (steps + 2) :][: steps + 2]
+        spikes = integers[below.spikes + b * below.room :][: classes[steps + 1]]
+        for n in range(len(spikes)):
+            starts[spikes[n] + 2] += 1
+        for t in range(steps):
+            of_current = reals[part.of_currents + (t * batch + b) * units :][:units]
+            for j in range(units):
+                of_bias[j] += of_current[j]
+        for k in range(1, steps + 1):
+            of_class = reals[whole.of_classes + (b * steps + k - 1) * units :][:units]
+            for j in range(units):
+                of_class[j] = 0
+            for t in range(k - 1, steps, k if below.periodic != 0 else steps):
+                of_current = reals[part.of_currents + (t * batch + b) * units :][:units]
+                for j in range(units):
+                    of_class[j] += of_current[j]
+    for i in range(below.units):
+        starts[i + 2] += starts[i + 1]
+    # Where unit i's entries begin stands at i + 1 and moves to their end.
+    for b in range(batch):
+        classes = integers[below.classes + b * (steps + 2) :][: steps + 2]
+        spikes = integers[below.spikes + b * below.room :][: below.room]
+        for k in range(1, steps + 1):
+            for n in range(classes[k], classes[k + 1]):
+                entries[starts[spikes[n] + 1]] = b * steps + k - 1
+                starts[spikes[n] + 1] += 1
+    wide, one = units - units % (WIDE * LANES), gradient.dtype.type(1)
+    for i in range(below.units):
+        first, last = starts[i], starts[i + 1]
+        if first == last:
+            continue
+        for j in range(0, wide, WIDE * LANES):
+            given = whole.of_classes + j
+            sum_wide_rows(reals, whole.scratch + j, reals, given, units, entries, first, last)
+        for j in range(wide, units, LANES):
+            given = whole.of_classes + j
+            sum_rows(reals, whole.scratch + j, reals, given, units, entries, first, last)
+        for j in range(0, units, LANES):
+            add_row(gradient, part.weight + i * units + j, reals, whole.scratch + j, one)
+
+
+@inline_jit
+def _map_activity_backward(
+    engine: Engine, whole: Whole, index: int, batch: int, gradient: Array
+) -> None:
+    """Add the gradients of a fully connected map of ReLUs, for the whole batch."""
+    part, below = _part(engine.table, index), _part(engine.table, index - 1)
+    reals, units, inputs, length = engine.reals, part.units, below.units, whole.length
+    one = gradient.dtype.type(1)
+    for b in range(batch):
+        for j in range(0, units, LANES):
+            add_row(gradient, part.bias + j, reals, part.of_currents + b * units + j, one)
+    for b in range(0, length, LANES):
+        for i in range(0, inputs, LANES):
+            at, begin = below.columns + i * length + b, below.activity + b * inputs + i
+            transpose(reals, at, length, reals, begin, inputs)
+    for i in range(0, inputs, LANES // 2):
+        for j in range(0, units, TILE):
+            out, rows = part.weight + i * units + j, below.columns + i * length
+            given = part.of_currents + j
+            product(gradient, out, units, reals, rows, length, reals, given, units)
+
+
+@inline_jit
+def _below_backward(engine: Engine, whole: Whole, index: int) -> None:
+    """The gradient of the activity below a fully connected map: a dense product."""
     part, below = _part(engine.table, index), _part(engine.table, index - 1)
     reals, units, inputs, length = engine.reals, part.units, below.units, whole.length
     for m in range(0, length, LANES):
         for j in range(0, units, LANES):
-            at, row = part.columns + j * length + m, part.of_currents + m * units + j
-            transpose(reals, at, length, reals, row, units)
-    # Packed, because rows that lie a power of two apart would push each other out of the cache.
+            # Tile by tile, lest the rows of one push each other out of the cache.
+            tile = part.columns + m // TILE * TILE * units
+            at, begin = tile + j * TILE + m % TILE, part.of_currents + m * units + j
+            transpose(reals, at, TILE, reals, begin, units)
     for i in range(0, inputs, LANES):
-        for r in range(LANES):
-            row = engine.parameters[engine.integers[below.rows + i + r] :][:units]
-            packed = reals[whole.packed + r * units :][:units]
-            for j in range(units):
-                packed[j] = row[j]
-        for m in range(0, length, 2 * LANES):
-            out, columns = below.of_spikes + m * inputs + i, part.columns + m
-            product(reals, out, inputs, reals, whole.packed, units, reals, columns, length)
+        for m in range(0, length, TILE):
+            out, rows = below.of_activity + m * inputs + i, part.weight + i * units
+            flat, columns = engine.parameters, part.columns + m * units
+            turned_product(reals, out, inputs, flat, rows, units, reals, columns, TILE)

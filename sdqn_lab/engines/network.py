@@ -6,6 +6,7 @@ changes the same numbers, and nothing is ever copied back.
 
 import math
 import weakref
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab.engines.kernels import Engine, Part, Whole, backward, forward
-from sdqn_lab.engines.vectors import LANES
+from sdqn_lab.engines.vectors import TILE
 from sdqn_lab.networks.blocks import Block, ConvolutionalTorso, hooks_of, is_hooked
 from sdqn_lab.networks.mlp import MLP
 from sdqn_lab.networks.network import SpikingNetwork
@@ -25,36 +26,43 @@ from sdqn_lab.spiking.norm import NoNorm, PopNorm
 from sdqn_lab.spiking.readout import MeanSpikes
 
 Array = npt.NDArray[Any]
-WIDTH = 16
-"""Layers have a multiple of so many channels or units."""
+CHANNELS, UNITS = 16, 32
+"""Convolutions have a multiple of so many channels, fully connected layers of so many units."""
 FOREIGN = "a network other than minatar and mlp"
 
 
 def obstacle(network: nn.Module) -> str | None:
     """What the compiled code lacks for this network, in a few words; None if nothing."""
+    return next(_obstacles(network), None)
+
+
+def _obstacles(network: nn.Module) -> Iterator[str]:
+    """One after the other; what is behind the first may not make sense."""
     if type(network) is not SpikingNetwork:
-        return FOREIGN
+        yield FOREIGN
     if type(network.encoder) is not Direct:
-        return "an encoder other than direct"
+        yield "an encoder other than direct"
     if [type(readout) for readout in network.heads.values()] != [MeanSpikes]:
-        return "a readout other than one of mean spikes"
+        yield "a readout other than one of mean spikes"
     torso = network.torso
     blocks = [block for block in torso.children() if type(block) is Block]
-    first = blocks[0].linear if blocks else None
     forms = (ConvolutionalTorso.forward, MLP.forward)
-    convolutions = [block for block in blocks if isinstance(block.linear, nn.Conv2d)]
     if type(torso).forward not in forms or len(blocks) != len(list(torso.children())):
-        return FOREIGN
+        yield FOREIGN
+    first = blocks[0].linear
+    convolutions = [block for block in blocks if isinstance(block.linear, nn.Conv2d)]
     if len(convolutions) > 1 or (isinstance(first, nn.Conv2d) and not _is_plain(first)):
-        return "more than one convolution, or one with strides"
+        yield "more than one convolution, or one with strides"
     parameters = list(network.parameters())
-    if any(not p.is_cpu for p in parameters) or len({p.dtype for p in parameters}) > 1:
-        return "another device than the CPU"
-    if parameters[0].dtype not in (torch.float32, torch.float64):
-        return "another type than float32"
+    if any(not p.is_cpu for p in parameters):
+        yield "another device than the CPU"
+    if {p.dtype for p in parameters} not in ({torch.float32}, {torch.float64}):
+        yield "another type than float32"
     if len({block.neuron.temporal for block in blocks}) > 1:
-        return "neurons with and without time"
-    return next(filter(None, map(_block_obstacle, blocks)), None) or _hooked(network)
+        yield "neurons with and without time"
+    yield from filter(None, map(_block_obstacle, blocks))
+    if any(map(is_hooked, network.modules())):
+        yield "modules with hooks"
 
 
 def _is_plain(convolution: nn.Conv2d) -> bool:
@@ -66,8 +74,9 @@ def _is_plain(convolution: nn.Conv2d) -> bool:
 def _block_obstacle(block: Block) -> str | None:
     if block.precision != "float32":
         return "a precision other than float32"
-    if type(block.linear) not in (nn.Conv2d, nn.Linear) or len(block.linear.weight) % WIDTH:
-        return f"layers whose width is no multiple of {WIDTH}"
+    width = {nn.Conv2d: CHANNELS, nn.Linear: UNITS}.get(type(block.linear))
+    if width is None or len(block.linear.weight) % width:
+        return f"layers whose width is no multiple of {CHANNELS} (convolution) or {UNITS}"
     if type(block.norm) not in (PopNorm, NoNorm):
         return "a norm other than popnorm and none"
     if block.neuron.backend not in ("auto", "compiled"):
@@ -77,13 +86,9 @@ def _block_obstacle(block: Block) -> str | None:
     return None
 
 
-def _hooked(network: nn.Module) -> str | None:
-    return "modules with hooks" if any(map(is_hooked, network.modules())) else None
-
-
 _COMPILED: "weakref.WeakKeyDictionary[nn.Module, CompiledNetwork]" = weakref.WeakKeyDictionary()
-STORED = {4: (2, 3, 1, 0), 3: (1, 2, 0), 2: (1, 0), 1: (0,)}
-"""By a parameter's dimensions, the order of its axes in memory: inputs are rows, channels last."""
+STORED = {4: (2, 3, 1, 0), 3: (0, 1, 2), 2: (1, 0), 1: (0,)}
+"""By a parameter's dimensions, the order of its axes in memory: inputs of a map are rows."""
 
 
 def compiled(network: nn.Module) -> "CompiledNetwork | None":
@@ -125,17 +130,15 @@ class CompiledNetwork:
         self.layers = [name for name, _ in network.layers()]
         sizes = [sum(p.numel() for p in layer.parameters()) for _, layer in network.layers()]
         self.bounds = np.cumsum([0, *sizes])
-        first = cast(Any, _blocks(network)[0])
-        pixels = first.norm.normalized_shape[1:]
-        inputs = first.linear.in_channels if pixels else first.linear.in_features
-        kernel = first.linear.kernel_size[0] if pixels else 1
-        self._observation_shape = (inputs, *(size + kernel - 1 for size in pixels))
+        block = _blocks(network)[0]
+        shape = tuple(_first_map(block)[key] for key in ("channels", "height", "width"))
+        self._observation_shape = shape if isinstance(block.linear, nn.Conv2d) else shape[:1]
         self._places = [parameter.data_ptr() for parameter in self.own]
         # Looked up anew each time: a module may have been given other parameters.
         own = [module._parameters for module in network.modules()]
         self._found = [(held, name) for held in own for name, p in held.items() if p is not None]
         self._hooks = [hooks for module in network.modules() for hooks in hooks_of(module)]
-        self._decisions: dict[int, Engine] = {}
+        self._decisions: dict[tuple[int, int], Engine] = {}
         self._updates: dict[tuple[int, int], Engine] = {}
 
     def views(self, flat: Tensor) -> list[Tensor]:
@@ -170,27 +173,29 @@ class CompiledNetwork:
         Raises:
             ValueError: observations of another shape, which compiled code would read as they lie.
         """
-        steps = self._alive.steps(time_window)
-        if steps not in self._decisions:
-            self._decisions[steps] = self._engine(steps, 1)
-        out = np.empty((len(observations), len(self.own[-1])), self.parameters.dtype)
-        forward(self._decisions[steps], self._flat(observations), steps, False, out)
-        return out
+        network = self._alive
+        # Spiking samples are worked off one by one and leave nothing, so room for one is enough.
+        key = network.steps(time_window), 1 if network.temporal else len(observations)
+        if key not in self._decisions:
+            self._decisions[key] = self._engine(*key)
+        return self._forward(self._decisions[key], observations, key[0], False)
 
     def forward(self, observations: Array) -> Array:
         """Values (B, A) of observations (B, ...), and what `backward` needs; raises as `values`."""
-        steps, batch = self._alive.steps(None), len(observations)
-        if (steps, batch) not in self._updates:
-            self._updates[steps, batch] = self._engine(steps, batch)
-        out = np.empty((batch, len(self.own[-1])), self.parameters.dtype)
-        forward(self._updates[steps, batch], self._flat(observations), steps, True, out)
-        return out
+        key = self._alive.steps(None), len(observations)
+        if key not in self._updates:
+            self._updates[key] = self._engine(*key)
+        return self._forward(self._updates[key], observations, key[0], True)
 
     def backward(self, observations: Array, of_values: Array) -> None:
         """Add to `gradient`, from the gradient (B, A) of what `forward` gave for them."""
-        steps = self._alive.steps(None)
-        engine = self._updates[steps, len(observations)]
-        backward(engine, self._flat(observations), steps, of_values, self.gradient)
+        key = self._alive.steps(None), len(observations)
+        backward(self._updates[key], self._flat(observations), key[0], of_values, self.gradient)
+
+    def _forward(self, engine: Engine, observations: Array, steps: int, keep: bool) -> Array:
+        out = np.empty((len(observations), len(self.own[-1])), self.parameters.dtype)
+        forward(engine, self._flat(observations), steps, keep, out)
+        return out
 
     def _flat(self, observations: Array) -> Array:
         """Observations (N, inputs), as bytes or float32."""
@@ -205,83 +210,77 @@ class CompiledNetwork:
 
     def _engine(self, steps: int, batch: int) -> Engine:
         """Room for so many steps and samples, and the table that says where everything lies."""
-        blocks, real = _blocks(self._alive), self.parameters.dtype.type
+        network, real = self._alive, self.parameters.dtype.type
+        blocks, reals, integers = _blocks(network), _Room(), _Room()
         units = [math.prod(block.norm.normalized_shape) for block in blocks]
-        widest, length = max(units), -(-steps * batch // (2 * LANES)) * 2 * LANES
-        reals, integers = _Room(), _Room()
-        first = blocks[0]
-        channels, *pixels = first.norm.normalized_shape
-        kernel = first.linear.kernel_size[0] if pixels else 1
-        inputs = first.linear.in_channels if pixels else first.linear.in_features
-        height, width = (size + kernel - 1 for size in pixels or (1, 1))
+        length = -(-steps * batch // TILE) * TILE
+        first = _first_map(blocks[0])
+        side, inputs = first["kernel"] - 1, first["channels"] * first["height"] * first["width"]
         whole = Whole(
-            *(inputs, height, width, kernel, channels),
-            spiking=int(self._alive.temporal),
+            **first,
+            spiking=int(network.temporal),
             head=int(self.bounds[-2]),
-            activity=reals.take(batch * units[-1]),
-            scratch=reals.take(4 * widest),
-            sums=reals.take((steps + 1) * widest),
-            charged=reals.take(steps * widest),
-            packed=reals.take(LANES * widest),
-            widest=widest,
-            found=integers.take(max(widest, inputs * height * width)),
-            padded=reals.take((height + kernel - 1) * (width + kernel - 1) * channels),
-            places=integers.take(inputs * height * width),
-            rows=integers.take(inputs * height * width),
+            scratch=reals.take(4 * max(units)),
+            charged=reals.take(steps * max(units)),
+            widest=max(units),
+            found=integers.take(max(*units, inputs) + TILE),
+            padded=reals.take(
+                (first["height"] + side) * (first["width"] + side) * first["filters"]
+            ),
+            places=integers.take(inputs),
+            rows=integers.take(inputs),
+            taps=integers.take(2 * first["kernel"] ** 2),
+            of_classes=reals.take(batch * steps * max(units)),
+            starts=integers.take(max(units) + 2),
+            entries=integers.take(batch * steps * max(units)),
             length=length,
         )
-        constants, parts = [np.zeros(6)], []
-        constants[0][0] = self._alive.observation_scale
-        for number, block in enumerate(blocks):
-            layer = _constants(block, real)
-            entries, n = (1 if number == 0 else steps), units[number]
-            # Neurons that are not periodic are listed for each of their spikes; one place is spare.
-            room = n * steps + 1
-            weight = int(self.bounds[number])
+        constants, parts = [[network.observation_scale, 0, 0, 0, 0, 0]], []
+        for number, (block, n) in enumerate(zip(blocks, units, strict=True)):
+            layer, entries = _constants(block, real), 1 if number == 0 else steps
+            weight, outputs = int(self.bounds[number]), len(block.linear.weight)
             bias = weight + block.linear.weight.numel()
+            # Products of whole batches write whole tiles.
+            samples = batch if network.temporal else length
+            # Neurons that are not periodic are listed for each of their spikes.
+            room = n * steps if network.temporal and number + 1 < len(blocks) else 0
+            # Such a charge under a constant current, once above the threshold, stays there.
+            stays = (layer.leaky and 0 < layer.slope_x <= 1) or tuple(layer[:2]) == (1, 1)
             part = Part(
-                *(n, entries, room, weight, bias, bias + len(block.linear.weight)),
-                currents=reals.take(batch * entries * n),
+                *(n, entries, room, weight, bias, bias + outputs),
+                currents=reals.take(samples * entries * n),
                 moments=reals.take(batch * entries * 2),
-                factors=reals.take(batch * room),
-                begins=integers.take(batch * room),
+                activity=reals.take(samples * n),
+                spikes=integers.take(batch * room + TILE),
                 classes=integers.take(batch * (steps + 2)),
-                rows=integers.take(n),
                 of_currents=reals.take(length * n),
                 columns=reals.take(length * n),
-                of_spikes=reals.take(length * n),
+                of_activity=reals.take(length * n),
                 surrogate=layer.surrogate,
                 leaky=layer.leaky,
                 hard=layer.hard,
                 detach_reset=layer.detach_reset,
                 normalize=layer.normalize,
-                # Once above the threshold, such a charge under a constant current stays there.
-                periodic=number == 0
-                and layer.hard
-                and (layer.leaky and 0 < layer.slope_x <= 1 or tuple(layer[:2]) == (1, 1)),
+                periodic=number == 0 and layer.hard and stays,
             )
             parts.append(part)
-            constants.append(np.array(layer[:6]))
+            constants.append([float(constant) for constant in layer[:6]])
         table = np.zeros((1 + len(parts), len(Part._fields)), np.int64)
         table[0, : len(whole)] = whole
         table[1:] = parts
-        # Zeros, because the rows beyond the batch take part in the product.
-        room = np.zeros(reals.size, real), np.zeros(integers.size, np.int32)
-        channel, y, x = np.indices((inputs, height, width)).reshape(3, -1)
-        line = width + kernel - 1
-        places = ((y + kernel - 1) * line + x + kernel - 1) * whole.filters
-        room[1][whole.places : whole.places + len(x)] = places
-        room[1][whole.rows : whole.rows + len(x)] = parts[0].weight + channel * whole.filters
-        for number, part in enumerate(parts):
-            room[0][part.factors : part.factors + batch * part.room] = 1
-            following = blocks[number + 1].linear if number + 1 < len(blocks) else None
-            if following is not None:
-                # Units lie by pixels and then channels here; the next table by channels first.
-                channels = blocks[number].norm.normalized_shape[0]
-                places = np.arange(part.units).reshape(channels, -1).T.ravel()
-                begins = parts[number + 1].weight + places * len(following.weight)
-                room[1][part.rows : part.rows + part.units] = begins
-        return Engine(self.parameters, np.array(constants, real), table, *room)
+        places = np.zeros(integers.size, np.int32)
+        channel, y, x = np.indices((whole.channels, whole.height, whole.width)).reshape(3, -1)
+        line = whole.width + side
+        firsts = ((y + side) * line + x + side) * whole.filters
+        places[whole.places :][:inputs] = whole.padded + firsts
+        row, column = np.indices((whole.kernel, whole.kernel)).reshape(2, -1)
+        steps_back = (row * line + column) * whole.filters
+        rows_on = np.arange(whole.kernel**2) * whole.channels * whole.filters
+        places[whole.taps :][: 2 * whole.kernel**2] = [*-steps_back, *rows_on]
+        places[whole.rows :][:inputs] = parts[0].weight + channel * whole.filters
+        # Zeros, because the rows beyond the batch take part in products.
+        room = np.zeros(reals.size, real)
+        return Engine(self.parameters, np.array(constants, real), table, room, places)
 
 
 class _Room:
@@ -298,6 +297,18 @@ class _Room:
 
 def _blocks(network: SpikingNetwork) -> list[Block]:
     return [block for block in network.torso.children() if isinstance(block, Block)]
+
+
+def _first_map(block: Block) -> dict[str, int]:
+    """The shape of the observation, and the kernel and filters of the map."""
+    filters, *pixels = block.norm.normalized_shape
+    if not pixels:
+        shape = {"channels": block.linear.in_features, "height": 1, "width": 1, "kernel": 1}
+        return {**shape, "filters": filters}
+    kernel = block.linear.kernel_size[0]
+    height, width = (size + kernel - 1 for size in pixels)
+    shape = {"channels": block.linear.in_channels, "height": height, "width": width}
+    return {**shape, "kernel": kernel, "filters": filters}
 
 
 def _constants(block: Block, real: Any) -> LayerConstants:

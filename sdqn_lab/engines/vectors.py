@@ -14,24 +14,40 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
-"""Elements in a vector; every layer's width must be a multiple of 16."""
+COMPRESSES = bool(llvm.get_host_cpu_features().get("avx512f"))
+LANES = 16 if COMPRESSES else 8
+"""Elements in a vector."""
+TILE = 2 * LANES
+"""Columns of a product that are worked off together."""
 WIDE = 4
 """Vectors of a row that are summed together."""
 INDEX = ir.IntType(64)
 
 
+ELEMENTS: dict[Any, tuple[ir.Type, int]] = {
+    types.float32: (ir.FloatType(), 4),
+    types.float64: (ir.DoubleType(), 8),
+    types.int32: (ir.IntType(32), 4),
+    types.uint8: (ir.IntType(8), 1),
+}
+"""By type of an array, that of its elements and their bytes."""
+
+
 class _Vectors:
-    """The arrays of one call, as places for vectors."""
+    """The arrays of one call, as places for vectors; by default of the first array's type."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, values: Any) -> None:
         self._context, self.builder = context, builder
         self._arrays, self._values = signature.args, values
-        number = signature.args[0].dtype
-        element = ir.FloatType() if number == types.float32 else ir.DoubleType()
-        self.type = ir.VectorType(element, LANES)
-        self._align = 4 if number == types.float32 else 8
-        self.zero = ir.Constant(self.type, [0.0] * LANES)
+        self.is_real = signature.args[0].dtype in (types.float32, types.float64)
+        self.type = ir.VectorType(ELEMENTS[signature.args[0].dtype][0], LANES)
+        self.zero = ir.Constant(self.type, [0.0 if self.is_real else 0] * LANES)
+
+    def variable(self, vector: Any) -> Any:
+        """Where a vector is kept that changes in a loop."""
+        place = cgutils.alloca_once(self.builder, self.type)
+        self.builder.store(vector, place)
+        return place
 
     def scalar(self, array: int, at: Any) -> Any:
         """Pointer to one element of the array that is the call's argument `array`."""
@@ -41,14 +57,18 @@ class _Vectors:
 
     def load(self, array: int, at: Any) -> Any:
         """The vector that begins at an element."""
-        return self.builder.load(self._pointer(array, at), align=self._align)
+        pointer, align = self._pointer(array, at)
+        return self.builder.load(pointer, align=align)
 
     def store(self, vector: Any, array: int, at: Any) -> None:
         """Write a vector where an element begins."""
-        self.builder.store(vector, self._pointer(array, at), align=self._align)
+        pointer, align = self._pointer(array, at)
+        self.builder.store(vector, pointer, align=align)
 
-    def _pointer(self, array: int, at: Any) -> Any:
-        return self.builder.bitcast(self.scalar(array, at), self.type.as_pointer())
+    def _pointer(self, array: int, at: Any) -> tuple[Any, int]:
+        element, size = ELEMENTS[self._arrays[array].dtype]
+        vector = ir.VectorType(element, LANES).as_pointer()
+        return self.builder.bitcast(self.scalar(array, at), vector), size
 
     def everywhere(self, number: Any) -> Any:
         """A vector of equal numbers."""
@@ -82,26 +102,20 @@ class _Vectors:
         return self.builder.shuffle_vector(first, second, mask)
 
 
-def _compiled(body: Callable[..., None]) -> Any:
+def _compiled(body: Callable[..., Any], returns: Any = types.void) -> Any:
     """A function for kernels: `body` writes its code, given the vectors and the arguments."""
 
     def typed(context: Any, *given: Any) -> tuple[Any, Callable[..., Any]]:
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            body(_Vectors(context, builder, signature, values), *values)
-            return context.get_dummy_value()
+            result = body(_Vectors(context, builder, signature, values), *values)
+            return context.get_dummy_value() if returns is types.void else result
 
         whole = [types.intp if isinstance(one, types.Integer) else one for one in given]
-        return types.void(*whole), code
+        return returns(*whole), code
 
     # Numba asks for the names of the arguments.
     typed.__signature__ = inspect.signature(body)  # type: ignore[attr-defined]
     return intrinsic(typed)
-
-
-def _write_add(v: _Vectors, out: Any, at: Any, rows: Any, begin: Any, factor: Any) -> None:
-    """out[at :][: LANES] += factor rows[begin :][: LANES]."""
-    added = v.multiply_add(v.everywhere(factor), v.load(2, begin), v.load(0, at))
-    v.store(added, 0, at)
 
 
 def _write_copy(v: _Vectors, out: Any, at: Any, rows: Any, begin: Any) -> None:
@@ -109,113 +123,9 @@ def _write_copy(v: _Vectors, out: Any, at: Any, rows: Any, begin: Any) -> None:
     v.store(v.load(2, begin), 0, at)
 
 
-def _write_first_spikes(
-    v: _Vectors,
-    first: Any,
-    at: Any,
-    z: Any,
-    begin: Any,
-    v_reset: Any,
-    slope: Any,
-    leak: Any,
-    v_threshold: Any,
-    steps: Any,
-) -> None:
-    """The step, from 1, of the first spike under constant currents z, or steps + 1, by unit.
-
-    A step is v <- v + slope (z - leak v), which never falls back below a threshold.
-    """
-    build = v.builder
-    z_row, one = v.load(2, begin), v.everywhere(ir.Constant(v.type.element, 1.0))
-    slope, leak, border = v.everywhere(slope), v.everywhere(leak), v.everywhere(v_threshold)
-    membrane = cgutils.alloca_once_value(build, v.zero)
-    build.store(v.everywhere(v_reset), membrane)
-    count = cgutils.alloca_once_value(build, v.zero)
-    build.store(one, count)
-    with cgutils.for_range(build, steps, intp=INDEX):
-        before = build.load(membrane)
-        pull = build.fsub(z_row, build.fmul(leak, before))
-        charged = v.multiply_add(slope, pull, before)
-        build.store(charged, membrane)
-        fires = build.fcmp_ordered(">", build.fsub(charged, border), v.zero)
-        build.store(build.fadd(build.load(count), build.select(fires, v.zero, one)), count)
-    v.store(build.load(count), 0, at)
-
-
-def _sum(vectors: int) -> Callable[..., None]:
-    """out[at :] = sum over n in [first, last) of factors[n] rows[begins[n] + column :]."""
-
-    def write(
-        v: _Vectors,
-        out: Any,
-        at: Any,
-        rows: Any,
-        column: Any,
-        begins: Any,
-        factors: Any,
-        first: Any,
-        last: Any,
-    ) -> None:
-        build = v.builder
-        lanes = [ir.Constant(INDEX, LANES * i) for i in range(vectors)]
-        totals = [cgutils.alloca_once_value(build, v.zero) for _ in lanes]
-        for total in totals:
-            build.store(v.zero, total)
-        with cgutils.for_range_slice(build, first, last, ir.Constant(INDEX, 1), intp=INDEX) as (
-            n,
-            _,
-        ):
-            begin = build.add(build.sext(build.load(v.scalar(4, n)), INDEX), column)
-            factor = v.everywhere(build.load(v.scalar(5, n)))
-            for lane, total in zip(lanes, totals, strict=True):
-                row = v.load(2, build.add(begin, lane))
-                build.store(v.multiply_add(factor, row, build.load(total)), total)
-        for lane, total in zip(lanes, totals, strict=True):
-            v.store(build.load(total), 0, build.add(at, lane))
-
-    return write
-
-
-def _write_product(
-    v: _Vectors,
-    out: Any,
-    at: Any,
-    step: Any,
-    rows: Any,
-    begin: Any,
-    length: Any,
-    g: Any,
-    g_begin: Any,
-    g_step: Any,
-) -> None:
-    """A part of a product: out[at + i step + r] = sum over k < length of
-    rows[begin + r length + k] g[g_begin + k g_step + i], for all i < 2 LANES, r < LANES.
-    """
-    build, half = v.builder, LANES // 2
-    lane = ir.Constant(INDEX, LANES)
-    squares: list[list[Any]] = [[], []]
-    # By halves: so many sums stay in registers, and each number that is loaded is used often.
-    for rows_begin in (0, half):
-        totals = [[cgutils.alloca_once_value(build, v.zero) for _ in range(half)] for _ in range(2)]
-        for total in totals[0] + totals[1]:
-            build.store(v.zero, total)
-        first = build.add(begin, build.mul(length, ir.Constant(INDEX, rows_begin)))
-        with cgutils.for_range(build, length, intp=INDEX) as loop:
-            column = build.add(g_begin, build.mul(loop.index, g_step))
-            columns = [v.load(6, column), v.load(6, build.add(column, lane))]
-            place = build.add(first, loop.index)
-            for r in range(half):
-                factor = v.everywhere(build.load(v.scalar(3, place)))
-                for total, numbers in zip(totals, columns, strict=True):
-                    added = v.multiply_add(factor, numbers, build.load(total[r]))
-                    build.store(added, total[r])
-                place = build.add(place, length)
-        for square, total in zip(squares, totals, strict=True):
-            square += [build.load(one) for one in total]
-    for square in squares:
-        for numbers in v.transposed(square):
-            v.store(numbers, 0, at)
-            at = build.add(at, step)
+def _write_add(v: _Vectors, out: Any, at: Any, rows: Any, begin: Any, factor: Any) -> None:
+    """out[at :][: LANES] += factor rows[begin :][: LANES]."""
+    v.store(v.multiply_add(v.everywhere(factor), v.load(2, begin), v.load(0, at)), 0, at)
 
 
 def _write_transposed(
@@ -231,10 +141,182 @@ def _write_transposed(
         at = build.add(at, step)
 
 
-add_row = _compiled(_write_add)
+def _write_found(v: _Vectors, x: Any, begin: Any, found: Any, at: Any) -> Any:
+    """found[at :] = the i in [begin, begin + LANES) where x[i] is not 0; returns how many.
+
+    What lies behind them, up to LANES, is written over.
+    """
+    build, number = v.builder, v.load(0, begin)
+    zero = ir.Constant(v.type, [0] * LANES)
+    compare = build.fcmp_unordered if v.is_real else build.icmp_unsigned
+    active = compare("!=", number, zero)
+    word = ir.IntType(32)
+    places = ir.VectorType(word, LANES)
+    first = build.insert_element(
+        ir.Constant(places, [0] * LANES), build.trunc(begin, word), word(0)
+    )
+    first = build.shuffle_vector(first, first, ir.Constant(places, [0] * LANES))
+    indices = build.add(first, ir.Constant(places, list(range(LANES))))
+    if COMPRESSES:
+        kind = ir.FunctionType(places, [places, places, active.type])
+        name = f"llvm.x86.avx512.mask.compress.v{LANES}i32"
+        compress = cgutils.get_or_insert_function(build.module, kind, name)
+        v.store(build.call(compress, [indices, indices, active]), 2, at)
+        bits = build.bitcast(active, ir.IntType(LANES))
+        return build.zext(build.ctpop(bits), INDEX)
+    count = INDEX(0)
+    for lane in range(LANES):
+        target = v.scalar(2, build.add(at, count))
+        build.store(build.extract_element(indices, word(lane)), target)
+        count = build.add(count, build.zext(build.extract_element(active, word(lane)), INDEX))
+    return count
+
+
+def _write_first_spikes(
+    v: _Vectors,
+    first: Any,
+    at: Any,
+    z: Any,
+    begin: Any,
+    v_reset: Any,
+    slope: Any,
+    leak: Any,
+    v_threshold: Any,
+    steps: Any,
+) -> None:
+    """The step, from 1, of the first spike under constant currents z, or 0 if none, by unit.
+
+    A step is v <- v + slope (z - leak v), which never falls back below a threshold.
+    """
+    build = v.builder
+    z_row, one = v.load(2, begin), v.everywhere(v.type.element(1.0))
+    slope, leak, border = v.everywhere(slope), v.everywhere(leak), v.everywhere(v_threshold)
+    membrane = v.variable(v.everywhere(v_reset))
+    waits = v.variable(one)
+    last = v.variable(v.zero)
+    with cgutils.for_range(build, steps, intp=INDEX):
+        before = build.load(membrane)
+        pull = build.fsub(z_row, build.fmul(leak, before))
+        charged = v.multiply_add(slope, pull, before)
+        build.store(charged, membrane)
+        fires = build.fcmp_ordered(">", build.fsub(charged, border), v.zero)
+        build.store(build.select(fires, one, v.zero), last)
+        build.store(build.fadd(build.load(waits), build.select(fires, v.zero, one)), waits)
+    # Who fires once fires at the last step too.
+    v.store(build.fmul(build.load(waits), build.load(last)), 0, at)
+
+
+def _sum(vectors: int) -> Callable[..., None]:
+    """out[at :] = sum over n in [first, last) of rows[listed[n] step + column :]."""
+
+    def write(
+        v: _Vectors,
+        out: Any,
+        at: Any,
+        rows: Any,
+        column: Any,
+        step: Any,
+        listed: Any,
+        first: Any,
+        last: Any,
+    ) -> None:
+        build = v.builder
+        lanes = [INDEX(LANES * i) for i in range(vectors)]
+        totals = [v.variable(v.zero) for _ in lanes]
+        with cgutils.for_range_slice(build, first, last, INDEX(1), intp=INDEX) as (n, _):
+            number = build.sext(build.load(v.scalar(5, n)), INDEX)
+            begin = build.add(build.mul(number, step), column)
+            for lane, total in zip(lanes, totals, strict=True):
+                row = v.load(2, build.add(begin, lane))
+                build.store(build.fadd(build.load(total), row), total)
+        for lane, total in zip(lanes, totals, strict=True):
+            v.store(build.load(total), 0, build.add(at, lane))
+
+    return write
+
+
+def _add_product(
+    v: _Vectors, totals: list[list[Any]], begin: Any, length: Any, g_begin: Any, g_step: Any
+) -> None:
+    """totals[c][r] += sum over k < length of the number at begin + r length + k of argument 3 and
+    the vector at g_begin + k g_step + c LANES of argument 6.
+
+    So few sums stay in registers, and each number that is loaded is used often.
+    """
+    build = v.builder
+    with cgutils.for_range(build, length, intp=INDEX) as loop:
+        column = build.add(g_begin, build.mul(loop.index, g_step))
+        columns = [v.load(6, build.add(column, INDEX(LANES * c))) for c in range(len(totals))]
+        place = build.add(begin, loop.index)
+        for r in range(len(totals[0])):
+            factor = v.everywhere(build.load(v.scalar(3, place)))
+            for total, numbers in zip(totals, columns, strict=True):
+                build.store(v.multiply_add(factor, numbers, build.load(total[r])), total[r])
+            place = build.add(place, length)
+
+
+def _write_product(
+    v: _Vectors,
+    out: Any,
+    at: Any,
+    step: Any,
+    rows: Any,
+    begin: Any,
+    length: Any,
+    g: Any,
+    g_begin: Any,
+    g_step: Any,
+) -> None:
+    """A part of a product: out[at + r step + i] += sum over k < length of
+    rows[begin + r length + k] g[g_begin + k g_step + i], for all r < LANES / 2, i < 2 LANES.
+    """
+    build = v.builder
+    places = [[build.add(at, INDEX(LANES * c))] for c in range(2)]
+    for column in places:
+        for _ in range(1, LANES // 2):
+            column.append(build.add(column[-1], step))
+    totals = [[v.variable(v.load(0, place)) for place in column] for column in places]
+    _add_product(v, totals, begin, length, g_begin, g_step)
+    for column, total in zip(places, totals, strict=True):
+        for place, one in zip(column, total, strict=True):
+            v.store(build.load(one), 0, place)
+
+
+def _write_turned_product(
+    v: _Vectors,
+    out: Any,
+    at: Any,
+    step: Any,
+    rows: Any,
+    begin: Any,
+    length: Any,
+    g: Any,
+    g_begin: Any,
+    g_step: Any,
+) -> None:
+    """The same transposed and in place of what was there: out[at + i step + r] = the sum, for all
+    r < LANES, i < 2 LANES.
+    """
+    build, half = v.builder, LANES // 2
+    squares: list[list[Any]] = [[], []]
+    for first in (0, half):
+        totals = [[v.variable(v.zero) for _ in range(half)] for _ in range(2)]
+        place = build.add(begin, build.mul(length, INDEX(first)))
+        _add_product(v, totals, place, length, g_begin, g_step)
+        for square, total in zip(squares, totals, strict=True):
+            square += [build.load(one) for one in total]
+    for square in squares:
+        for numbers in v.transposed(square):
+            v.store(numbers, 0, at)
+            at = build.add(at, step)
+
+
 copy_row = _compiled(_write_copy)
+add_row = _compiled(_write_add)
+transpose = _compiled(_write_transposed)
+find = _compiled(_write_found, types.intp)
 first_spikes = _compiled(_write_first_spikes)
 sum_rows = _compiled(_sum(1))
 sum_wide_rows = _compiled(_sum(WIDE))
 product = _compiled(_write_product)
-transpose = _compiled(_write_transposed)
+turned_product = _compiled(_write_turned_product)

@@ -104,7 +104,7 @@ ENCODER = "an encoder other than direct"
 READOUT = "a readout other than one of mean spikes"
 NORM = "a norm other than popnorm and none"
 NEURON = "a neuron or surrogate without kernels"
-WIDTH = "layers whose width is no multiple of 16"
+WIDTH = "layers whose width is no multiple of 16 (convolution) or 32"
 NOT_COVERED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "poisson": (lambda: Minatar(encoder=Poisson), ENCODER),
     "last_membrane": (lambda: Minatar(readout=LastMembrane), READOUT),
@@ -120,6 +120,7 @@ NOT_COVERED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "nature": (lambda: Mlp(torso=Nature, shape=(4, 36, 36)), CONVOLUTIONS),
     "a stride": (with_stride, CONVOLUTIONS),
     "20 channels": (lambda: Minatar(channels=(20,)), WIDTH),
+    "48 units": (lambda: Minatar(hidden=48), WIDTH),
     "20 units": (lambda: Mlp(hidden=20), WIDTH),
     "bf16": (lambda: with_changed("torso.hidden", "precision", "bf16"), "a precision other than"),
     "fused": (lambda: with_changed("torso.conv1.neuron", "backend", "fused"), "backend=fused"),
@@ -128,7 +129,7 @@ NOT_COVERED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "backend=reference",
     ),
     "half": (lambda: Minatar().half(), "another type than float32"),
-    "two types": (with_mixed_types, "another device than the CPU"),
+    "two types": (with_mixed_types, "another type than float32"),
     "neurons with and without time": (with_mixed_neurons, "neurons with and without time"),
     "a block of one's own": (lambda: of_another_class(OwnBlock, "torso.hidden1"), TORSO),
     "a torso of one's own": (lambda: of_another_class(OwnTorso, "torso"), TORSO),
