@@ -5,8 +5,7 @@ not in the other, and everything behind it differs. `margin` says how near the n
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -103,19 +102,3 @@ def assert_near(ours: Tensor, theirs: Tensor, tolerance: float, name: str) -> No
     assert size > 0, f"{name} is zero"
     difference = float((ours.to(theirs.dtype) - theirs).norm()) / size
     assert difference <= tolerance, f"{name}: {difference:.1e}"
-
-
-@contextmanager
-def counted(owner: Any, name: str) -> Iterator[list[int]]:
-    """How often a function is called."""
-    inner, calls = getattr(owner, name), []
-
-    def outer(*given: Any, **more: Any) -> Any:
-        calls.append(1)
-        return inner(*given, **more)
-
-    setattr(owner, name, outer)
-    try:
-        yield calls
-    finally:
-        setattr(owner, name, inner)
