@@ -89,7 +89,7 @@ CASES: dict[str, Case] = {
         *(Minatar, ReLU, "floats"),
         {"norm": NoNorm, "channels": (32,), "normalize_hidden": True},
     ),
-    "mlp": (Mlp, lif(FastSigmoid, **HARD), "floats", {"time_window": 7, "layers": 2}),
+    "mlp": (Mlp, lif(FastSigmoid, **HARD), "floats", {"time_window": 7, "layers": 2, "hidden": 96}),
     "mlp, one layer": (
         *(Mlp, lif(Triangle, tau=1.5, reset="soft"), "floats"),
         {"time_window": 4, "layers": 1, "normalize_hidden": True, "observation_scale": 0.5},
