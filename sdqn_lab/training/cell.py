@@ -266,7 +266,7 @@ def save_network(
     With its ends the network can be built without an environment.
     """
     ends = {"observation_shape": observation_shape, "num_actions": num_actions}
-    # Parameters of a compiled network lie in an order of their own.
+    # An engine's parameters are views in an order of its own; files hold torch's.
     tensors = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
     # One entry: the order of several would differ from file to file.
     metadata = json.dumps({**ends, "sha256": fingerprint(tensors, ends)})

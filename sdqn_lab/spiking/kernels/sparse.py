@@ -101,7 +101,7 @@ def sparse_linear(
         return None
     if type(linear) is nn.Linear and x[:1].numel() == linear.in_features:
         images = x if x.dim() == 4 and is_channels_last(x) else x.flatten(1)[:, :, None, None]
-        weight = linear.weight.view(-1, *images.shape[1:])
+        weight = linear.weight.reshape(-1, *images.shape[1:])
         kernel = KernelShape(images.shape[2], images.shape[3], 1, 1)
     elif type(linear) is nn.Conv2d and x.dim() == 4 and x.shape[1] == linear.in_channels:
         if (linear.padding, linear.dilation, linear.groups) != ((0, 0), (1, 1), 1):
