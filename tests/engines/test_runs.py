@@ -20,7 +20,8 @@ from tests.engines.test_updates import batch, dqn, pqn
 COMMON = ["env=minatar_breakout", "backend=compiled", "tracker=none", "time_window=3"]
 COMMON += ["budget.steps=1200", "budget.log_every_steps=150", "algo.iteration_steps=600"]
 COMMON += ["algo.epsilon_decay_steps=600", "protocol.eval_episodes=2", "device=cpu"]
-COMMON += ["checkpoint_every_minutes=0.002"]
+# So short that saves do not depend on how fast the machine is.
+COMMON += ["checkpoint_every_minutes=0.0001"]
 DQN = [*COMMON, "algo.replay_start_steps=100", "algo.replay_capacity_steps=700"]
 DQN += ["algo.learn_every_steps=8", "algo.n_step=3", "algo.target_ema=0.05"]
 PQN = [*COMMON, "experiment=pl_pqn", "algo.num_envs=6", "algo.rollout_steps=16"]
