@@ -178,7 +178,9 @@ class PQN(QAgent):
             torch.from_numpy(targets[valid].astype(np.float32)).to(device),
         )
 
-    def update(self, observations: Tensor, actions: Tensor, targets: Tensor) -> dict[str, Tensor | float]:
+    def update(
+        self, observations: Tensor, actions: Tensor, targets: Tensor
+    ) -> dict[str, Tensor | float]:
         """Make one gradient step.
 
         Args:
@@ -187,8 +189,8 @@ class PQN(QAgent):
             targets: (B,) G.
 
         Returns:
-            Numbers, or 0-d tensors that stay on the device: "loss/td", "q/mean" (mean of Q over the batch at
-            the actions taken) and "grad/norm" (L2 over all parameters, before clipping).
+            Numbers, or 0-d tensors that stay on the device: "loss/td", "q/mean" (mean of Q over the
+            batch at the actions taken) and "grad/norm" (L2 over all parameters, before clipping).
         """
         if self.engine is not None:
             arrays = observations.numpy(), actions.numpy(), targets.numpy()

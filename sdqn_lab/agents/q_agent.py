@@ -121,7 +121,13 @@ class QAgent(Agent):
         return grad_norm
 
     def compiled_step(
-        self, observations: Array, actions: IntArray, targets: Array, *, huber: bool, scale: float = 1.0
+        self,
+        observations: Array,
+        actions: IntArray,
+        targets: Array,
+        *,
+        huber: bool,
+        scale: float = 1.0,
     ) -> dict[str, Tensor | float]:
         """Make one gradient step on the loss between targets and Q(s, a), by the engine.
 

@@ -60,7 +60,7 @@ class StepByStep(SpikingNetwork):
         blocks = [block for block in self.torso.children() if isinstance(block, Block)]
         membranes: list[Tensor | float] = [0.0] * len(blocks)
         outputs: list[Tensor] = []
-        for _ in range(self._steps(time_window)):
+        for _ in range(self.steps(time_window)):
             h = x
             for layer, block in enumerate(blocks):
                 h = h.flatten(1) if isinstance(block.linear, nn.Linear) else h

@@ -10,7 +10,7 @@ under a constant current a neuron with hard reset fires periodically: its first 
 all, it fires at step t if and only if k divides t. So the first layer's units are sorted into
 classes by k, rows are summed once per class, and the current of step t is the sum of the classes
 that divide t. Neurons that are not periodic are in class t for each spike at t, which only step t
-takes. Activity without time (ReLU) is too dense for any of this: there whole batches are multiplied.
+takes. Activity without time (ReLU) is too dense for this: there whole batches are multiplied.
 
 Kernels are given four flat arrays and a table of places in them, because each argument costs time
 at every call. They allocate nothing.
@@ -168,12 +168,12 @@ class Engine(NamedTuple):
 
 @inline_jit
 def _whole(table: Table) -> Whole:
-    return Whole(*to_fixed_tuple(table[0], 19))
+    return Whole(*to_fixed_tuple(table[0], 19))  # type: ignore[call-arg]
 
 
 @inline_jit
 def _part(table: Table, index: int) -> Part:
-    return Part(*to_fixed_tuple(table[1 + index], 20))
+    return Part(*to_fixed_tuple(table[1 + index], 20))  # type: ignore[call-arg]
 
 
 @inline_jit
@@ -257,7 +257,7 @@ def _spread(engine: Engine, whole: Whole, x: Inputs, weights: Array, forth: bool
         n += find(x, i, found, n)
     for i in range(len(x) - len(x) % LANES, len(x)):
         found[n] = i
-        n += np.int64(x[i] != 0)
+        n += 1 if x[i] != 0 else 0
     for each in range(n):
         i = found[each]
         factor = weights.dtype.type(x[i]) / engine.constants[0, 0]
@@ -312,7 +312,6 @@ def _fire(engine: Engine, whole: Whole, index: int, last: bool, steps: int, b: i
     h = reals[whole.scratch + 2 * whole.widest :][:units]
     spikes = integers[part.spikes + b * part.room :][: part.room]
     classes = integers[part.classes + b * (steps + 2) :][: steps + 2]
-    found = integers[whole.found :]
     activity = reals[part.activity + b * units :][: units if last else 0]
     for i in range(len(activity)):
         activity[i] = 0
@@ -327,13 +326,7 @@ def _fire(engine: Engine, whole: Whole, index: int, last: bool, steps: int, b: i
                 normal_moments(current, moments, layer)
             normal_current(current, moments, weight, bias, z, layer)
         if part.periodic != 0 and not last:
-            leak = z.dtype.type(1) if layer.leaky else z.dtype.type(0)
-            n = 0
-            for i in range(0, units, LANES):
-                constants = layer.v_reset, layer.slope_x, leak, layer.v_threshold
-                first_spikes(h, i, z, i, *constants, steps)
-                n += find(h, i, found, n)
-            _sort(h, steps, found[:n], spikes, classes)
+            _fire_periodically(z, h, layer, steps, integers[whole.found :], spikes, classes)
             return
         charge(z, v, h, layer)
         reset(h, v, layer)
@@ -352,17 +345,25 @@ def _fire(engine: Engine, whole: Whole, index: int, last: bool, steps: int, b: i
 
 
 @inline_jit
-def _sort(
+def _fire_periodically(
+    z: Array,
     first: Array,
+    layer: LayerConstants,
     steps: int,
     found: Integers,
     spikes: Integers,
     classes: Integers,
 ) -> None:
-    """List the units that fire by the class of their first spike."""
+    """List the units that fire under constant currents by the class of their first spike."""
+    leak = z.dtype.type(1) if layer.leaky else z.dtype.type(0)
+    n = 0
+    for i in range(0, len(z), LANES):
+        constants = layer.v_reset, layer.slope_x, leak, layer.v_threshold
+        first_spikes(first, i, z, i, *constants, steps)
+        n += find(first, i, found, n)
     for k in range(steps + 2):
         classes[k] = 0
-    for i in range(len(found)):
+    for i in range(n):
         classes[np.uint64(first[found[i]]) + np.uint64(1)] += 1
     total = 0
     for k in range(1, steps + 1):
@@ -370,10 +371,10 @@ def _sort(
         classes[k + 1] = total
         total += count
     # Where class k begins stands at k + 1 and moves to its end.
-    for i in range(len(found)):
-        k = np.uint64(first[found[i]]) + np.uint64(1)
-        spikes[classes[k]] = found[i]
-        classes[k] += 1
+    for i in range(n):
+        own = np.uint64(first[found[i]]) + np.uint64(1)
+        spikes[classes[own]] = found[i]
+        classes[own] += 1
 
 
 @inline_jit
@@ -585,38 +586,11 @@ def _map_spikes_backward(
     By units below, so that each of their rows is loaded and stored once.
     """
     part, below = _part(engine.table, index), _part(engine.table, index - 1)
-    reals, integers, units = engine.reals, engine.integers, part.units
-    starts, entries = integers[whole.starts :], integers[whole.entries :]
-    of_bias = gradient[part.bias :][:units]
-    for i in range(below.units + 2):
-        starts[i] = 0
+    reals, units = engine.reals, part.units
+    starts, entries = engine.integers[whole.starts :], engine.integers[whole.entries :]
     for b in range(batch):
-        classes = integers[below.classes + b * (steps + 2) :][: steps + 2]
-        spikes = integers[below.spikes + b * below.room :][: classes[steps + 1]]
-        for n in range(len(spikes)):
-            starts[spikes[n] + 2] += 1
-        for t in range(steps):
-            of_current = reals[part.of_currents + (t * batch + b) * units :][:units]
-            for j in range(units):
-                of_bias[j] += of_current[j]
-        for k in range(1, steps + 1):
-            of_class = reals[whole.of_classes + (b * steps + k - 1) * units :][:units]
-            for j in range(units):
-                of_class[j] = 0
-            for t in range(k - 1, steps, k if below.periodic != 0 else steps):
-                of_current = reals[part.of_currents + (t * batch + b) * units :][:units]
-                for j in range(units):
-                    of_class[j] += of_current[j]
-    for i in range(below.units):
-        starts[i + 2] += starts[i + 1]
-    # Where unit i's entries begin stands at i + 1 and moves to their end.
-    for b in range(batch):
-        classes = integers[below.classes + b * (steps + 2) :][: steps + 2]
-        spikes = integers[below.spikes + b * below.room :][: below.room]
-        for k in range(1, steps + 1):
-            for n in range(classes[k], classes[k + 1]):
-                entries[starts[spikes[n] + 1]] = b * steps + k - 1
-                starts[spikes[n] + 1] += 1
+        _sums_by_class(engine, whole, index, steps, batch, b, gradient)
+    _entries_by_unit(engine, whole, below, steps, batch)
     wide, one = units - units % (WIDE * LANES), gradient.dtype.type(1)
     for i in range(below.units):
         first, last = starts[i], starts[i + 1]
@@ -630,6 +604,57 @@ def _map_spikes_backward(
             sum_rows(reals, whole.scratch + j, reals, given, units, entries, first, last)
         for j in range(0, units, LANES):
             add_row(gradient, part.weight + i * units + j, reals, whole.scratch + j, one)
+
+
+@inline_jit
+def _sums_by_class(
+    engine: Engine,
+    whole: Whole,
+    index: int,
+    steps: int,
+    batch: int,
+    b: int,
+    gradient: Array,
+) -> None:
+    """The gradient of each class's sum, over the steps that take it; add that of the bias."""
+    part, below = _part(engine.table, index), _part(engine.table, index - 1)
+    reals, units = engine.reals, part.units
+    of_bias = gradient[part.bias :][:units]
+    for k in range(1, steps + 1):
+        of_class = reals[whole.of_classes + (b * steps + k - 1) * units :][:units]
+        for j in range(units):
+            of_class[j] = 0
+        for t in range(k - 1, steps, k if below.periodic != 0 else steps):
+            of_current = reals[part.of_currents + (t * batch + b) * units :][:units]
+            for j in range(units):
+                of_class[j] += of_current[j]
+    for t in range(steps):
+        of_current = reals[part.of_currents + (t * batch + b) * units :][:units]
+        for j in range(units):
+            of_bias[j] += of_current[j]
+
+
+@inline_jit
+def _entries_by_unit(engine: Engine, whole: Whole, below: Part, steps: int, batch: int) -> None:
+    """List for each unit the sums by class in which it takes part, over the batch."""
+    starts, entries = engine.integers[whole.starts :], engine.integers[whole.entries :]
+    for i in range(below.units + 2):
+        starts[i] = 0
+    for b in range(batch):
+        classes = engine.integers[below.classes + b * (steps + 2) :][: steps + 2]
+        spikes = engine.integers[below.spikes + b * below.room :][: below.room]
+        for n in range(classes[steps + 1]):
+            starts[spikes[n] + 2] += 1
+    for i in range(below.units):
+        starts[i + 2] += starts[i + 1]
+    # Where unit i's entries begin stands at i + 1 and moves to their end.
+    for b in range(batch):
+        classes = engine.integers[below.classes + b * (steps + 2) :][: steps + 2]
+        spikes = engine.integers[below.spikes + b * below.room :][: below.room]
+        for k in range(1, steps + 1):
+            for n in range(classes[k], classes[k + 1]):
+                entries[starts[spikes[n] + 1]] = b * steps + k - 1
+                starts[spikes[n] + 1] += 1
 
 
 @inline_jit

@@ -62,6 +62,6 @@ def bootstrap(
         best = 0
         for a in range(1, next_q.shape[1]):
             value, largest = selector_q[b, a], selector_q[b, best]
-            if value > largest or (value != value and largest == largest):
+            if value > largest or (np.isnan(value) and not np.isnan(largest)):
                 best = a
         out[b] = returns[b] + discounts[b] * next_q[b, best]

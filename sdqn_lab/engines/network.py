@@ -22,7 +22,7 @@ from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Direct
 from sdqn_lab.spiking.kernels.cpu import LayerConstants
 from sdqn_lab.spiking.neuron import ReLU
-from sdqn_lab.spiking.norm import NoNorm, PopNorm
+from sdqn_lab.spiking.norm import NoNorm, Norm, PopNorm
 from sdqn_lab.spiking.readout import MeanSpikes
 
 Array = npt.NDArray[Any]
@@ -33,50 +33,53 @@ FOREIGN = "a network other than minatar and mlp"
 
 def obstacle(network: nn.Module) -> str | None:
     """What the compiled code lacks for this network, in a few words; None if nothing."""
-    return next(_obstacles(network), None)
+    return next(_obstacles(network), None) if type(network) is SpikingNetwork else FOREIGN
 
 
-def _obstacles(network: nn.Module) -> Iterator[str]:
+def _obstacles(network: SpikingNetwork) -> Iterator[str]:
     """One after the other; what is behind the first may not make sense."""
-    if type(network) is not SpikingNetwork:
-        yield FOREIGN
     if type(network.encoder) is not Direct:
         yield "an encoder other than direct"
     if [type(readout) for readout in network.heads.values()] != [MeanSpikes]:
         yield "a readout other than one of mean spikes"
-    torso = network.torso
-    blocks = [block for block in torso.children() if type(block) is Block]
-    forms = (ConvolutionalTorso.forward, MLP.forward)
-    if type(torso).forward not in forms or len(blocks) != len(list(torso.children())):
-        yield FOREIGN
-    first = blocks[0].linear
-    convolutions = [block for block in blocks if isinstance(block.linear, nn.Conv2d)]
-    if len(convolutions) > 1 or (isinstance(first, nn.Conv2d) and not _is_plain(first)):
-        yield "more than one convolution, or one with strides"
+    if any(is_hooked(module) for module in network.modules()):
+        yield "modules with hooks"
     parameters = list(network.parameters())
     if any(not p.is_cpu for p in parameters):
         yield "another device than the CPU"
     if {p.dtype for p in parameters} not in ({torch.float32}, {torch.float64}):
         yield "another type than float32"
+    if why := _torso_obstacle(network.torso):
+        yield why
+    blocks = _blocks(network)
     if len({block.neuron.temporal for block in blocks}) > 1:
         yield "neurons with and without time"
     yield from filter(None, map(_block_obstacle, blocks))
-    if any(map(is_hooked, network.modules())):
-        yield "modules with hooks"
 
 
-def _is_plain(convolution: nn.Conv2d) -> bool:
-    kernel, stride = convolution.kernel_size, convolution.stride
-    plain = (convolution.padding, convolution.dilation, convolution.groups) == ((0, 0), (1, 1), 1)
-    return plain and kernel[0] == kernel[1] and stride == (1, 1) and convolution.bias is not None
+def _torso_obstacle(torso: nn.Module) -> str | None:
+    """Why the form of a torso is none that the compiled code knows."""
+    blocks = list(torso.children())
+    if type(torso).forward not in (ConvolutionalTorso.forward, MLP.forward) or any(
+        type(block) is not Block for block in blocks
+    ):
+        return FOREIGN
+    first, *others = [cast(Block, block).linear for block in blocks]
+    if any(type(linear) is not nn.Linear for linear in others):
+        return "more than one convolution"
+    if type(first) is nn.Conv2d:
+        plain = (first.stride, first.padding, first.dilation, first.groups)
+        if plain != ((1, 1), (0, 0), (1, 1), 1) or len({*first.kernel_size}) > 1:
+            return "convolutions that are not square, with stride 1"
+    return None
 
 
 def _block_obstacle(block: Block) -> str | None:
-    if block.precision != "float32":
-        return "a precision other than float32"
     width = {nn.Conv2d: CHANNELS, nn.Linear: UNITS}.get(type(block.linear))
-    if width is None or len(block.linear.weight) % width:
+    if width is None or len(_weight(block)) % width:
         return f"layers whose width is no multiple of {CHANNELS} (convolution) or {UNITS}"
+    if block.precision != "float32":
+        return f"precision={block.precision}"
     if type(block.norm) not in (PopNorm, NoNorm):
         return "a norm other than popnorm and none"
     if block.neuron.backend not in ("auto", "compiled"):
@@ -84,6 +87,18 @@ def _block_obstacle(block: Block) -> str | None:
     if type(block.neuron) is not ReLU and block.neuron.kernel_constants() is None:
         return "a neuron or surrogate without kernels"
     return None
+
+
+def _blocks(network: SpikingNetwork) -> list[Block]:
+    return [block for block in network.torso.children() if isinstance(block, Block)]
+
+
+def _weight(block: Block) -> Tensor:
+    return cast(Tensor, block.linear.weight)
+
+
+def _shape(block: Block) -> tuple[int, ...]:
+    return cast(Norm, block.norm).normalized_shape
 
 
 _COMPILED: "weakref.WeakKeyDictionary[nn.Module, CompiledNetwork]" = weakref.WeakKeyDictionary()
@@ -212,7 +227,7 @@ class CompiledNetwork:
         """Room for so many steps and samples, and the table that says where everything lies."""
         network, real = self._alive, self.parameters.dtype.type
         blocks, reals, integers = _blocks(network), _Room(), _Room()
-        units = [math.prod(block.norm.normalized_shape) for block in blocks]
+        units = [math.prod(_shape(block)) for block in blocks]
         length = -(-steps * batch // TILE) * TILE
         first = _first_map(blocks[0])
         side, inputs = first["kernel"] - 1, first["channels"] * first["height"] * first["width"]
@@ -238,14 +253,14 @@ class CompiledNetwork:
         constants, parts = [[network.observation_scale, 0, 0, 0, 0, 0]], []
         for number, (block, n) in enumerate(zip(blocks, units, strict=True)):
             layer, entries = _constants(block, real), 1 if number == 0 else steps
-            weight, outputs = int(self.bounds[number]), len(block.linear.weight)
-            bias = weight + block.linear.weight.numel()
+            weight, outputs = int(self.bounds[number]), len(_weight(block))
+            bias = weight + _weight(block).numel()
             # Products of whole batches write whole tiles.
             samples = batch if network.temporal else length
             # Neurons that are not periodic are listed for each of their spikes.
             room = n * steps if network.temporal and number + 1 < len(blocks) else 0
             # Such a charge under a constant current, once above the threshold, stays there.
-            stays = (layer.leaky and 0 < layer.slope_x <= 1) or tuple(layer[:2]) == (1, 1)
+            stays = layer.slope_x <= 1 if layer.leaky else layer.slope_x == layer.slope_v == 1
             part = Part(
                 *(n, entries, room, weight, bias, bias + outputs),
                 currents=reals.take(samples * entries * n),
@@ -261,7 +276,7 @@ class CompiledNetwork:
                 hard=layer.hard,
                 detach_reset=layer.detach_reset,
                 normalize=layer.normalize,
-                periodic=number == 0 and layer.hard and stays,
+                periodic=int(number == 0 and layer.hard and layer.slope_x > 0 and stays),
             )
             parts.append(part)
             constants.append([float(constant) for constant in layer[:6]])
@@ -279,8 +294,8 @@ class CompiledNetwork:
         places[whole.taps :][: 2 * whole.kernel**2] = [*-steps_back, *rows_on]
         places[whole.rows :][:inputs] = parts[0].weight + channel * whole.filters
         # Zeros, because the rows beyond the batch take part in products.
-        room = np.zeros(reals.size, real)
-        return Engine(self.parameters, np.array(constants, real), table, room, places)
+        zeros = np.zeros(reals.size, real)
+        return Engine(self.parameters, np.array(constants, real), table, zeros, places)
 
 
 class _Room:
@@ -295,26 +310,21 @@ class _Room:
         return begin
 
 
-def _blocks(network: SpikingNetwork) -> list[Block]:
-    return [block for block in network.torso.children() if isinstance(block, Block)]
-
-
 def _first_map(block: Block) -> dict[str, int]:
     """The shape of the observation, and the kernel and filters of the map."""
-    filters, *pixels = block.norm.normalized_shape
-    if not pixels:
-        shape = {"channels": block.linear.in_features, "height": 1, "width": 1, "kernel": 1}
-        return {**shape, "filters": filters}
-    kernel = block.linear.kernel_size[0]
-    height, width = (size + kernel - 1 for size in pixels)
-    shape = {"channels": block.linear.in_channels, "height": height, "width": width}
+    filters, *pixels = _shape(block)
+    channels, *kernels = _weight(block).shape[1:]
+    kernel = kernels[0] if kernels else 1
+    height, width = (size + kernel - 1 for size in pixels or (1, 1))
+    shape = {"channels": channels, "height": height, "width": width}
     return {**shape, "kernel": kernel, "filters": filters}
 
 
 def _constants(block: Block, real: Any) -> LayerConstants:
     """Neuron and norm of a layer; of a ReLU only the norm counts."""
     layer = block.neuron.kernel_constants(real)
-    layer = layer or LayerConstants(*map(real, [0] * 6), 0, False, False, False, False)
+    if layer is None:
+        layer = LayerConstants._make([real(0)] * 6 + [0] + [False] * 4)
     if type(block.norm) is not PopNorm:
         return layer
     return layer._replace(eps=real(block.norm.eps), normalize=True)

@@ -9,7 +9,9 @@ from sdqn_lab.engines.kernels import Array, Table
 from sdqn_lab.engines.network import CompiledNetwork
 from sdqn_lab.spiking.kernels.jit import bare_jit
 
-TINY = float(np.finfo(np.float32).tiny)
+TINY = 1e-30
+"""Moments below are set to 0: a parameter would not move, and what they are multiplied with makes
+numbers that are not normal, which take a hundred times as long. So would a moment that decays."""
 CLIP_EPS = 1e-6
 """As in torch's clipping of gradients."""
 
@@ -151,7 +153,6 @@ def adam_step(
             g = grad[i] * clip + decay * theta[i]
             m = beta1 * first[i] + (one - beta1) * g
             v = beta2 * second[i] + (one - beta2) * g * g
-            # Numbers too small to be normal are slow, and a decaying moment would stay such a one.
             first[i] = m if abs(m) > tiny else zero
             second[i] = v if v > tiny else zero
             theta[i] = shrink * theta[i] - rate * m / (np.sqrt(v) * scale + eps)

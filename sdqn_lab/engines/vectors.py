@@ -45,7 +45,7 @@ class _Vectors:
 
     def variable(self, vector: Any) -> Any:
         """Where a vector is kept that changes in a loop."""
-        place = cgutils.alloca_once(self.builder, self.type)
+        place = cgutils.alloca_once(self.builder, self.type)  # type: ignore[no-untyped-call]
         self.builder.store(vector, place)
         return place
 
@@ -80,8 +80,12 @@ class _Vectors:
         """a b + c, rounded once."""
         kind = ir.FunctionType(self.type, [self.type] * 3)
         name = "f32" if isinstance(self.type.element, ir.FloatType) else "f64"
-        fma = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.fma.v{LANES}{name}")
-        return self.builder.call(fma, [a, b, c])
+        return self.builder.call(self.intrinsic(f"llvm.fma.v{LANES}{name}", kind), [a, b, c])
+
+    def intrinsic(self, name: str, kind: ir.FunctionType) -> Any:
+        """One of LLVM's own functions."""
+        find: Any = cgutils.get_or_insert_function
+        return find(self.builder.module, kind, name)
 
     def transposed(self, rows: list[Any]) -> list[Any]:
         """LANES vectors as the rows of a square; its columns."""
@@ -160,8 +164,7 @@ def _write_found(v: _Vectors, x: Any, begin: Any, found: Any, at: Any) -> Any:
     if COMPRESSES:
         kind = ir.FunctionType(places, [places, places, active.type])
         name = f"llvm.x86.avx512.mask.compress.v{LANES}i32"
-        compress = cgutils.get_or_insert_function(build.module, kind, name)
-        v.store(build.call(compress, [indices, indices, active]), 2, at)
+        v.store(build.call(v.intrinsic(name, kind), [indices, indices, active]), 2, at)
         bits = build.bitcast(active, ir.IntType(LANES))
         return build.zext(build.ctpop(bits), INDEX)
     count = INDEX(0)

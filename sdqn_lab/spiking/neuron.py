@@ -39,9 +39,8 @@ CODES: dict[type[Surrogate], int] = {
 }
 """Surrogates whose derivative the kernels have."""
 Backend = Literal["auto", "compiled", "fused", "reference"]
-"""auto: kernels where there are any, and whole updates compiled where the network is small; compiled
-and fused: the same, and what has none of them is refused, whole updates (compiled) or kernels of the
-neurons (fused, which leaves the rest to torch); reference: always the plain steps."""
+"""auto: the fastest there is; compiled: whole updates, refused where there are none; fused: kernels
+of the neurons in torch's updates, refused likewise; reference: always the plain steps."""
 
 
 class Neuron(nn.Module, ABC):

@@ -99,7 +99,8 @@ def with_mixed_types() -> SpikingNetwork:
 
 
 TORSO = "a network other than minatar and mlp"
-CONVOLUTIONS = "more than one convolution, or one with strides"
+CONVOLUTIONS = "more than one convolution"
+SQUARE = "convolutions that are not square, with stride 1"
 ENCODER = "an encoder other than direct"
 READOUT = "a readout other than one of mean spikes"
 NORM = "a norm other than popnorm and none"
@@ -118,7 +119,7 @@ NOT_COVERED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a surrogate of one's own": (lambda: Minatar(lambda: LIF(surrogate=OwnSurrogate())), NEURON),
     "two convolutions": (lambda: Minatar(channels=(16, 16)), CONVOLUTIONS),
     "nature": (lambda: Mlp(torso=Nature, shape=(4, 36, 36)), CONVOLUTIONS),
-    "a stride": (with_stride, CONVOLUTIONS),
+    "a stride": (with_stride, SQUARE),
     "20 channels": (lambda: Minatar(channels=(20,)), WIDTH),
     "48 units": (lambda: Minatar(hidden=48), WIDTH),
     "20 units": (lambda: Mlp(hidden=20), WIDTH),
