@@ -35,8 +35,8 @@ class DiskCache(FunctionCache):
         folders = {Path(__file__).parent, Path(function.__code__.co_filename).parent}
         files = sorted(file for folder in folders for file in folder.glob("*.py"))
         stamp = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
-        name: str = self._impl.filename_base
-        self._cache_file = IndexDataCacheFile(self._cache_path, name, stamp)
+        index: Any = IndexDataCacheFile
+        self._cache_file = index(self._cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The machine code of a signature; None if there is none."""
@@ -59,7 +59,7 @@ def jit(function: Kernel, **options: Any) -> Kernel:
     kernel: Any = _njit(function, **options)
     # RuntimeError: no folder can be written.
     with suppress(RuntimeError):
-        kernel._cache = DiskCache(function)  # type: ignore[no-untyped-call]
+        kernel._cache = DiskCache(function)
     return cast(Kernel, kernel)
 
 
