@@ -123,7 +123,7 @@ NOT_COVERED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "20 channels": (lambda: Minatar(channels=(20,)), WIDTH),
     "48 units": (lambda: Minatar(hidden=48), WIDTH),
     "20 units": (lambda: Mlp(hidden=20), WIDTH),
-    "bf16": (lambda: with_changed("torso.hidden", "precision", "bf16"), "a precision other than"),
+    "bf16": (lambda: with_changed("torso.hidden", "precision", "bf16"), "precision=bf16"),
     "fused": (lambda: with_changed("torso.conv1.neuron", "backend", "fused"), "backend=fused"),
     "reference": (
         *(lambda: with_changed("torso.conv1.neuron", "backend", "reference"),),
@@ -216,7 +216,7 @@ REASONS = {
     "encoder=poisson": ENCODER,
     "readout=last_membrane": READOUT,
     "neuron=plif": NEURON,
-    "precision=bf16": "a precision other than float32",
+    "precision=bf16": "precision=bf16",
     "network.channels=[16,16]": CONVOLUTIONS,
     "network.hidden=100": WIDTH,
 }
