@@ -76,7 +76,7 @@ def _torso_obstacle(torso: nn.Module) -> str | None:
 
 def _block_obstacle(block: Block) -> str | None:
     width = {nn.Conv2d: CHANNELS, nn.Linear: UNITS}.get(type(block.linear))
-    if width is None or len(_weight(block)) % width:
+    if width is None or len(_weight(block)) % width or block.linear.bias is None:
         return f"layers whose width is no multiple of {CHANNELS} (convolution) or {UNITS}"
     if block.precision != "float32":
         return f"precision={block.precision}"
@@ -190,22 +190,27 @@ class CompiledNetwork:
         """
         network = self._alive
         # Spiking samples are worked off one by one and leave nothing, so room for one is enough.
-        key = network.steps(time_window), 1 if network.temporal else len(observations)
+        samples = 1 if network.temporal else -(-len(observations) // TILE) * TILE
+        key = network.steps(time_window), samples
         if key not in self._decisions:
             self._decisions[key] = self._engine(*key)
         return self._forward(self._decisions[key], observations, key[0], False)
 
     def forward(self, observations: Array) -> Array:
         """Values (B, A) of observations (B, ...), and what `backward` needs; raises as `values`."""
-        key = self._alive.steps(None), len(observations)
+        key = self._key(len(observations))
         if key not in self._updates:
             self._updates[key] = self._engine(*key)
         return self._forward(self._updates[key], observations, key[0], True)
 
     def backward(self, observations: Array, of_values: Array) -> None:
         """Add to `gradient`, from the gradient (B, A) of what `forward` gave for them."""
-        key = self._alive.steps(None), len(observations)
+        key = self._key(len(observations))
         backward(self._updates[key], self._flat(observations), key[0], of_values, self.gradient)
+
+    def _key(self, batch: int) -> tuple[int, int]:
+        """T, and the samples of a batch rounded up: batches of about one size share their room."""
+        return self._alive.steps(None), -(-batch // TILE) * TILE
 
     def _forward(self, engine: Engine, observations: Array, steps: int, keep: bool) -> Array:
         out = np.empty((len(observations), len(self.own[-1])), self.parameters.dtype)
