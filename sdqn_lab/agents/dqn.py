@@ -213,9 +213,13 @@ class DQN(QAgent):
 
     def _compiled_step(self, batch: Batch) -> dict[str, Tensor | float]:
         observations, actions, returns, discounts, next_observations = (b.numpy() for b in batch)
-        target, online = compiled(self.target_network), compiled(self.network)
-        assert target and online
-        next_q = target.values(next_observations)
+        online, target = compiled(self.network), compiled(self.target_network)
+        assert online is not None
+        if target is not None:
+            next_q = target.values(next_observations)
+        else:  # only its own parameters were moved, or a hook wants it to be called
+            with torch.no_grad():
+                next_q = self.target_network(batch.next_observations).numpy()
         selector_q = online.values(next_observations) if self.double else next_q
         targets = np.empty_like(next_q[:, 0])
         bootstrap(returns, discounts, next_q, selector_q, targets)

@@ -17,7 +17,7 @@ from sdqn_lab.agents.seeding import stream, stream_seed
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.engines.losses import value_gradient
 from sdqn_lab.engines.network import compiled, obstacle
-from sdqn_lab.engines.optimizer import CompiledOptimizer
+from sdqn_lab.engines.optimizer import CompiledOptimizer, optimizer_obstacle
 
 
 class QAgent(Agent):
@@ -57,21 +57,38 @@ class QAgent(Agent):
         )
         self.epsilon, self.max_grad_norm = epsilon, max_grad_norm
         self.updates = 0
+        self._engine: CompiledOptimizer | None = None
         self._policy = self.policy(network, env.num_actions)
         self._explore = stream(seed, "explore")
         self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "encoder"))
         self._policy.generator = self.generator
 
     @cached_property
+    def _is_covered(self) -> bool:
+        return compiled(self.network) is not None and optimizer_obstacle(self.optimizer) is None
+
+    @property
     def engine(self) -> CompiledOptimizer | None:
         """What makes an update in compiled code; None where only torch can."""
+        if not self._is_covered:
+            return None
+        if self._engine is not None and self._engine.network.attached:
+            return self._engine
+        # Parameters were moved, or a hook wants to be called: what is next goes on from here.
+        if self._engine is not None:
+            self._engine.store()
         network = compiled(self.network)
-        return None if network is None else CompiledOptimizer(network, self.optimizer)
+        self._engine = None if network is None else CompiledOptimizer(network, self.optimizer)
+        if self._engine is not None:
+            self._engine.load()
+        return self._engine
 
     @property
     def general_path(self) -> str | None:
         """See `Agent`."""
-        return None if self.engine else obstacle(self.network)
+        if self.engine is not None:
+            return None
+        return obstacle(self.network) or optimizer_obstacle(self.optimizer)
 
     def gradient_norms(self) -> Mapping[str, Tensor | float]:
         """See `Agent`."""
@@ -162,6 +179,11 @@ class QAgent(Agent):
         """
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        # In its parameter's order in memory, upon which torch's fused steps rely, and its own.
+        for parameter, moments in self.optimizer.state.items():
+            for key, moment in moments.items():
+                if moment.shape == parameter.shape:
+                    moments[key] = torch.empty_like(parameter).copy_(moment)
         if self.engine is not None:
             self.engine.load()
         self.updates = state["updates"]

@@ -26,7 +26,7 @@ NEUTRAL = frozenset(
 """Root keys that cannot change a number: they take no part in a cell's name."""
 NEUTRAL_ENV = ("family", "sizes", "threads", "log_every_steps")
 """The same of `env`: defaults that other keys refer to."""
-TEMPORAL = ("time_window", "time_window_eval", "surrogate", "backend")
+TEMPORAL = ("time_window", "time_window_eval", "surrogate")
 """Root keys without meaning under a neuron without time, such as ReLU."""
 
 
@@ -49,6 +49,9 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     if not _temporal(plain["neuron"]["_target_"]):
         for key in TEMPORAL:
             plain.pop(key)
+        # Compiled updates of a ReLU round otherwise; cells made before there were any keep names.
+        if plain["backend"] == "auto":
+            plain.pop("backend")
     return {str(key): _canonical(value) for key, value in plain.items()}
 
 

@@ -14,11 +14,13 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from sdqn_lab.agents.base import EnvSpec, RunFacts
+from sdqn_lab.agents.q_agent import QAgent
 from sdqn_lab.assembly import build
 from sdqn_lab.checks.ranges import OneOf, fault
 from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.config.plugins import TRIALS, plain, plugin_problems, refusal
 from sdqn_lab.config.schema import Config
+from sdqn_lab.engines.network import obstacle
 
 MAX_ACTIONS = 256
 """A run keeps an action in a byte."""
@@ -123,7 +125,7 @@ def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
         "time_window": min(cfg.time_window, 2),  # as good as all where shapes are concerned
     }
     try:
-        parameters = _trial_forward(
+        parameters, lacking = _trial_forward(
             json.dumps(parts), env.observation_shape, json.dumps(heads), batch_size
         )
     except (ValueError, TypeError, RuntimeError) as error:
@@ -131,12 +133,22 @@ def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
             rule = f"norm={cfg.choices.get('norm')} has no statistics of a single sample"
             return Refused("algo.batch_size", batch_size, rule, "32")
         return refusal(cfg, "network", error)
+    if cfg.backend == "compiled" and (reason := _not_compiled(cfg, here) or lacking):
+        return Refused("backend", "compiled", f"not for {reason}", "backend=auto")
     need = 4 * parameters * build.agent_class(cfg).parameter_copies
     if here and need > (free := _free_bytes(cfg)["device"]):
         rule = f"training {parameters:,} parameters needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB"
         option = cfg.choices.get("network")
         return Refused("network", option, f"{rule} are free; write smaller layers")
     return None
+
+
+def _not_compiled(cfg: DictConfig, here: bool) -> str | None:
+    """What compiled updates lack, apart from the network."""
+    if not issubclass(build.agent_class(cfg), QAgent):
+        return f"algo={cfg.choices.get('algo')}"
+    on_cpu = not here or build.resolve_device(cfg.device).type == "cpu"
+    return None if on_cpu else "another device than the CPU"
 
 
 def _no_probabilities(cfg: DictConfig) -> Refused | None:
@@ -156,15 +168,20 @@ def _no_probabilities(cfg: DictConfig) -> Refused | None:
 
 
 @cache
-def _trial_forward(parts: str, shape: tuple[int, ...], heads: str, batch_size: int) -> int:
-    """Run a weightless network once; the number of its parameters."""
+def _trial_forward(
+    parts: str, shape: tuple[int, ...], heads: str, batch_size: int
+) -> tuple[int, str | None]:
+    """Run a weightless network once; the number of its parameters, and its `obstacle`."""
     cfg = OmegaConf.create(json.loads(parts))
     # On the meta device a network of any size takes neither memory nor time.
     with torch.no_grad(), torch.device("meta"):
         # Only in training mode does a norm refuse a batch from which it gets no statistics.
         network = build.build_heads(cfg, shape, json.loads(heads)).train()
         network(torch.empty(batch_size, *shape))
-    return sum(parameter.numel() for parameter in network.parameters())
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    # Memory that nobody writes to is not taken.
+    lacking = obstacle(network.to_empty(device="cpu")) if cfg.backend == "compiled" else None
+    return parameters, lacking
 
 
 def env_spec(cfg: DictConfig) -> EnvSpec:

@@ -665,6 +665,10 @@ def _map_activity_backward(
     part, below = _part(engine.table, index), _part(engine.table, index - 1)
     reals, units, inputs, length = engine.reals, part.units, below.units, whole.length
     one = gradient.dtype.type(1)
+    # Left by a larger batch; they take part in the product.
+    rest = reals[part.of_currents + batch * units :][: (length - batch) * units]
+    for i in range(len(rest)):
+        rest[i] = 0
     for b in range(batch):
         for j in range(0, units, LANES):
             add_row(gradient, part.bias + j, reals, part.of_currents + b * units + j, one)

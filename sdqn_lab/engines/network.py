@@ -6,6 +6,7 @@ changes the same numbers, and nothing is ever copied back.
 
 import math
 import weakref
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -27,21 +28,33 @@ from sdqn_lab.spiking.readout import MeanSpikes
 Array = npt.NDArray[Any]
 CHANNELS, UNITS = 16, 32
 """Convolutions have a multiple of so many channels, fully connected layers of so many units."""
+FOREIGN = "a network other than minatar and mlp"
 
 
 def obstacle(network: nn.Module) -> str | None:
     """What the compiled code lacks for this network, in a few words; None if nothing."""
-    if type(network) is not SpikingNetwork or type(network.encoder) is not Direct:
-        return "an encoder other than direct"
+    return next(_obstacles(network), None) if type(network) is SpikingNetwork else FOREIGN
+
+
+def _obstacles(network: SpikingNetwork) -> Iterator[str]:
+    """One after the other; what is behind the first may not make sense."""
+    if type(network.encoder) is not Direct:
+        yield "an encoder other than direct"
     if [type(readout) for readout in network.heads.values()] != [MeanSpikes]:
-        return "a readout other than one of mean spikes"
+        yield "a readout other than one of mean spikes"
     if any(is_hooked(module) for module in network.modules()):
-        return "modules with hooks"
+        yield "modules with hooks"
     parameters = list(network.parameters())
-    if any(not p.is_cpu for p in parameters) or len({p.dtype for p in parameters}) > 1:
-        return "another device than the CPU"
-    found = [_torso_obstacle(network.torso), *map(_block_obstacle, _blocks(network))]
-    return next((why for why in found if why), None)
+    if any(not p.is_cpu for p in parameters):
+        yield "another device than the CPU"
+    if {p.dtype for p in parameters} not in ({torch.float32}, {torch.float64}):
+        yield "another type than float32"
+    if why := _torso_obstacle(network.torso):
+        yield why
+    blocks = _blocks(network)
+    if len({block.neuron.temporal for block in blocks}) > 1:
+        yield "neurons with and without time"
+    yield from filter(None, map(_block_obstacle, blocks))
 
 
 def _torso_obstacle(torso: nn.Module) -> str | None:
@@ -50,7 +63,7 @@ def _torso_obstacle(torso: nn.Module) -> str | None:
     if type(torso).forward not in (ConvolutionalTorso.forward, MLP.forward) or any(
         type(block) is not Block for block in blocks
     ):
-        return "a network other than minatar and mlp"
+        return FOREIGN
     first, *others = [cast(Block, block).linear for block in blocks]
     if any(type(linear) is not nn.Linear for linear in others):
         return "more than one convolution"
@@ -63,7 +76,7 @@ def _torso_obstacle(torso: nn.Module) -> str | None:
 
 def _block_obstacle(block: Block) -> str | None:
     width = {nn.Conv2d: CHANNELS, nn.Linear: UNITS}.get(type(block.linear))
-    if width is None or len(_weight(block)) % width:
+    if width is None or len(_weight(block)) % width or block.linear.bias is None:
         return f"layers whose width is no multiple of {CHANNELS} (convolution) or {UNITS}"
     if block.precision != "float32":
         return f"precision={block.precision}"
@@ -132,7 +145,13 @@ class CompiledNetwork:
         self.layers = [name for name, _ in network.layers()]
         sizes = [sum(p.numel() for p in layer.parameters()) for _, layer in network.layers()]
         self.bounds = np.cumsum([0, *sizes])
+        block = _blocks(network)[0]
+        shape = tuple(_first_map(block)[key] for key in ("channels", "height", "width"))
+        self._observation_shape = shape if isinstance(block.linear, nn.Conv2d) else shape[:1]
         self._places = [parameter.data_ptr() for parameter in self.own]
+        # Looked up anew each time: a module may have been given other parameters.
+        own = [module._parameters for module in network.modules()]
+        self._found = [(held, name) for held in own for name, p in held.items() if p is not None]
         self._hooks = [hooks for module in network.modules() for hooks in hooks_of(module)]
         self._decisions: dict[tuple[int, int], Engine] = {}
         self._updates: dict[tuple[int, int], Engine] = {}
@@ -152,7 +171,10 @@ class CompiledNetwork:
     @property
     def attached(self) -> bool:
         """Whether the network's parameters are still these, and no module has a hook."""
-        return not any(self._hooks) and self._places == [p.data_ptr() for p in self.own]
+        if any(self._hooks):
+            return False
+        parameters = [held[name] for held, name in self._found]
+        return self._places == [p.data_ptr() for p in parameters if p is not None]
 
     @property
     def _alive(self) -> SpikingNetwork:
@@ -161,30 +183,50 @@ class CompiledNetwork:
         return network
 
     def values(self, observations: Array, time_window: int | None = None) -> Array:
-        """Values (N, A) of observations (N, ...); time_window None means the network's own."""
+        """Values (N, A) of observations (N, ...); time_window None means the network's own.
+
+        Raises:
+            ValueError: observations of another shape, which compiled code would read as they lie.
+        """
         network = self._alive
         # Spiking samples are worked off one by one and leave nothing, so room for one is enough.
-        key = network.steps(time_window), 1 if network.temporal else len(observations)
+        samples = 1 if network.temporal else -(-len(observations) // TILE) * TILE
+        key = network.steps(time_window), samples
         if key not in self._decisions:
             self._decisions[key] = self._engine(*key)
         return self._forward(self._decisions[key], observations, key[0], False)
 
     def forward(self, observations: Array) -> Array:
-        """Values (B, A) of observations (B, ...), and what `backward` needs."""
-        key = self._alive.steps(None), len(observations)
+        """Values (B, A) of observations (B, ...), and what `backward` needs; raises as `values`."""
+        key = self._key(len(observations))
         if key not in self._updates:
             self._updates[key] = self._engine(*key)
         return self._forward(self._updates[key], observations, key[0], True)
 
     def backward(self, observations: Array, of_values: Array) -> None:
         """Add to `gradient`, from the gradient (B, A) of what `forward` gave for them."""
-        key = self._alive.steps(None), len(observations)
-        backward(self._updates[key], _flat(observations), key[0], of_values, self.gradient)
+        key = self._key(len(observations))
+        backward(self._updates[key], self._flat(observations), key[0], of_values, self.gradient)
+
+    def _key(self, batch: int) -> tuple[int, int]:
+        """T, and the samples of a batch rounded up: batches of about one size share their room."""
+        return self._alive.steps(None), -(-batch // TILE) * TILE
 
     def _forward(self, engine: Engine, observations: Array, steps: int, keep: bool) -> Array:
         out = np.empty((len(observations), len(self.own[-1])), self.parameters.dtype)
-        forward(engine, _flat(observations), steps, keep, out)
+        forward(engine, self._flat(observations), steps, keep, out)
         return out
+
+    def _flat(self, observations: Array) -> Array:
+        """Observations (N, inputs), as bytes or float32."""
+        if observations.shape[1:] != self._observation_shape:
+            got, wanted = observations.shape[1:], self._observation_shape
+            raise ValueError(f"observations of shape {got}, and the network takes {wanted}")
+        size = math.prod(self._observation_shape)
+        flat = np.ascontiguousarray(observations).reshape(len(observations), size)
+        if flat.dtype == np.bool_:
+            return flat.view(np.uint8)
+        return flat if flat.dtype in (np.uint8, np.float32) else flat.astype(np.float32)
 
     def _engine(self, steps: int, batch: int) -> Engine:
         """Room for so many steps and samples, and the table that says where everything lies."""
@@ -291,11 +333,3 @@ def _constants(block: Block, real: Any) -> LayerConstants:
     if type(block.norm) is not PopNorm:
         return layer
     return layer._replace(eps=real(block.norm.eps), normalize=True)
-
-
-def _flat(observations: Array) -> Array:
-    """Observations (N, inputs), as bytes or float32."""
-    flat = np.ascontiguousarray(observations).reshape(len(observations), -1)
-    if flat.dtype == np.bool_:
-        return flat.view(np.uint8)
-    return flat if flat.dtype in (np.uint8, np.float32) else flat.astype(np.float32)

@@ -16,6 +16,16 @@ CLIP_EPS = 1e-6
 """As in torch's clipping of gradients."""
 
 
+def optimizer_obstacle(optimizer: torch.optim.Optimizer) -> str | None:
+    """What `CompiledOptimizer` lacks for this one, in a few words; None if nothing."""
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.RAdam):
+        return "an optimizer other than Adam, AdamW and RAdam"
+    if len(optimizer.param_groups) > 1:
+        return "several groups of parameters"
+    (group,) = optimizer.param_groups
+    return "amsgrad or maximize" if group.get("amsgrad") or group["maximize"] else None
+
+
 class CompiledOptimizer:
     """Takes the steps of an optimizer of torch, whose settings it reads and whose state it holds.
 
@@ -31,7 +41,7 @@ class CompiledOptimizer:
 
     Attributes:
         network: the same.
-        norms: L2 norm of the last gradient of each layer.
+        norms: L2 norm of the last gradient of each layer, after clipping.
 
     Source: Kingma and Ba 2015; Loshchilov and Hutter 2019; Liu et al. 2020 (RAdam).
     """
@@ -62,7 +72,8 @@ class CompiledOptimizer:
             if rectification is None:
                 scale, eps = 0.0, 1.0
         decay, shrink = group["weight_decay"], 1.0
-        if group["decoupled_weight_decay"]:
+        # Older releases of torch say it by the class alone.
+        if group.get("decoupled_weight_decay", isinstance(self._optimizer, torch.optim.AdamW)):
             decay, shrink = 0.0, 1 - group["lr"] * decay
         numbers = np.array(
             [clip, beta1, beta2, rate, scale, eps, decay, shrink], network.parameters.dtype
@@ -71,7 +82,8 @@ class CompiledOptimizer:
         adam_step(
             network.parameters, network.gradient, moments, numbers, network.bounds, self._squares
         )
-        self.norms = dict(zip(network.layers, np.sqrt(self._squares).tolist(), strict=True))
+        norms = clip * np.sqrt(self._squares)
+        self.norms = dict(zip(network.layers, norms.tolist(), strict=True))
         return math.sqrt(self._squares.sum())
 
     def store(self) -> None:
@@ -83,10 +95,15 @@ class CompiledOptimizer:
             self._optimizer.state[parameter] = state
 
     def load(self) -> None:
-        """Take over the state that torch's optimizer has loaded."""
+        """Take over the state that torch's optimizer has, or none if it has none yet."""
+        self._steps = 0
         views = [self.network.views(moment) for moment in self._moments]
         for parameter, first, second in zip(self.network.own, *views, strict=True):
-            if state := self._optimizer.state[parameter]:
+            state = self._optimizer.state.get(parameter)
+            if not state:
+                first.zero_()
+                second.zero_()
+            else:
                 self._steps = int(state["step"])
                 first.copy_(state["exp_avg"])
                 second.copy_(state["exp_avg_sq"])

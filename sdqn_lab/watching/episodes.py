@@ -7,14 +7,17 @@ played again.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
+from sdqn_lab.engines.network import compiled
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.spiking.stats import SpikeRecorder, neurons
 from sdqn_lab.training.evaluation import Moment, Start, evaluate
@@ -104,7 +107,11 @@ def play(
     first: list[Decision] = []
     sample = Sample(MAX_OBSERVATIONS)
     nothing: dict[str, LayerActivity] = {}
-    activity = layer_activity(player.network) if with_layers else nullcontext(nothing)
+    # Hooks turn compiled decisions into torch's, whose rounding may choose other actions than the
+    # evaluation did; so a copy is looked at.
+    apart = compiled(player.network) is not None
+    network = deepcopy(player.network).eval() if apart else player.network
+    activity = layer_activity(network) if with_layers else nullcontext(nothing)
 
     def see(moment: Moment) -> None:
         on_step(int((~moment.running).sum()))
@@ -117,12 +124,15 @@ def play(
             state = policy.generator.get_state()
             outputs = policy.outputs(moment.observations, window)
             policy.generator.set_state(state)
+        if apart:
+            with torch.no_grad():
+                network(torch.from_numpy(moment.observations), time_window=window)
         if moment.running[0]:
             action, explored = int(moment.choice.actions[0]), bool(moment.choice.explored[0])
             values, score = outputs[0].numpy(), float(moment.returns[0])
             first.append(Decision(values, action, explored, dict(layers), score))
 
-    with SpikeRecorder(player.network) as recorder, activity as layers:
+    with SpikeRecorder(network) as recorder, activity as layers:
         played = evaluate(policy, env, start, time_window=window, on_decision=see)
     # Nothing asks it to stop.
     assert played is not None

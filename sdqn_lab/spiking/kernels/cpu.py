@@ -26,7 +26,6 @@ CHUNKS = 16
 # Units times steps per thread; with less to do a second one costs more than it saves.
 GRAIN = 1 << 19
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
-# Literals, because machine code on disk outlives a change of any other file.
 QUADRATIC_GATE, GATE, SIGMOID, ATAN, FAST_SIGMOID, TRIANGLE = 0, 1, 2, 3, 4, 5
 """The derivatives that the kernels have, by surrogate."""
 

@@ -1,8 +1,7 @@
 """Functions compiled by numba, kept on disk, and run by several threads.
 
-Machine code on disk is renewed when the file of its function changes, and no other. So constants
-that a kernel uses stand in the kernel's own file, and after a change of the compiler's options here
-the kernels' files must be touched.
+Machine code on disk is renewed when any file in the folder of its function or in this one changes,
+because kernels use functions and constants of each other.
 """
 
 from collections import deque
@@ -11,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from pickle import UnpicklingError
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
 import numba
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -29,6 +29,14 @@ _njit = partial(numba.njit, nogil=True, fastmath=REORDER, error_model="numpy")
 
 class DiskCache(FunctionCache):
     """Numba's cache; a file that cannot be read or written is as good as none."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)  # type: ignore[no-untyped-call]
+        folders = {Path(__file__).parent, Path(function.__code__.co_filename).parent}
+        files = sorted(file for folder in folders for file in folder.glob("*.py"))
+        stamp = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+        index: Any = IndexDataCacheFile
+        self._cache_file = index(self._cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The machine code of a signature; None if there is none."""
@@ -51,7 +59,7 @@ def jit(function: Kernel, **options: Any) -> Kernel:
     kernel: Any = _njit(function, **options)
     # RuntimeError: no folder can be written.
     with suppress(RuntimeError):
-        kernel._cache = DiskCache(function)  # type: ignore[no-untyped-call]
+        kernel._cache = DiskCache(function)
     return cast(Kernel, kernel)
 
 
