@@ -12,7 +12,7 @@ from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.agents.replay import Batch
 from sdqn_lab.assembly import build
 from sdqn_lab.networks import blocks
-from sdqn_lab.spiking.kernels import sparse
+from sdqn_lab.spiking.kernels import periodic, sparse
 
 BATCH, ACTIONS, SHAPE = 4, 3, (4, 10, 10)
 SMALL = ["env=minatar_breakout", "network.channels=[8,8]", "network.hidden=32", "time_window=3"]
@@ -53,12 +53,14 @@ def maps_skip_zeros(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     monkeypatch.setattr(sparse, "MIN_ROWS", 0)
     taken: list[bool] = []
 
-    def sparse_linear(*given: Any) -> torch.Tensor | None:
-        y = sparse.sparse_linear(*given)
-        taken.append(y is not None)
-        return y
+    for module, name in ((sparse, "sparse_linear"), (periodic, "periodic_map")):
 
-    monkeypatch.setattr(blocks, "sparse_linear", sparse_linear)
+        def watched(*given: Any, run: Any = getattr(module, name)) -> torch.Tensor | None:
+            y: torch.Tensor | None = run(*given)
+            taken.append(y is not None)
+            return y
+
+        monkeypatch.setattr(blocks, name, watched)
     return taken
 
 

@@ -97,6 +97,27 @@ def sparse_linear(
         x: (N, ...), as `linear` takes it; for a fully connected layer also images not yet flat.
         dtype: that weights, results and gradients are rounded to; sums are float32.
     """
+    seen = as_convolution(linear, x)
+    if seen is None:
+        return None
+    images, weight, kernel = seen
+    size = kernel.outputs(*images.shape[2:])
+    rows = len(x) * math.prod(size)
+    threads = threads_for(rows, weight)
+    if threads == 0:
+        return None
+    spikes = find_spikes(images.detach().permute(0, 2, 3, 1).contiguous().numpy(), threads)
+    if spikes is None:
+        return None
+    job = _Job(spikes, kernel, dtype, threads)
+    y: Tensor = SparseMap.apply(images, weight, linear.bias, job)  # type: ignore[no-untyped-call]
+    return y.flatten(1) if type(linear) is nn.Linear else y.permute(0, 3, 1, 2)
+
+
+def as_convolution(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, KernelShape] | None:
+    """Images (N, C, H, W), weights (O, C, KH, KW) and kernel of `linear(x)`; None if it is another
+    map, or not one of float32 on the CPU.
+    """
     if not x.is_cpu or x.dtype != torch.float32:
         return None
     if type(linear) is nn.Linear and x[:1].numel() == linear.in_features:
@@ -110,18 +131,16 @@ def sparse_linear(
         kernel = KernelShape(weight.shape[2], weight.shape[3], linear.stride[0], linear.stride[1])
     else:
         return None
-    size = kernel.outputs(*images.shape[2:])
-    rows = len(x) * math.prod(size)
+    fits = min(kernel.outputs(*images.shape[2:])) >= 1 and weight.dtype == x.dtype
+    return (images, weight, kernel) if fits else None
+
+
+def threads_for(rows: int, weight: Tensor) -> int:
+    """Threads for so many sums per column of weights; 0 where a dense product is quicker."""
     work = rows * weight.numel()
-    if min(size) < 1 or rows < MIN_ROWS or work < MIN_WORK or weight.dtype != x.dtype:
-        return None
-    threads = min(torch.get_num_threads(), 1 + work // GRAIN)
-    spikes = find_spikes(images.detach().permute(0, 2, 3, 1).contiguous().numpy(), threads)
-    if spikes is None:
-        return None
-    job = _Job(spikes, kernel, dtype, threads)
-    y: Tensor = SparseMap.apply(images, weight, linear.bias, job)  # type: ignore[no-untyped-call]
-    return y.flatten(1) if type(linear) is nn.Linear else y.permute(0, 3, 1, 2)
+    if rows < MIN_ROWS or work < MIN_WORK:
+        return 0
+    return min(torch.get_num_threads(), 1 + work // GRAIN)
 
 
 class SparseMap(torch.autograd.Function):
@@ -130,22 +149,15 @@ class SparseMap(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> Tensor:
         """The sums, rounded to the job's type."""
-        units, channels, *pixels = weight.shape
-        # The table (KH KW C, O), in two steps because torch is slow at one permutation.
-        table = _rounded(weight, job.dtype).flatten(1).t().contiguous()
-        table = table.view(channels, math.prod(pixels), units).transpose(0, 1).flatten(0, 1)
-        start = torch.zeros(units, dtype=torch.float32, device="cpu")
-        if bias is not None:
-            start.copy_(_rounded(bias, job.dtype))
-        shape = (len(images), *job.kernel.outputs(*images.shape[2:]), units)
+        shape = (len(images), *job.kernel.outputs(*images.shape[2:]), len(weight))
         y = torch.empty(shape, dtype=torch.float32, device="cpu")
-        flat = table.numpy().reshape(-1), start.numpy(), y.numpy().reshape(-1)
+        flat = *table_of(weight, bias, job.dtype), y.numpy().reshape(-1)
         work = partial(gather_kernel, *job.spikes, *flat, shape, job.kernel)
         parallel_for(work, min(CHUNKS, len(y)), job.threads)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(weight if ctx.needs_input_grad[0] else None)
             ctx.shapes, ctx.job = (images.shape, weight.shape), job
-        return _rounded(y, job.dtype)
+        return rounded(y, job.dtype)
 
     @staticmethod
     @once_differentiable
@@ -158,24 +170,38 @@ class SparseMap(torch.autograd.Function):
         for_images, for_weight, for_bias, _ = ctx.needs_input_grad
         grad_images = grad_weight = grad_bias = None
         if for_images:
-            grad_images = _images_gradient(grad, weight.to(job.dtype), of_images, job.kernel)
+            grad_images = images_gradient(grad, weight.to(job.dtype), of_images, job.kernel)
         if for_weight:
-            units, channels, *pixels = of_weight
-            table = np.zeros((math.prod(pixels) * channels, units), np.float32)
+            table = np.zeros(math.prod(of_weight), np.float32)
             flat, shape = grad.float().numpy().reshape(-1), tuple(grad.shape)
-            work = partial(scatter_kernel, *job.spikes, flat, shape, table.reshape(-1), job.kernel)
-            parallel_for(work, job.kernel.height * -(-units // LANES), job.threads)
-            rows = torch.from_numpy(table).view(math.prod(pixels), channels, units)
-            rows = rows.transpose(0, 1).flatten(0, 1).t().contiguous()
-            grad_weight = _rounded(rows, job.dtype).view(of_weight)
+            work = partial(scatter_kernel, *job.spikes, flat, shape, table, job.kernel)
+            parallel_for(work, job.kernel.height * -(-of_weight[0] // LANES), job.threads)
+            grad_weight = rounded(from_table(table, of_weight), job.dtype)
         if for_bias:
-            grad_bias = _rounded(grad.float().sum((0, 1, 2)), job.dtype)
+            grad_bias = rounded(grad.float().sum((0, 1, 2)), job.dtype)
         return grad_images, grad_weight, grad_bias, None
 
 
-def _images_gradient(
-    grad: Tensor, weight: Tensor, shape: torch.Size, kernel: KernelShape
-) -> Tensor:
+def table_of(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Array, Array]:
+    """The table (KH KW C, O) of weights (O, C, KH, KW), flat, and the bias; both rounded."""
+    units, channels, *pixels = weight.shape
+    # In two steps because torch is slow at one permutation.
+    table = rounded(weight, dtype).flatten(1).t().contiguous()
+    table = table.view(channels, math.prod(pixels), units).transpose(0, 1).flatten()
+    start = torch.zeros(units, dtype=torch.float32, device="cpu")
+    if bias is not None:
+        start.copy_(rounded(bias, dtype))
+    return table.numpy(), start.numpy()
+
+
+def from_table(table: Array, shape: torch.Size) -> Tensor:
+    """Weights (O, C, KH, KW) of a flat table."""
+    units, channels, *pixels = shape
+    rows = torch.from_numpy(table).view(math.prod(pixels), channels, units)
+    return rows.transpose(0, 1).flatten(0, 1).t().contiguous().view(shape)
+
+
+def images_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, kernel: KernelShape) -> Tensor:
     """The gradient (N, C, H, W), channels last; it is as dense as that of the sums."""
     if weight.shape[2:] == shape[2:]:
         flat = grad.flatten(1) @ weight.permute(0, 2, 3, 1).flatten(1)
@@ -186,7 +212,8 @@ def _images_gradient(
     return conv_transpose2d(images, weight, None, strides, output_padding=left).float()
 
 
-def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The numbers as another type holds them, in float32."""
     return x.detach().to(dtype).float()
 
 
@@ -284,7 +311,7 @@ def gather_kernel(
                         r2 = (base + places[image, k + 2]) * units
                         r3 = (base + places[image, k + 3]) * units
                         for j in range(0, whole, LANES):
-                            _add(y, out + j, table, (r0 + j, r1 + j, r2 + j, r3 + j))
+                            add_rows(y, out + j, table, (r0 + j, r1 + j, r2 + j, r3 + j))
                         for j in range(whole, units):
                             y[out + j] += (table[r0 + j] + table[r1 + j]) + (
                                 table[r2 + j] + table[r3 + j]
@@ -292,7 +319,7 @@ def gather_kernel(
                     for k in range(fours, end):
                         row = (base + places[image, k]) * units
                         for j in range(0, whole, LANES):
-                            _add(y, out + j, table, (row + j,))
+                            add_rows(y, out + j, table, (row + j,))
                         for j in range(whole, units):
                             y[out + j] += table[row + j]
 
@@ -329,7 +356,7 @@ def scatter_kernel(
                     for k in range(starts[image, at, left], starts[image, at, left + kernel.width]):
                         row = (base + places[image, k]) * units
                         for j in range(begin, whole, LANES):
-                            _add(table, row + j, grad, (given + j,))
+                            add_rows(table, row + j, grad, (given + j,))
                         for j in range(whole, end):
                             table[row + j] += grad[given + j]
 
@@ -360,4 +387,4 @@ def _addition(context: Any, out: Any, at: Any, rows: Any, begins: Any) -> Any:
     return types.void(out, at, rows, begins), code
 
 
-_add: Any = intrinsic(_addition)
+add_rows: Any = intrinsic(_addition)
