@@ -1,5 +1,6 @@
 """Every backend trains the same network."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,14 +54,16 @@ def maps_skip_zeros(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     monkeypatch.setattr(sparse, "MIN_ROWS", 0)
     taken: list[bool] = []
 
-    for module, name in ((sparse, "sparse_linear"), (periodic, "periodic_map")):
-
-        def watched(*given: Any, run: Any = getattr(module, name)) -> torch.Tensor | None:
-            y: torch.Tensor | None = run(*given)
+    def watched(run: Callable[..., torch.Tensor | None]) -> Callable[..., torch.Tensor | None]:
+        def called(*given: Any) -> torch.Tensor | None:
+            y = run(*given)
             taken.append(y is not None)
             return y
 
-        monkeypatch.setattr(blocks, name, watched)
+        return called
+
+    monkeypatch.setattr(blocks, "sparse_linear", watched(sparse.sparse_linear))
+    monkeypatch.setattr(blocks, "periodic_map", watched(periodic.periodic_map))
     return taken
 
 

@@ -97,8 +97,9 @@ def test_activity_and_gradients_are_those_of_the_plain_steps(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_a_fully_connected_map_takes_images_in_either_order(taken: list[bool]) -> None:
-    layers, found = pair("fully connected"), []
+@pytest.mark.parametrize("name", ["convolution", "fully connected"])
+def test_images_may_lie_in_either_order(name: str, taken: list[bool]) -> None:
+    layers, found = pair(name), []
     for channels_last in (True, False):
         x = currents(channels_last=channels_last)
         found.append(results(layers, x, lambda x=x: run_blocks(layers, x, STEPS)))  # type: ignore[misc]

@@ -97,6 +97,9 @@ def periodic_map(
         dtype: that weights, results and gradients are rounded to; sums are float32.
     """
     periodic = len(x) == 1 and 1 < steps <= MAX_STEPS and layer.hard and takes(x)
+    if periodic and x.dim() == 5:
+        # Rows are pixels with their channels.
+        x = x[0].contiguous(memory_format=torch.channels_last)[None]
     seen = as_convolution(linear, x[0]) if periodic else None
     if seen is None:
         return None
@@ -104,8 +107,7 @@ def periodic_map(
     rows, (channels, height, width) = Rows(x), images.shape[1:]
     sizes = Sizes(steps, len(images), height, width, channels, *kernel.outputs(height, width))
     threads = threads_for(steps * len(images) * sizes.high * sizes.wide, weight)
-    # Rows must be pixels with their channels.
-    if threads == 0 or (height * width > 1 and not rows.channels_last):
+    if threads == 0:
         return None
     given = rows.parameter(affine[0]), rows.parameter(affine[1])
     first, statistics = find_first_spikes(rows.array(x)[0], *given, steps, layer)
