@@ -24,6 +24,8 @@ from torch.nn.functional import conv_transpose2d
 
 from sdqn_lab.spiking.kernels.cpu import Array, is_channels_last
 from sdqn_lab.spiking.kernels.jit import jit, parallel_for
+from sdqn_lab.spiking.kernels.vectors import LANES as VECTOR
+from sdqn_lab.spiking.kernels.vectors import find, transpose
 
 # Multiply-adds of a dense product; a smaller one is done before the spikes are found.
 MIN_WORK = 1 << 22
@@ -39,11 +41,8 @@ CROWDED = 2
 CHUNKS = 64
 # Floats that are added at once.
 LANES = 32
-# Inputs W C in a row of an image must be fewer: their places are kept in 16 bits.
-MAX_ROW = 1 << 16
 # 1.0 in float32.
 ONE_BITS = np.uint32(0x3F800000)
-NONE, NEXT = np.uint32(0), np.uint32(1)
 
 
 class Spikes(NamedTuple):
@@ -55,7 +54,7 @@ class Spikes(NamedTuple):
         channels: C.
     """
 
-    places: npt.NDArray[np.uint16]
+    places: npt.NDArray[np.int32]
     starts: npt.NDArray[np.int32]
     channels: int
 
@@ -184,21 +183,20 @@ class SparseMap(torch.autograd.Function):
 
 def table_of(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Array, Array]:
     """The table (KH KW C, O) of weights (O, C, KH, KW), flat, and the bias; both rounded."""
-    units, channels, *pixels = weight.shape
-    # In two steps because torch is slow at one permutation.
-    table = rounded(weight, dtype).flatten(1).t().contiguous()
-    table = table.view(channels, math.prod(pixels), units).transpose(0, 1).flatten()
-    start = torch.zeros(units, dtype=torch.float32, device="cpu")
+    table = np.empty(weight.numel(), np.float32)
+    weights = rounded(weight, dtype).flatten().numpy()
+    lay_out_kernel(weights, table, len(weight), weight[0, 0].numel(), False)
+    start = torch.zeros(len(weight), dtype=torch.float32, device="cpu")
     if bias is not None:
         start.copy_(rounded(bias, dtype))
-    return table.numpy(), start.numpy()
+    return table, start.numpy()
 
 
 def from_table(table: Array, shape: torch.Size) -> Tensor:
     """Weights (O, C, KH, KW) of a flat table."""
-    units, channels, *pixels = shape
-    rows = torch.from_numpy(table).view(math.prod(pixels), channels, units)
-    return rows.transpose(0, 1).flatten(0, 1).t().contiguous().view(shape)
+    weights = torch.empty(shape, dtype=torch.float32, device="cpu")
+    lay_out_kernel(weights.view(-1).numpy(), table, len(weights), weights[0, 0].numel(), True)
+    return weights
 
 
 def images_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, kernel: KernelShape) -> Tensor:
@@ -221,13 +219,11 @@ def find_spikes(x: Array, threads: int) -> Spikes | None:
     """The spikes of images (N, H, W, C), contiguous.
 
     Returns:
-        None if an entry is neither 0 nor 1, too many are 1, or a row is too long.
+        None if an entry is neither 0 nor 1, or too many are 1.
     """
     images, height, width, channels = x.shape
-    if width * channels >= MAX_ROW:
-        return None
-    room = height * width * channels // CROWDED + width * channels
-    places = np.empty((images, room), np.uint16)
+    room = height * width * channels // CROWDED + width * channels + VECTOR
+    places = np.empty((images, room), np.int32)
     starts = np.empty((images, height, width + 1), np.int32)
     bits = x.view(np.uint32).reshape(images, height, -1)
     work = partial(find_kernel, bits, channels, places, starts)
@@ -238,10 +234,36 @@ def find_spikes(x: Array, threads: int) -> Spikes | None:
 
 
 @jit
+def lay_out_kernel(weights: Array, table: Array, units: int, pixels: int, back: bool) -> None:
+    """Write weights (O, C KH KW) as a table (KH KW C, O), or back; both flat."""
+    length = len(weights) // units
+    if pixels == 1:
+        pixels = length
+    channels = length // pixels
+    step = channels * units
+    wide, high = pixels - pixels % VECTOR, units - units % VECTOR
+    for c in range(channels):
+        for pixel in range(0, wide, VECTOR):
+            for o in range(0, high, VECTOR):
+                at, row = o * length + c * pixels + pixel, (pixel * channels + c) * units + o
+                if back:
+                    transpose(weights, at, length, table, row, step)
+                else:
+                    transpose(table, row, step, weights, at, length)
+        for pixel in range(pixels):
+            for o in range(high if pixel < wide else 0, units):
+                at, row = o * length + c * pixels + pixel, (pixel * channels + c) * units + o
+                if back:
+                    weights[at] = table[row]
+                else:
+                    table[row] = weights[at]
+
+
+@jit
 def find_kernel(
     bits: npt.NDArray[np.uint32],
     channels: int,
-    places: npt.NDArray[np.uint16],
+    places: npt.NDArray[np.int32],
     starts: npt.NDArray[np.int32],
     first: int,
     last: int,
@@ -250,25 +272,26 @@ def find_kernel(
     images, height, length = bits.shape
     chunks = min(CHUNKS, images)
     for image in range(images * first // chunks, images * last // chunks):
-        count = 0
+        count, own = 0, places[image]
         for y in range(height):
             row = bits[image, y]
             # Counted first, so that a crowded row cannot write beyond its room.
             ones = 0
             for i in range(length):
                 ones += row[i] == ONE_BITS
-            if count + ones + length > places.shape[1]:
+            if count + ones + length + VECTOR > len(own):
                 starts[image, 0, 0] = -1
                 return
             starts[image, y, 0] = count
-            # Unsigned, so that numba does not check for negative indices.
-            at = NONE
             for x in range(length // channels):
-                for _ in range(channels):
+                begin, end = x * channels, (x + 1) * channels
+                whole = end - channels % VECTOR
+                for i in range(begin, whole, VECTOR):
+                    count += find(row, i, own, count)
+                for i in range(whole, end):
                     # Written always, kept only for a spike: a branch would be mispredicted.
-                    places[image, count] = at
-                    count += row[at] != 0
-                    at += NEXT
+                    own[count] = i
+                    count += row[i] != 0
                 starts[image, y, x + 1] = count
             if count - starts[image, y, 0] != ones:
                 starts[image, 0, 0] = -1
@@ -277,7 +300,7 @@ def find_kernel(
 
 @jit
 def gather_kernel(
-    places: npt.NDArray[np.uint16],
+    places: npt.NDArray[np.int32],
     starts: npt.NDArray[np.int32],
     channels: int,
     table: Array,
@@ -326,7 +349,7 @@ def gather_kernel(
 
 @jit
 def scatter_kernel(
-    places: npt.NDArray[np.uint16],
+    places: npt.NDArray[np.int32],
     starts: npt.NDArray[np.int32],
     channels: int,
     grad: Array,
