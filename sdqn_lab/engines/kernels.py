@@ -22,7 +22,18 @@ import numpy as np
 import numpy.typing as npt
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from sdqn_lab.engines.vectors import (
+from sdqn_lab.spiking.kernels.cpu import (
+    LayerConstants,
+    charge,
+    norm_backward,
+    normal_current,
+    normal_moments,
+    reset,
+    step_backward,
+    surrogate_slope,
+)
+from sdqn_lab.spiking.kernels.jit import bare_jit, inline_jit
+from sdqn_lab.spiking.kernels.vectors import (
     LANES,
     TILE,
     WIDE,
@@ -36,17 +47,6 @@ from sdqn_lab.engines.vectors import (
     transpose,
     turned_product,
 )
-from sdqn_lab.spiking.kernels.cpu import (
-    LayerConstants,
-    charge,
-    norm_backward,
-    normal_current,
-    normal_moments,
-    reset,
-    step_backward,
-    surrogate_slope,
-)
-from sdqn_lab.spiking.kernels.jit import bare_jit, inline_jit
 
 Array = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.int32]

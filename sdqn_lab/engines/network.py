@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab.engines.kernels import Engine, Part, Whole, backward, forward
-from sdqn_lab.engines.vectors import TILE
 from sdqn_lab.networks.blocks import Block, ConvolutionalTorso, hooks_of, is_hooked
 from sdqn_lab.networks.mlp import MLP
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Direct
 from sdqn_lab.spiking.kernels.cpu import LayerConstants
+from sdqn_lab.spiking.kernels.vectors import TILE
 from sdqn_lab.spiking.neuron import ReLU
 from sdqn_lab.spiking.norm import NoNorm, Norm, PopNorm
 from sdqn_lab.spiking.readout import MeanSpikes

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sdqn_lab.checks.refused import Refused
-from sdqn_lab.spiking.kernels.cpu import FusedLayer, takes
+from sdqn_lab.spiking.kernels.cpu import FusedLayer, LayerConstants, takes
+from sdqn_lab.spiking.kernels.periodic import periodic_map
 from sdqn_lab.spiking.kernels.sparse import sparse_linear
 from sdqn_lab.spiking.neuron import Layer, Neuron, SpikingNeuron, run_neuron
 from sdqn_lab.spiking.norm import NoNorm, PopNorm
@@ -17,6 +18,22 @@ from sdqn_lab.spiking.norm import NoNorm, PopNorm
 Precision = Literal["float32", "bf16"]
 MakeNeuron = Callable[[], Neuron]
 MakeNorm = Callable[[tuple[int, ...]], nn.Module]
+
+
+class _Given(NamedTuple):
+    """What neurons get: currents (T or 1, B, ...), which a kernel normalizes where that is asked.
+
+    Attributes:
+        x: the currents.
+        weight: of the kernel's normalization.
+        bias: likewise.
+        layer: the kernel's constants; None: the neuron is called.
+    """
+
+    x: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    layer: LayerConstants | None
 
 
 class Block(Layer):
@@ -51,15 +68,30 @@ class Block(Layer):
         Raises:
             Refused: x_seq has neither time_window entries nor one.
         """
-        steps, batch = x_seq.shape[:2]
+        steps = len(x_seq)
         if steps not in (1, time_window):
             raise Refused("x_seq", steps, f"must have {time_window} entries (T), or one")
-        currents = self._currents(x_seq.flatten(0, 1))
-        currents = currents.view(steps, batch, *currents.shape[1:])
+        return self._fire(self._prepare(self._map(x_seq), time_window), time_window)
+
+    def pair(self, following: "Block", x_seq: Tensor, time_window: int) -> Tensor:
+        """Activity of the block that follows, from the input of this one; neither is called.
+
+        Under a constant input this block's own activity is not written out, where that is possible.
+        """
+        given = self._prepare(self._map(x_seq), time_window)
+        currents = None
+        if given.layer is not None and following._skips_zeros:
+            arguments = given.x, (given.weight, given.bias), time_window, given.layer
+            currents = periodic_map(*arguments, following.linear, following._dtype)
+        if currents is None:
+            currents = following._map(self._fire(given, time_window))
+        return following._fire(following._prepare(currents, time_window), time_window)
+
+    def _prepare(self, currents: Tensor, time_window: int) -> "_Given":
+        """Normalize currents (T or 1, B, ...), unless a kernel does."""
         # A hook wants its neuron to be called; a kernel would not call it.
         norm = self.norm
         layer = None if is_hooked(self.neuron) else self.neuron.kernel_constants()
-        activity: Tensor | None
         # PopNorm itself, no subclass: the kernel reads its weight, bias and eps, and a `forward` of
         # somebody else's would be passed over in silence.
         if (
@@ -71,20 +103,37 @@ class Block(Layer):
             and norm.weight.dtype == currents.dtype
         ):
             layer = layer._replace(eps=np.float32(norm.eps), normalize=True)
-            arguments = (currents, norm.weight, norm.bias, time_window, layer)
-            activity = FusedLayer.apply(*arguments)  # type: ignore[no-untyped-call]
-            return cast(Tensor, activity)
-        currents = norm(currents, repeats=time_window // steps)
-        activity = None if layer is None else run_neuron(currents, time_window, layer)
+            return _Given(currents, norm.weight, norm.bias, layer)
+        return _Given(norm(currents, repeats=time_window // len(currents)), None, None, layer)
+
+    def _fire(self, given: "_Given", time_window: int) -> Tensor:
+        x, weight, bias, layer = given
+        activity: Tensor | None = None
+        if layer is not None and layer.normalize:
+            activity = FusedLayer.apply(x, weight, bias, time_window, layer)  # type: ignore[no-untyped-call]
+        elif layer is not None:
+            activity = run_neuron(x, time_window, layer)
         if activity is None:
-            activity = self.neuron(currents.expand(time_window, *currents.shape[1:]))
+            activity = self.neuron(x.expand(time_window, *x.shape[1:]))
         return cast(Tensor, activity)
 
-    def _currents(self, x: Tensor) -> Tensor:
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+    def _map(self, x_seq: Tensor) -> Tensor:
+        currents = self._currents(x_seq.flatten(0, 1))
+        return currents.view(*x_seq.shape[:2], *currents.shape[1:])
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    @property
+    def _skips_zeros(self) -> bool:
         # The inputs of an ANN baseline are hardly ever spikes; looking for them would cost time.
         spiking = isinstance(self.neuron, SpikingNeuron) and self.neuron.backend != "reference"
-        if spiking and not is_hooked(self.linear):
+        return spiking and not is_hooked(self.linear)
+
+    def _currents(self, x: Tensor) -> Tensor:
+        dtype = self._dtype
+        if self._skips_zeros:
             currents = sparse_linear(self.linear, x, dtype)
             if currents is not None:
                 return currents
@@ -107,6 +156,22 @@ def hooks_of(module: nn.Module) -> tuple[dict[int, Any], ...]:
 def is_hooked(module: nn.Module) -> bool:
     """Whether somebody wants a module to be called, or calls something else in its place."""
     return any(hooks_of(module)) or "forward" in vars(module)
+
+
+def run_blocks(blocks: Sequence[nn.Module], x_seq: Tensor, time_window: int) -> Tensor:
+    """Activity of the last block, each of which gets that of the one before.
+
+    The first two share their work under a constant input, unless they or their maps have a hook.
+    """
+    rest = list(blocks)
+    if len(rest) > 1 and len(x_seq) == 1:
+        first, second = rest[:2]
+        if type(first) is type(second) is Block and not (is_hooked(first) or is_hooked(second)):
+            x_seq = first.pair(second, x_seq, time_window)
+            del rest[:2]
+    for block in rest:
+        x_seq = block(x_seq, time_window)
+    return x_seq
 
 
 class Torso(nn.Module):
@@ -197,10 +262,8 @@ class ConvolutionalTorso(Torso):
         if x_seq.is_cpu and len(self._convs) > 1:
             images = x_seq.flatten(0, 1).contiguous(memory_format=torch.channels_last)
             x_seq = images.view(x_seq.shape)
-        for conv in self._convs:
-            x_seq = self.get_submodule(conv)(x_seq, time_window)
-        activity: Tensor = self.hidden(x_seq, time_window)
-        return activity
+        convs = [self.get_submodule(conv) for conv in self._convs]
+        return run_blocks([*convs, self.hidden], x_seq, time_window)
 
 
 def fully_connected(

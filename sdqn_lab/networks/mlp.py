@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from sdqn_lab.checks.refused import Refused
-from sdqn_lab.networks.blocks import MakeNeuron, MakeNorm, Torso, fully_connected
+from sdqn_lab.networks.blocks import (
+    MakeNeuron,
+    MakeNorm,
+    Torso,
+    fully_connected,
+    run_blocks,
+)
 
 
 class MLP(Torso):
@@ -52,6 +58,5 @@ class MLP(Torso):
 
     def forward(self, x_seq: Tensor, time_window: int) -> Tensor:
         """Vectors (T, B, F), or (1, B, F), to activity (time_window, B, hidden)."""
-        for name in self._layers:
-            x_seq = self.get_submodule(name)(x_seq, time_window)
-        return x_seq
+        layers = [self.get_submodule(name) for name in self._layers]
+        return run_blocks(layers, x_seq, time_window)

@@ -1,5 +1,6 @@
 """Every backend trains the same network."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.agents.replay import Batch
 from sdqn_lab.assembly import build
 from sdqn_lab.networks import blocks
-from sdqn_lab.spiking.kernels import sparse
+from sdqn_lab.spiking.kernels import periodic, sparse
 
 BATCH, ACTIONS, SHAPE = 4, 3, (4, 10, 10)
 SMALL = ["env=minatar_breakout", "network.channels=[8,8]", "network.hidden=32", "time_window=3"]
@@ -53,12 +54,16 @@ def maps_skip_zeros(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     monkeypatch.setattr(sparse, "MIN_ROWS", 0)
     taken: list[bool] = []
 
-    def sparse_linear(*given: Any) -> torch.Tensor | None:
-        y = sparse.sparse_linear(*given)
-        taken.append(y is not None)
-        return y
+    def watched(run: Callable[..., torch.Tensor | None]) -> Callable[..., torch.Tensor | None]:
+        def called(*given: Any) -> torch.Tensor | None:
+            y = run(*given)
+            taken.append(y is not None)
+            return y
 
-    monkeypatch.setattr(blocks, "sparse_linear", sparse_linear)
+        return called
+
+    monkeypatch.setattr(blocks, "sparse_linear", watched(sparse.sparse_linear))
+    monkeypatch.setattr(blocks, "periodic_map", watched(periodic.periodic_map))
     return taken
 
 

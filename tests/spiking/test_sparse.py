@@ -168,9 +168,13 @@ def test_a_map_with_a_hook_is_called(hook: str | None, monkeypatch: MonkeyPatch)
     assert bool(skipped) == (hook is None)
 
 
-def test_rows_too_long_for_their_places_are_left_to_the_dense_map() -> None:
-    for inputs, taken in ((65_535, True), (65_536, False)):
-        assert (sparse_linear(nn.Linear(inputs, 1), torch.zeros(1, inputs)) is not None) == taken
+@pytest.mark.parametrize("shape", [(40, 3, 7, 7), (33, 70, 1, 1), (5, 2, 4, 5), (16, 1, 4, 4)])
+def test_a_table_has_a_row_of_weights_for_each_pixel_and_channel(shape: tuple[int, ...]) -> None:
+    weight = torch.randn(shape).transpose(0, 1).contiguous().transpose(0, 1)
+    table, start = sparse.table_of(weight, None, torch.float32)
+    assert table.tolist() == weight.permute(2, 3, 1, 0).flatten().tolist()
+    assert start.tolist() == [0] * shape[0]
+    assert torch.equal(sparse.from_table(table, torch.Size(shape)), weight)
 
 
 @pytest.mark.parametrize("name", MAPS)

@@ -94,13 +94,13 @@ class FusedLayer(torch.autograd.Function):
             steps: T.
             layer: the constants.
         """
-        rows = _Rows(x_seq)
+        rows = Rows(x_seq)
         x = rows.array(x_seq)
         spikes = torch.empty(steps, *x.shape[1:], dtype=torch.float32, device="cpu")
         statistics = np.empty((*x.shape[:2], 2), np.float32)  # mean and 1 / deviation per row
         affine = rows.parameter(weight), rows.parameter(bias)
         work = partial(forward_kernel, x, *affine, spikes.numpy(), statistics, layer)
-        _run(work, x.shape[1], spikes.numel())
+        run_chunks(work, x.shape[1], spikes.numel())
         if any(ctx.needs_input_grad):
             # Through ctx.save_for_backward autograd notices when someone writes into them.
             ctx.save_for_backward(x_seq, weight, bias, torch.from_numpy(statistics))
@@ -112,23 +112,26 @@ class FusedLayer(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of currents, weight and bias."""
         x_seq, weight, bias, statistics = ctx.saved_tensors
-        rows: _Rows = ctx.rows
-        x, grad = rows.array(x_seq), rows.array(grad_outputs[0])
-        grad_x = torch.empty(x.shape, dtype=torch.float32, device="cpu")
-        affine = rows.parameter(weight), rows.parameter(bias)
-        chunks = min(CHUNKS, x.shape[1])
-        grad_affine = np.zeros((chunks, 2, len(affine[0])), np.float32)
-        saved = (x, *affine, statistics.numpy())
-        work = partial(backward_kernel, grad, *saved, grad_x.numpy(), grad_affine, ctx.layer)
-        _run(work, x.shape[1], grad.size)
-        if weight is None:
-            return rows.tensor(grad_x), None, None, None, None
-        grads = torch.from_numpy(grad_affine.sum(0))[:, None]
-        of_weight, of_bias = (rows.tensor(one[None])[0, 0].contiguous() for one in grads)
+        rows: Rows = ctx.rows
+        saved = rows.array(x_seq), rows.parameter(weight), rows.parameter(bias), statistics.numpy()
+        grad_x, grad_affine = layer_backward(rows.array(grad_outputs[0]), *saved, ctx.layer)
+        of_weight, of_bias = rows.gradients(weight, grad_affine)
         return rows.tensor(grad_x), of_weight, of_bias, None, None
 
 
-def _run(work: Callable[[int, int], None], batch: int, size: int) -> None:
+def layer_backward(
+    grad: Array, x: Array, weight: Array, bias: Array, statistics: Array, layer: LayerConstants
+) -> tuple[Tensor, Array]:
+    """Gradients of currents x and of (weight, bias), from that of the spikes."""
+    grad_x = torch.empty(x.shape, dtype=torch.float32, device="cpu")
+    grad_affine = np.zeros((min(CHUNKS, x.shape[1]), 2, len(weight)), np.float32)
+    saved = (x, weight, bias, statistics)
+    work = partial(backward_kernel, grad, *saved, grad_x.numpy(), grad_affine, layer)
+    run_chunks(work, x.shape[1], grad.size)
+    return grad_x, grad_affine.sum(0)
+
+
+def run_chunks(work: Callable[[int, int], None], batch: int, size: int) -> None:
     """Run a kernel on all chunks, by no more threads than have enough to do."""
     chunks, threads = min(CHUNKS, batch), min(torch.get_num_threads(), 1 + size // GRAIN)
     if threads == 1:
@@ -137,7 +140,7 @@ def _run(work: Callable[[int, int], None], batch: int, size: int) -> None:
         parallel_for(work, chunks, threads)
 
 
-class _Rows:
+class Rows:
     """Samples as rows of F numbers, in the order in which they lie in memory."""
 
     def __init__(self, x_seq: Tensor) -> None:
@@ -156,6 +159,13 @@ class _Rows:
             return np.empty(0, np.float32)
         ordered = parameter.permute(1, 2, 0) if self.channels_last else parameter
         return ordered.detach().contiguous().flatten().numpy()
+
+    def gradients(self, weight: Tensor | None, of_affine: Array) -> tuple[Tensor | None, ...]:
+        """Those of weight and bias (2, F) as they are shaped; two Nones without a weight."""
+        if weight is None:
+            return None, None
+        both = torch.from_numpy(of_affine)[:, None]
+        return tuple(self.tensor(one[None])[0, 0].contiguous() for one in both)
 
     def tensor(self, rows: Tensor) -> Tensor:
         """(T, B, F) as (T, B, ...), without a copy."""

@@ -24,6 +24,8 @@ from torch.nn.functional import conv_transpose2d
 
 from sdqn_lab.spiking.kernels.cpu import Array, is_channels_last
 from sdqn_lab.spiking.kernels.jit import jit, parallel_for
+from sdqn_lab.spiking.kernels.vectors import LANES as VECTOR
+from sdqn_lab.spiking.kernels.vectors import find, transpose
 
 # Multiply-adds of a dense product; a smaller one is done before the spikes are found.
 MIN_WORK = 1 << 22
@@ -39,11 +41,8 @@ CROWDED = 2
 CHUNKS = 64
 # Floats that are added at once.
 LANES = 32
-# Inputs W C in a row of an image must be fewer: their places are kept in 16 bits.
-MAX_ROW = 1 << 16
 # 1.0 in float32.
 ONE_BITS = np.uint32(0x3F800000)
-NONE, NEXT = np.uint32(0), np.uint32(1)
 
 
 class Spikes(NamedTuple):
@@ -55,7 +54,7 @@ class Spikes(NamedTuple):
         channels: C.
     """
 
-    places: npt.NDArray[np.uint16]
+    places: npt.NDArray[np.int32]
     starts: npt.NDArray[np.int32]
     channels: int
 
@@ -97,6 +96,27 @@ def sparse_linear(
         x: (N, ...), as `linear` takes it; for a fully connected layer also images not yet flat.
         dtype: that weights, results and gradients are rounded to; sums are float32.
     """
+    seen = as_convolution(linear, x)
+    if seen is None:
+        return None
+    images, weight, kernel = seen
+    size = kernel.outputs(*images.shape[2:])
+    rows = len(x) * math.prod(size)
+    threads = threads_for(rows, weight)
+    if threads == 0:
+        return None
+    spikes = find_spikes(images.detach().permute(0, 2, 3, 1).contiguous().numpy(), threads)
+    if spikes is None:
+        return None
+    job = _Job(spikes, kernel, dtype, threads)
+    y: Tensor = SparseMap.apply(images, weight, linear.bias, job)  # type: ignore[no-untyped-call]
+    return y.flatten(1) if type(linear) is nn.Linear else y.permute(0, 3, 1, 2)
+
+
+def as_convolution(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, KernelShape] | None:
+    """Images (N, C, H, W), weights (O, C, KH, KW) and kernel of `linear(x)`; None if it is another
+    map, or not one of float32 on the CPU.
+    """
     if not x.is_cpu or x.dtype != torch.float32:
         return None
     if type(linear) is nn.Linear and x[:1].numel() == linear.in_features:
@@ -110,18 +130,16 @@ def sparse_linear(
         kernel = KernelShape(weight.shape[2], weight.shape[3], linear.stride[0], linear.stride[1])
     else:
         return None
-    size = kernel.outputs(*images.shape[2:])
-    rows = len(x) * math.prod(size)
+    fits = min(kernel.outputs(*images.shape[2:])) >= 1 and weight.dtype == x.dtype
+    return (images, weight, kernel) if fits else None
+
+
+def threads_for(rows: int, weight: Tensor) -> int:
+    """Threads for so many sums per column of weights; 0 where a dense product is quicker."""
     work = rows * weight.numel()
-    if min(size) < 1 or rows < MIN_ROWS or work < MIN_WORK or weight.dtype != x.dtype:
-        return None
-    threads = min(torch.get_num_threads(), 1 + work // GRAIN)
-    spikes = find_spikes(images.detach().permute(0, 2, 3, 1).contiguous().numpy(), threads)
-    if spikes is None:
-        return None
-    job = _Job(spikes, kernel, dtype, threads)
-    y: Tensor = SparseMap.apply(images, weight, linear.bias, job)  # type: ignore[no-untyped-call]
-    return y.flatten(1) if type(linear) is nn.Linear else y.permute(0, 3, 1, 2)
+    if rows < MIN_ROWS or work < MIN_WORK:
+        return 0
+    return min(torch.get_num_threads(), 1 + work // GRAIN)
 
 
 class SparseMap(torch.autograd.Function):
@@ -130,22 +148,15 @@ class SparseMap(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> Tensor:
         """The sums, rounded to the job's type."""
-        units, channels, *pixels = weight.shape
-        # The table (KH KW C, O), in two steps because torch is slow at one permutation.
-        table = _rounded(weight, job.dtype).flatten(1).t().contiguous()
-        table = table.view(channels, math.prod(pixels), units).transpose(0, 1).flatten(0, 1)
-        start = torch.zeros(units, dtype=torch.float32, device="cpu")
-        if bias is not None:
-            start.copy_(_rounded(bias, job.dtype))
-        shape = (len(images), *job.kernel.outputs(*images.shape[2:]), units)
+        shape = (len(images), *job.kernel.outputs(*images.shape[2:]), len(weight))
         y = torch.empty(shape, dtype=torch.float32, device="cpu")
-        flat = table.numpy().reshape(-1), start.numpy(), y.numpy().reshape(-1)
+        flat = *table_of(weight, bias, job.dtype), y.numpy().reshape(-1)
         work = partial(gather_kernel, *job.spikes, *flat, shape, job.kernel)
         parallel_for(work, min(CHUNKS, len(y)), job.threads)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(weight if ctx.needs_input_grad[0] else None)
             ctx.shapes, ctx.job = (images.shape, weight.shape), job
-        return _rounded(y, job.dtype)
+        return rounded(y, job.dtype)
 
     @staticmethod
     @once_differentiable
@@ -158,24 +169,37 @@ class SparseMap(torch.autograd.Function):
         for_images, for_weight, for_bias, _ = ctx.needs_input_grad
         grad_images = grad_weight = grad_bias = None
         if for_images:
-            grad_images = _images_gradient(grad, weight.to(job.dtype), of_images, job.kernel)
+            grad_images = images_gradient(grad, weight.to(job.dtype), of_images, job.kernel)
         if for_weight:
-            units, channels, *pixels = of_weight
-            table = np.zeros((math.prod(pixels) * channels, units), np.float32)
+            table = np.zeros(math.prod(of_weight), np.float32)
             flat, shape = grad.float().numpy().reshape(-1), tuple(grad.shape)
-            work = partial(scatter_kernel, *job.spikes, flat, shape, table.reshape(-1), job.kernel)
-            parallel_for(work, job.kernel.height * -(-units // LANES), job.threads)
-            rows = torch.from_numpy(table).view(math.prod(pixels), channels, units)
-            rows = rows.transpose(0, 1).flatten(0, 1).t().contiguous()
-            grad_weight = _rounded(rows, job.dtype).view(of_weight)
+            work = partial(scatter_kernel, *job.spikes, flat, shape, table, job.kernel)
+            parallel_for(work, job.kernel.height * -(-of_weight[0] // LANES), job.threads)
+            grad_weight = rounded(from_table(table, of_weight), job.dtype)
         if for_bias:
-            grad_bias = _rounded(grad.float().sum((0, 1, 2)), job.dtype)
+            grad_bias = rounded(grad.float().sum((0, 1, 2)), job.dtype)
         return grad_images, grad_weight, grad_bias, None
 
 
-def _images_gradient(
-    grad: Tensor, weight: Tensor, shape: torch.Size, kernel: KernelShape
-) -> Tensor:
+def table_of(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Array, Array]:
+    """The table (KH KW C, O) of weights (O, C, KH, KW), flat, and the bias; both rounded."""
+    table = np.empty(weight.numel(), np.float32)
+    weights = rounded(weight, dtype).flatten().numpy()
+    lay_out_kernel(weights, table, len(weight), weight[0, 0].numel(), False)
+    start = torch.zeros(len(weight), dtype=torch.float32, device="cpu")
+    if bias is not None:
+        start.copy_(rounded(bias, dtype))
+    return table, start.numpy()
+
+
+def from_table(table: Array, shape: torch.Size) -> Tensor:
+    """Weights (O, C, KH, KW) of a flat table."""
+    weights = torch.empty(shape, dtype=torch.float32, device="cpu")
+    lay_out_kernel(weights.view(-1).numpy(), table, len(weights), weights[0, 0].numel(), True)
+    return weights
+
+
+def images_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, kernel: KernelShape) -> Tensor:
     """The gradient (N, C, H, W), channels last; it is as dense as that of the sums."""
     if weight.shape[2:] == shape[2:]:
         flat = grad.flatten(1) @ weight.permute(0, 2, 3, 1).flatten(1)
@@ -186,7 +210,8 @@ def _images_gradient(
     return conv_transpose2d(images, weight, None, strides, output_padding=left).float()
 
 
-def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The numbers as another type holds them, in float32."""
     return x.detach().to(dtype).float()
 
 
@@ -194,13 +219,11 @@ def find_spikes(x: Array, threads: int) -> Spikes | None:
     """The spikes of images (N, H, W, C), contiguous.
 
     Returns:
-        None if an entry is neither 0 nor 1, too many are 1, or a row is too long.
+        None if an entry is neither 0 nor 1, or too many are 1.
     """
     images, height, width, channels = x.shape
-    if width * channels >= MAX_ROW:
-        return None
-    room = height * width * channels // CROWDED + width * channels
-    places = np.empty((images, room), np.uint16)
+    room = height * width * channels // CROWDED + width * channels + VECTOR
+    places = np.empty((images, room), np.int32)
     starts = np.empty((images, height, width + 1), np.int32)
     bits = x.view(np.uint32).reshape(images, height, -1)
     work = partial(find_kernel, bits, channels, places, starts)
@@ -211,10 +234,36 @@ def find_spikes(x: Array, threads: int) -> Spikes | None:
 
 
 @jit
+def lay_out_kernel(weights: Array, table: Array, units: int, pixels: int, back: bool) -> None:
+    """Write weights (O, C KH KW) as a table (KH KW C, O), or back; both flat."""
+    length = len(weights) // units
+    if pixels == 1:
+        pixels = length
+    channels = length // pixels
+    step = channels * units
+    wide, high = pixels - pixels % VECTOR, units - units % VECTOR
+    for c in range(channels):
+        for pixel in range(0, wide, VECTOR):
+            for o in range(0, high, VECTOR):
+                at, row = o * length + c * pixels + pixel, (pixel * channels + c) * units + o
+                if back:
+                    transpose(weights, at, length, table, row, step)
+                else:
+                    transpose(table, row, step, weights, at, length)
+        for pixel in range(pixels):
+            for o in range(high if pixel < wide else 0, units):
+                at, row = o * length + c * pixels + pixel, (pixel * channels + c) * units + o
+                if back:
+                    weights[at] = table[row]
+                else:
+                    table[row] = weights[at]
+
+
+@jit
 def find_kernel(
     bits: npt.NDArray[np.uint32],
     channels: int,
-    places: npt.NDArray[np.uint16],
+    places: npt.NDArray[np.int32],
     starts: npt.NDArray[np.int32],
     first: int,
     last: int,
@@ -223,25 +272,26 @@ def find_kernel(
     images, height, length = bits.shape
     chunks = min(CHUNKS, images)
     for image in range(images * first // chunks, images * last // chunks):
-        count = 0
+        count, own = 0, places[image]
         for y in range(height):
             row = bits[image, y]
             # Counted first, so that a crowded row cannot write beyond its room.
             ones = 0
             for i in range(length):
                 ones += row[i] == ONE_BITS
-            if count + ones + length > places.shape[1]:
+            if count + ones + length + VECTOR > len(own):
                 starts[image, 0, 0] = -1
                 return
             starts[image, y, 0] = count
-            # Unsigned, so that numba does not check for negative indices.
-            at = NONE
             for x in range(length // channels):
-                for _ in range(channels):
+                begin, end = x * channels, (x + 1) * channels
+                whole = end - channels % VECTOR
+                for i in range(begin, whole, VECTOR):
+                    count += find(row, i, own, count)
+                for i in range(whole, end):
                     # Written always, kept only for a spike: a branch would be mispredicted.
-                    places[image, count] = at
-                    count += row[at] != 0
-                    at += NEXT
+                    own[count] = i
+                    count += row[i] != 0
                 starts[image, y, x + 1] = count
             if count - starts[image, y, 0] != ones:
                 starts[image, 0, 0] = -1
@@ -250,7 +300,7 @@ def find_kernel(
 
 @jit
 def gather_kernel(
-    places: npt.NDArray[np.uint16],
+    places: npt.NDArray[np.int32],
     starts: npt.NDArray[np.int32],
     channels: int,
     table: Array,
@@ -284,7 +334,7 @@ def gather_kernel(
                         r2 = (base + places[image, k + 2]) * units
                         r3 = (base + places[image, k + 3]) * units
                         for j in range(0, whole, LANES):
-                            _add(y, out + j, table, (r0 + j, r1 + j, r2 + j, r3 + j))
+                            add_rows(y, out + j, table, (r0 + j, r1 + j, r2 + j, r3 + j))
                         for j in range(whole, units):
                             y[out + j] += (table[r0 + j] + table[r1 + j]) + (
                                 table[r2 + j] + table[r3 + j]
@@ -292,14 +342,14 @@ def gather_kernel(
                     for k in range(fours, end):
                         row = (base + places[image, k]) * units
                         for j in range(0, whole, LANES):
-                            _add(y, out + j, table, (row + j,))
+                            add_rows(y, out + j, table, (row + j,))
                         for j in range(whole, units):
                             y[out + j] += table[row + j]
 
 
 @jit
 def scatter_kernel(
-    places: npt.NDArray[np.uint16],
+    places: npt.NDArray[np.int32],
     starts: npt.NDArray[np.int32],
     channels: int,
     grad: Array,
@@ -329,7 +379,7 @@ def scatter_kernel(
                     for k in range(starts[image, at, left], starts[image, at, left + kernel.width]):
                         row = (base + places[image, k]) * units
                         for j in range(begin, whole, LANES):
-                            _add(table, row + j, grad, (given + j,))
+                            add_rows(table, row + j, grad, (given + j,))
                         for j in range(whole, end):
                             table[row + j] += grad[given + j]
 
@@ -360,4 +410,4 @@ def _addition(context: Any, out: Any, at: Any, rows: Any, begins: Any) -> Any:
     return types.void(out, at, rows, begins), code
 
 
-_add: Any = intrinsic(_addition)
+add_rows: Any = intrinsic(_addition)

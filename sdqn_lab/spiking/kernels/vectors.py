@@ -1,4 +1,4 @@
-"""What the engine does with vectors of the processor: rows that are added, products, transposes.
+"""What kernels do with vectors of the processor: rows that are added, products, transposes.
 
 A compiler would look at each call whether the arrays share memory, which takes longer than the sum.
 They never do. Offsets and row lengths count elements; LANES elements are worked on at once.
@@ -28,6 +28,7 @@ ELEMENTS: dict[Any, tuple[ir.Type, int]] = {
     types.float32: (ir.FloatType(), 4),
     types.float64: (ir.DoubleType(), 8),
     types.int32: (ir.IntType(32), 4),
+    types.uint32: (ir.IntType(32), 4),
     types.uint8: (ir.IntType(8), 1),
 }
 """By type of an array, that of its elements and their bytes."""
