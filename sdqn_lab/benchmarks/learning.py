@@ -87,8 +87,7 @@ def with_floor(
     for kind in (*variant.kinds(), *more_kinds):
         others[kind] = partial(build, setting, variant._replace(kind=kind))
     rows = compare(name, setting, partial(build, setting, variant), others, per)
-    limits = {row.against: row.theirs for row in rows if row.theirs}
-    rates = counts.machine_rates(limits, per)
+    rates = counts.machine_rates({row.against: row.theirs for row in rows if row.theirs}, per)
     floor = counts.floor_ms(work, rates)
     more = {"macs": sum(one.macs for one in work), "bytes": sum(one.bytes for one in work)}
     known = {"machine_macs_per_second": rates.macs, "machine_bytes_per_second": rates.bytes}
@@ -106,9 +105,7 @@ def cell_rows(name: str, setting: Setting, variant: Variant) -> list[Row]:
         note = row.note or f"{ours:,.0f} and {theirs:,.0f} steps/s"
         return replace(row, note=note, more={**row.more, **rates})
 
-    return [
-        with_rates(row) for row in with_floor(name, setting, Session, variant, of_step, (), per)
-    ]
+    return list(map(with_rates, with_floor(name, setting, Session, variant, of_step, (), per)))
 
 
 def peak_rows(name: str, setting: Setting, variant: Variant) -> list[Row]:
