@@ -50,9 +50,9 @@ class TimeLimits:
 
 @pytest.fixture(scope="module", autouse=True)
 def time_limits(lab: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TimeLimits]:
-    """Begun before all other tests: each job works for half a minute, then saves and leaves."""
+    """Begun before all other tests: each job works for a minute, then saves and leaves."""
     # SLURM kills at the limit itself: far behind, lest a busy machine still loads a cell by then.
-    limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=89")
+    limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=59")
     with ExitStack() as stack:
         sweeps, commands = [], []
         for allowed in (20, 0):
