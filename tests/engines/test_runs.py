@@ -39,6 +39,7 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {key: value.tobytes() for key, value in found.items()}
 
 
+@pytest.mark.slow  # tests/test_resume.py kills runs of both in each phase, by the same updates
 @pytest.mark.parametrize("kind", CELLS)
 def test_killed_again_and_again_a_run_resumes_to_the_same_bits(kind: str, tmp_path: Path) -> None:
     words, whole, killed = (

@@ -320,7 +320,7 @@ def test_a_sync_leaves_no_files_of_the_client(directory, shown, server, tmp_path
 
 def test_ctrl_c_does_not_wait_for_the_server(directory, shown, server, pytestconfig):
     attempt(directory, shown, 4)
-    server.mute = True
+    server.hangs = True
     command = [sys.executable, "-m", "sdqn_lab.sweep", "sync", str(directory.path)]
     environment = {**os.environ, "PYTHONPATH": str(pytestconfig.rootpath)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
@@ -328,7 +328,7 @@ def test_ctrl_c_does_not_wait_for_the_server(directory, shown, server, pytestcon
     process.send_signal(signal.SIGINT)
     wait_until(lambda: process.poll() is not None)
     assert (process.returncode, process.stderr.read()) == (130, b"")
-    server.mute = False
+    server.hangs = False
     assert sync_run(directory, shown.append) == (4, 0)
 
 

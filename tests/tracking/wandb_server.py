@@ -69,6 +69,8 @@ class WandbServer:
         self.die_at_first_record = False
         self.mute_after_records: int | None = None
         self.mute = False
+        self.hangs = False
+        """It takes requests and never answers; where it is mute, it hangs up."""
         self.asked = 0
         """Requests so far."""
         handler = partial(_Handler, self)
@@ -273,6 +275,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self._body()
         self._wandb.asked += 1
+        if self._wandb.hangs:
+            threading.Event().wait()
         if self._wandb.die_at_first_record and self.path.startswith("/files/"):
             self._wandb.die()
         if self._wandb.dead or self._wandb.mute:
