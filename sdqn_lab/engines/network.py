@@ -255,19 +255,17 @@ class CompiledNetwork:
             entries=integers.take(batch * steps * max(units)),
             length=length,
         )
-        constants, parts = [[network.observation_scale, 0, 0, 0, 0, 0]], []
-        for number, (block, n) in enumerate(zip(blocks, units, strict=True)):
-            layer, entries = _constants(block, real), 1 if number == 0 else steps
-            weight, outputs = int(self.bounds[number]), len(_weight(block))
-            bias = weight + _weight(block).numel()
-            # Products of whole batches write whole tiles.
-            samples = batch if network.temporal else length
-            # Neurons that are not periodic are listed for each of their spikes.
-            room = n * steps if network.temporal and number + 1 < len(blocks) else 0
-            # Such a charge under a constant current, once above the threshold, stays there.
-            stays = layer.slope_x <= 1 if layer.leaky else layer.slope_x == layer.slope_v == 1
+        layers = [_constants(block, real) for block in blocks]
+        # Products of whole batches write whole tiles.
+        samples = batch if network.temporal else length
+        # Neurons that are not periodic are listed for each of their spikes.
+        listed = [n * steps * int(network.temporal) for n in units[:-1]] + [0]
+        parts = []
+        for number, (layer, n, room) in enumerate(zip(layers, units, listed, strict=True)):
+            entries, weight = (1 if number == 0 else steps), int(self.bounds[number])
+            bias = weight + _weight(blocks[number]).numel()
             part = Part(
-                *(n, entries, room, weight, bias, bias + outputs),
+                *(n, entries, room, weight, bias, bias + len(_weight(blocks[number]))),
                 currents=reals.take(samples * entries * n),
                 moments=reals.take(batch * entries * 2),
                 activity=reals.take(samples * n),
@@ -281,26 +279,18 @@ class CompiledNetwork:
                 hard=layer.hard,
                 detach_reset=layer.detach_reset,
                 normalize=layer.normalize,
-                periodic=int(number == 0 and layer.hard and layer.slope_x > 0 and stays),
+                periodic=int(number == 0 and _is_periodic(layer)),
             )
             parts.append(part)
-            constants.append([float(constant) for constant in layer[:6]])
+        scale = [network.observation_scale, 0, 0, 0, 0, 0]
+        constants = np.array([scale, *(layer[:6] for layer in layers)], real)
         table = np.zeros((1 + len(parts), len(Part._fields)), np.int64)
         table[0, : len(whole)] = whole
         table[1:] = parts
-        places = np.zeros(integers.size, np.int32)
-        channel, y, x = np.indices((whole.channels, whole.height, whole.width)).reshape(3, -1)
-        line = whole.width + side
-        firsts = ((y + side) * line + x + side) * whole.filters
-        places[whole.places :][:inputs] = whole.padded + firsts
-        row, column = np.indices((whole.kernel, whole.kernel)).reshape(2, -1)
-        steps_back = (row * line + column) * whole.filters
-        rows_on = np.arange(whole.kernel**2) * whole.channels * whole.filters
-        places[whole.taps :][: 2 * whole.kernel**2] = [*-steps_back, *rows_on]
-        places[whole.rows :][:inputs] = parts[0].weight + channel * whole.filters
+        places = _places(whole, parts[0].weight, integers.size)
         # Zeros, because the rows beyond the batch take part in products.
         zeros = np.zeros(reals.size, real)
-        return Engine(self.parameters, np.array(constants, real), table, zeros, places)
+        return Engine(self.parameters, constants, table, zeros, places)
 
 
 class _Room:
@@ -313,6 +303,28 @@ class _Room:
         """Where so many elements begin; at whole cache lines."""
         begin, self.size = self.size, self.size + -(-length // 16) * 16
         return begin
+
+
+def _is_periodic(layer: LayerConstants) -> bool:
+    """Whether a charge under a constant current, once above the threshold, stays there."""
+    stays = layer.slope_x <= 1 if layer.leaky else layer.slope_x == layer.slope_v == 1
+    return bool(layer.hard and layer.slope_x > 0 and stays)
+
+
+def _places(whole: Whole, weight: int, size: int) -> npt.NDArray[np.int32]:
+    """Room in integers, with where each input's currents and rows of weights lie."""
+    side, inputs = whole.kernel - 1, whole.channels * whole.height * whole.width
+    places = np.zeros(size, np.int32)
+    channel, y, x = np.indices((whole.channels, whole.height, whole.width)).reshape(3, -1)
+    line = whole.width + side
+    firsts = ((y + side) * line + x + side) * whole.filters
+    places[whole.places :][:inputs] = whole.padded + firsts
+    row, column = np.indices((whole.kernel, whole.kernel)).reshape(2, -1)
+    steps_back = (row * line + column) * whole.filters
+    rows_on = np.arange(whole.kernel**2) * whole.channels * whole.filters
+    places[whole.taps :][: 2 * whole.kernel**2] = [*-steps_back, *rows_on]
+    places[whole.rows :][:inputs] = weight + channel * whole.filters
+    return places
 
 
 def _first_map(block: Block) -> dict[str, int]:
