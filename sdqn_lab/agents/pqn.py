@@ -127,8 +127,7 @@ class PQN(QAgent):
 
     def values(self, observations: Array) -> Tensor:
         """Q of one vector step, (N, A) on the network's device, in evaluation mode."""
-        policy = self.policy(self.network, self.env.num_actions, generator=self.generator)
-        return policy.outputs(observations)
+        return self._policy.outputs(observations)
 
     def act(self, observations: Array, step: int) -> Decision:
         """Choose epsilon-greedily; the network is asked even where all actions are random."""

@@ -232,14 +232,14 @@ def _map_observation(engine: Engine, whole: Whole, x: Inputs, b: int) -> None:
 
 @inline_jit
 def _turn(reals: Array, out: int, x: int, rows: int, columns: int) -> None:
-    """Transpose (rows, columns); columns are a multiple of LANES."""
-    whole = rows - rows % LANES
-    for c in range(0, columns, LANES):
-        for r in range(0, whole, LANES):
+    """Transpose (rows, columns)."""
+    high, wide = rows - rows % LANES, columns - columns % LANES
+    for r in range(0, high, LANES):
+        for c in range(0, wide, LANES):
             transpose(reals, out + c * rows + r, rows, reals, x + r * columns + c, columns)
-        for r in range(whole, rows):
-            for i in range(c, c + LANES):
-                reals[out + i * rows + r] = reals[x + r * columns + i]
+    for r in range(rows):
+        for c in range(wide if r < high else 0, columns):
+            reals[out + c * rows + r] = reals[x + r * columns + c]
 
 
 @inline_jit
@@ -550,7 +550,7 @@ def _map_observation_backward(
     if high * wide == 1:
         pixels = given
     else:
-        _turn_back(reals, pixels, given, high * wide, filters)
+        _turn(reals, pixels, given, filters, high * wide)
     one = gradient.dtype.type(1)
     for at in range(0, high * wide * filters, filters):
         for j in range(0, filters, LANES):
@@ -563,18 +563,6 @@ def _map_observation_backward(
         for j in range(0, wide * filters, LANES):
             copy_row(reals, inner + j, reals, pixels + y * wide * filters + j)
     _spread(engine, whole, x, gradient, False)
-
-
-@inline_jit
-def _turn_back(reals: Array, out: int, x: int, rows: int, columns: int) -> None:
-    """Transpose (columns, rows) to (rows, columns); columns are a multiple of LANES."""
-    whole = rows - rows % LANES
-    for c in range(0, columns, LANES):
-        for r in range(0, whole, LANES):
-            transpose(reals, out + r * columns + c, columns, reals, x + c * rows + r, rows)
-        for r in range(whole, rows):
-            for i in range(c, c + LANES):
-                reals[out + r * columns + i] = reals[x + i * rows + r]
 
 
 @inline_jit

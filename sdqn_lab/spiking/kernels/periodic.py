@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sdqn_lab.spiking.kernels.cpu import (
+    CHUNKS,
     ZERO,
     Array,
     LayerConstants,
@@ -30,6 +31,7 @@ from sdqn_lab.spiking.kernels.cpu import (
 )
 from sdqn_lab.spiking.kernels.jit import inline_jit, jit, parallel_for
 from sdqn_lab.spiking.kernels.sparse import (
+    LANES,
     SPARSE,
     KernelShape,
     add_rows,
@@ -41,8 +43,6 @@ from sdqn_lab.spiking.kernels.sparse import (
     threads_for,
 )
 
-# As in the files of their kernels.
-CHUNKS, LANES = 16, 32
 # Tables of the weights' gradient, each of a part of the batch.
 TABLES = 4
 # Units whose membranes stay in the innermost cache.
