@@ -1,8 +1,5 @@
 """Runs with compiled updates: killed and resumed, by any number of threads, by code from disk."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +11,7 @@ from safetensors.numpy import load_file
 
 from sdqn_lab.spiking.neuron import IF, LIF, ReLU
 from tests.cells import kill_at, numbers, run
+from tests.compiled import fingerprints_twice
 from tests.engines.helpers import IMAGE, Minatar, seen
 from tests.engines.test_updates import batch, dqn, pqn
 
@@ -82,17 +80,6 @@ def fingerprints() -> Iterator[str]:
 
 @pytest.mark.slow
 def test_code_from_disk_computes_the_bits_of_the_process_that_compiled_it(tmp_path: Path) -> None:
-    program = "from tests.engines.test_runs import fingerprints; print(*fingerprints(), sep='\\n')"
-    first, second = (
-        subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=Path(__file__).parents[2],
-            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        ).stdout.splitlines()
-        for _ in range(2)
-    )
+    first, second = fingerprints_twice("tests.engines.test_runs", tmp_path)
     assert len(first) == len(set(first)) == 6
     assert first == second == list(fingerprints())

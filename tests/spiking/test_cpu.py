@@ -6,10 +6,7 @@ for which none does, and say so if one should.
 """
 
 import errno
-import os
 import runpy
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +29,7 @@ from sdqn_lab.spiking.kernels import cpu, jit
 from sdqn_lab.spiking.neuron import CODES, IF, LIF, PLIF, SpikingNeuron
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
 from sdqn_lab.spiking.surrogate import Atan, Gate, Surrogate
+from tests.compiled import fingerprints_twice
 
 SHAPE = (6, 5, 3)
 STEPS, BATCH = 7, 4
@@ -399,16 +397,5 @@ def fingerprints() -> Iterator[str]:
 
 
 def test_code_from_disk_computes_the_bits_of_the_process_that_compiled_it(tmp_path: Path) -> None:
-    program = "from tests.spiking.test_cpu import fingerprints; print(*fingerprints(), sep='\\n')"
-    compiled, loaded = (
-        subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=Path(__file__).parents[2],
-            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        ).stdout.splitlines()
-        for _ in range(2)
-    )
+    compiled, loaded = fingerprints_twice("tests.spiking.test_cpu", tmp_path)
     assert compiled == loaded == list(fingerprints())
