@@ -24,6 +24,7 @@ from sdqn_lab.checks.ranges import (
     check_arguments,
 )
 from sdqn_lab.checks.refused import Refused
+from sdqn_lab.engines.cuda_graph import CudaGraph, graph_obstacle
 from sdqn_lab.engines.losses import bootstrap
 from sdqn_lab.engines.network import compiled
 
@@ -149,6 +150,21 @@ class DQN(QAgent):
         )
         self._loss = mse if loss == "mse" else huber
         self._draws = stream(seed, "replay")
+        self._norms: Mapping[str, Tensor] = {}
+        self._graph: CudaGraph[tuple[dict[str, Tensor], Mapping[str, Tensor]]] | None = None
+        if graph_obstacle(self.network) is None:
+            self._graph = CudaGraph(self._graph_step, self.network, self.target_network)
+
+    @property
+    def general_path(self) -> str | None:
+        """See `Agent`; on a GPU an update is one CUDA graph."""
+        if self._graph is not None:
+            return None
+        return super().general_path if self.device.type == "cpu" else graph_obstacle(self.network)
+
+    def gradient_norms(self) -> Mapping[str, Tensor | float]:
+        """See `Agent`."""
+        return super().gradient_norms() if self._graph is None else self._norms
 
     def act(self, observations: Array, step: int) -> Decision:
         """Choose actions epsilon-greedily, for each environment on its own."""
@@ -163,7 +179,7 @@ class DQN(QAgent):
         """End the timeline: running episodes count as truncated."""
         self.memory.close(observations[:, -self.env.frame_shape[0] :])
 
-    def learn(self, step: int) -> Iterator[dict[str, Tensor | float]]:
+    def learn(self, step: int) -> Iterator[Mapping[str, Tensor | float]]:
         """Make the updates that are due, each on a batch of its own."""
         # Owed since the run's start, not since the last call: what was not drawable yet is made up
         # for, the ratio to steps is exact (docs/DEVIATIONS.md, row 30), also after a resume.
@@ -172,7 +188,7 @@ class DQN(QAgent):
             batch = self.memory.sample(self.batch_size, self.n_step, self.gamma, self._draws)
             yield self.update(batch)
 
-    def update(self, batch: Batch) -> dict[str, Tensor | float]:
+    def update(self, batch: Batch) -> Mapping[str, Tensor | float]:
         """Make one gradient step.
 
         Returns:
@@ -184,10 +200,14 @@ class DQN(QAgent):
         # state dict also holds running statistics, without which copied weights answer otherwise.
         if self.target_ema == 1.0 and self.updates % self.target_update_every_updates == 0:
             target.load_state_dict(online.state_dict())
-        if self.engine is None:
-            metrics = self._torch_step(batch.to(self.device))
-        else:
+        metrics: Mapping[str, Tensor | float]
+        if self.engine is not None:
             metrics = self._compiled_step(batch)
+        elif self._graph is not None:
+            metrics, self._norms = self._graph(*batch)
+        else:
+            metrics = self._torch_step(batch.to(self.device))
+        self.updates += 1
         if self.target_ema < 1.0:
             with torch.no_grad():
                 for old, new in zip(target.parameters(), online.parameters(), strict=True):
@@ -196,7 +216,11 @@ class DQN(QAgent):
                 buffer.copy_(source)
         return metrics
 
-    def _torch_step(self, batch: Batch) -> dict[str, Tensor | float]:
+    def _graph_step(self, *batch: Tensor) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+        """Make one gradient step on a `Batch`; its metrics, and the norms of the layers."""
+        return self._torch_step(Batch(*batch)), self.network.gradient_norms()
+
+    def _torch_step(self, batch: Batch) -> dict[str, Tensor]:
         online, target = self.network, self.target_network
         # Target and a* come first: an encoder that draws draws in this order.
         with torch.no_grad():
@@ -242,6 +266,8 @@ class DQN(QAgent):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state made by `state_dict` of an agent built alike; see `QAgent`."""
         super().load_state_dict(state)
+        if self._graph is not None:
+            self._graph.forget()
         self.target_network.load_state_dict(state["target_network"])
         self._draws.bit_generator.state = state["draws"]
 

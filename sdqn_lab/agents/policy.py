@@ -1,6 +1,7 @@
 """Acting with a network: one class for evaluation, play and `sdqn_lab.load`."""
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab.agents.returns import BoolArray, IntArray
+from sdqn_lab.engines.cuda_graph import CudaGraph, graph_obstacle
 from sdqn_lab.engines.network import compiled
 
 
@@ -58,6 +60,8 @@ class Policy(ABC):
         self.epsilon = epsilon
         self.generator = generator
         self._compiled = compiled(network)
+        self._can_graph = graph_obstacle(network) is None
+        self._graphs: dict[int | None, CudaGraph[Tensor]] = {}
 
     @abstractmethod
     def choose(self, outputs: Tensor, rng: np.random.Generator) -> IntArray:
@@ -73,10 +77,18 @@ class Policy(ABC):
         """
         if self._compiled is not None and self._compiled.attached:
             return torch.from_numpy(self._compiled.values(observations, time_window))
-        device = next(self.network.parameters()).device
-        inputs = torch.from_numpy(observations).to(device, non_blocking=True)
         if self.network.training:  # walking through all modules takes time at each decision
             self.network.eval()
+        inputs = torch.from_numpy(observations)
+        if not self._can_graph:
+            device = next(self.network.parameters()).device
+            return self._decisive(inputs.to(device, non_blocking=True), time_window)
+        if time_window not in self._graphs:
+            answer = partial(self._decisive, time_window=time_window)
+            self._graphs[time_window] = CudaGraph(answer, self.network)
+        return self._graphs[time_window](inputs)
+
+    def _decisive(self, inputs: Tensor, time_window: int | None) -> Tensor:
         outputs = self.network(inputs, time_window=time_window, generator=self.generator)
         decisive: Tensor = outputs[self.head] if isinstance(outputs, dict) else outputs
         return decisive

@@ -191,6 +191,7 @@ class PQN(QAgent):
             Numbers, or 0-d tensors that stay on the device: "loss/td", "q/mean" (mean of Q over the
             batch at the actions taken) and "grad/norm" (L2 over all parameters, before clipping).
         """
+        self.updates += 1
         if self.engine is not None:
             arrays = observations.numpy(), actions.numpy(), targets.numpy()
             return self.compiled_step(*arrays, huber=False, scale=0.5)

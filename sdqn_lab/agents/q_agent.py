@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.cuda import is_current_stream_capturing
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from sdqn_lab.agents.base import Agent, Arguments, Array, EnvSpec, RunFacts
@@ -116,8 +117,10 @@ class QAgent(Agent):
         # The norm that is reported, before clipping, is also the one that clipping needs.
         if self.max_grad_norm is not None:
             clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
+        for group in self.optimizer.param_groups:
+            # What torch asks of a step in a CUDA graph; outside one it would warn.
+            group["capturable"] = self.device.type == "cuda" and is_current_stream_capturing()
         self.optimizer.step()
-        self.updates += 1
         return grad_norm
 
     def compiled_step(
@@ -148,7 +151,6 @@ class QAgent(Agent):
         value_gradient(q, actions, targets, huber, scale, of_q, numbers)
         engine.network.backward(observations, of_q)
         norm = engine.step(self.max_grad_norm)
-        self.updates += 1
         loss, mean = numbers.tolist()
         return {"loss/td": loss, "q/mean": mean, "grad/norm": norm}
 

@@ -161,7 +161,8 @@ def _train(
             stop_requested=stop,
         )
         name, why = directory.path.name, agent.general_path
-        progress.say(f"{name}: {f'general path: {why}' if why else 'compiled updates'}")
+        fast = "compiled updates" if agent.device.type == "cpu" else "updates as CUDA graphs"
+        progress.say(f"{name}: {f'general path: {why}' if why else fast}")
         if agent.memory is not None:
             progress.say(f"{name}: {agent.memory}")
         if facts:
