@@ -84,8 +84,6 @@ def run_cell(
             threads = facts.get("threads", build.resolve_threads(cfg.threads))
             directory.begin_attempt(threads=threads, **_made_with(directory))
             torch.set_num_threads(threads)
-            # On a GPU shapes do not change, and the quickest algorithm is found in a few calls.
-            torch.backends.cudnn.benchmark = True
             _train(cfg, directory, console, checkpoint, facts, stop, ended)
             state, line = "finished", ""
         except StopRequested:
