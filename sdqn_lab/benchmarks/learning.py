@@ -84,7 +84,7 @@ def with_floor(
     others: dict[str, Competitor] = {
         limit: partial(workload, setting.device) for limit, workload in counts.LIMITS.items()
     }
-    for kind in (*variant.kinds(), *more_kinds):
+    for kind in (*variant.kinds(setting.device), *more_kinds):
         others[kind] = partial(build, setting, variant._replace(kind=kind))
     rows = compare(name, setting, partial(build, setting, variant), others, per)
     rates = counts.machine_rates({row.against: row.theirs for row in rows if row.theirs}, per)
@@ -116,7 +116,7 @@ def peak_rows(name: str, setting: Setting, variant: Variant) -> list[Row]:
         like = variant._replace(kind=kind)
         return Spread.of([peak_in_process(setting, like) / 2**20 for _ in range(tries)])
 
-    ours, kinds = spread("auto"), variant.kinds()[:2]
+    ours, kinds = spread("auto"), variant.kinds(setting.device)[:2]
     return [Row(name, ours, kind, spread(kind), unit="MiB") for kind in kinds]
 
 

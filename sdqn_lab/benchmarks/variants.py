@@ -56,12 +56,13 @@ class Variant(NamedTuple):
         time = f"/T={self.time_window}" if self.experiment in BASELINES else ""
         return f"{family}/{self.experiment}{time}"
 
-    def kinds(self) -> tuple[Kind, ...]:
-        """What it is compared with."""
+    def kinds(self, device: torch.device) -> tuple[Kind, ...]:
+        """What it is compared with on a device."""
         if self.experiment not in BASELINES:
             return ("fused",)
-        # There is no compiled update of the network for Atari: `auto` is `fused` there.
-        plain: Kind = "reference" if self.game == ATARI else "fused"
+        # On a CPU there is no compiled update of the network for Atari: `auto` is `fused` there.
+        same = self.game == ATARI and device.type == "cpu"
+        plain: Kind = "reference" if same else "fused"
         return (plain, "step-by-step", "spikingjelly", "ann")
 
 
