@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab.engines.kernels import Engine, Part, Whole, backward, forward
-from sdqn_lab.networks.blocks import Block, ConvolutionalTorso, hooks_of, is_hooked
-from sdqn_lab.networks.mlp import MLP
+from sdqn_lab.networks.blocks import Block, ConvolutionalTorso, Torso, hooks_of, is_hooked
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Direct
 from sdqn_lab.spiking.kernels.cpu import LayerConstants
@@ -60,7 +59,7 @@ def _obstacles(network: SpikingNetwork) -> Iterator[str]:
 def _torso_obstacle(torso: nn.Module) -> str | None:
     """Why the form of a torso is none that the compiled code knows."""
     blocks = list(torso.children())
-    if type(torso).forward not in (ConvolutionalTorso.forward, MLP.forward) or any(
+    if type(torso).forward not in (Torso.forward, ConvolutionalTorso.forward) or any(
         type(block) is not Block for block in blocks
     ):
         return FOREIGN
