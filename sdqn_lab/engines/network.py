@@ -312,6 +312,9 @@ class _Layout:
         # Neurons that are not periodic are listed for each of their spikes, the last layer's never.
         listed = self._temporal and index < len(self._blocks) - 1
         room = units * steps if listed else 0
+        # Whether a charge under a constant current, once above the threshold, stays there.
+        stays = layer.slope_x <= 1 if layer.leaky else layer.slope_x == layer.slope_v == 1
+        periodic = index == 0 and layer.hard and layer.slope_x > 0 and stays
         return Part(
             *(units, entries, room, weight, bias, bias + len(_weight(block))),
             currents=reals.take(samples * entries * units),
@@ -327,7 +330,7 @@ class _Layout:
             hard=layer.hard,
             detach_reset=layer.detach_reset,
             normalize=layer.normalize,
-            periodic=int(index == 0 and _is_periodic(layer)),
+            periodic=bool(periodic),
         )
 
     def places(self, whole: Whole, first: Part) -> npt.NDArray[np.int32]:
@@ -344,12 +347,6 @@ class _Layout:
         places[whole.taps :][: 2 * whole.kernel**2] = [*-steps_back, *rows_on]
         places[whole.rows :][:inputs] = first.weight + channel * whole.filters
         return places
-
-
-def _is_periodic(layer: LayerConstants) -> bool:
-    """Whether a charge under a constant current, once above the threshold, stays there."""
-    stays = layer.slope_x <= 1 if layer.leaky else layer.slope_x == layer.slope_v == 1
-    return bool(layer.hard and layer.slope_x > 0 and stays)
 
 
 def _first_map(block: Block) -> dict[str, int]:

@@ -265,7 +265,7 @@ class ConvolutionalTorso(Torso):
         if x_seq.is_cpu and len(list(self.children())) > 2:
             images = x_seq.flatten(0, 1).contiguous(memory_format=torch.channels_last)
             x_seq = images.view(x_seq.shape)
-        return super().forward(x_seq, time_window)
+        return run_blocks(list(self.children()), x_seq, time_window)
 
 
 def fully_connected(
