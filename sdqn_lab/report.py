@@ -25,7 +25,7 @@ PRINTED = ("scores", "aggregates", "improvement")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     with answering(LedgerError) as outcome:
-        outcome.code = _report(argv)
+        outcome.code = command(argv)
     return outcome.code
 
 
@@ -34,7 +34,13 @@ def _split(text: str) -> list[str]:
     return [part for part in re.split(r",(?![^\[]*\])", text) if part]
 
 
-def _report(argv: Sequence[str] | None) -> int:
+def command(argv: Sequence[str] | None) -> int:
+    """What `main` does.
+
+    Raises:
+        Refused: an argument is wrong, or there is nothing to compare.
+        LedgerError: a sweep's ledger is damaged.
+    """
     parser = Parser(prog="python -m sdqn_lab.report", description=__doc__)
     add = parser.add_argument
     add("dirs", nargs="+", type=Path, metavar="DIR", help="directories of sweeps or of runs")

@@ -1,6 +1,7 @@
 """The order of the rooms: imports flow one way, and other frameworks stay in their rooms."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,18 +44,41 @@ KNOWS_HYDRA = {
     "commands",
     "run",
 }
+MAX_CHAIN, MAX_LINES = 10, 45
+"""Modules that import each other in a row; lines of a function's body."""
 LOOKS_AT_CELLS_ONLY = ("ledger", "observe", "processes", "queue", "table", "task")
 
 
 def imports(module: Path) -> set[str]:
+    return imported(ast.parse(module.read_text()))
+
+
+def imported(tree: ast.Module) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(module.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def imported_with(module: Path) -> set[Path]:
+    """Modules of the package that are imported as soon as this one is."""
+    tree = ast.parse(module.read_text())
+    for node in ast.walk(tree):
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if for_types or isinstance(node, ast.FunctionDef):
+            node.body = []
+    paths = [PACKAGE.parent.joinpath(*name.split(".")) for name in imported(tree)]
+    files = {path.with_suffix(".py") for path in paths} | {path / "__init__.py" for path in paths}
+    return files & set(MODULES) - {module}
+
+
+@cache
+def chain(module: Path) -> int:
+    return 1 + max(map(chain, imported_with(module)), default=0)
 
 
 def room(module: Path) -> str:
@@ -81,6 +105,20 @@ def test_imports_flow_one_way(module):
         return
     inner = {name.split(".")[1] for name in imports(module) if name.startswith("sdqn_lab.")}
     assert inner <= LAYERS[room(module)] | {room(module)}
+
+
+def test_chains_of_imports_are_short():
+    assert max(map(chain, MODULES)) <= MAX_CHAIN
+
+
+def test_functions_are_short():
+    for module in MODULES:
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                first, *rest = node.body
+                begin = first.end_lineno + 1 if rest and ast.get_docstring(node) else first.lineno
+                lines = node.end_lineno + 1 - begin
+                assert lines <= MAX_LINES, f"{module}: {node.name} has {lines} lines"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=names(MODULES))

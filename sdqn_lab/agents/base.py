@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from sdqn_lab.agents.policy import Policy
 from sdqn_lab.agents.returns import BoolArray, IntArray
 from sdqn_lab.checks.ranges import Count
 from sdqn_lab.checks.refused import Refused
 
 if TYPE_CHECKING:
+    from sdqn_lab.agents.policy import Policy
     from sdqn_lab.networks.network import SpikingNetwork
 
 Array = npt.NDArray[Any]
@@ -157,12 +157,14 @@ class Agent(ABC):
     Attributes:
         learns_by_gradient: False for rules that make no gradient; their network's health is then
             judged by its spikes.
+        has_compiled_updates: whether `engines` can make them, for networks that it covers.
         parameter_copies: what training keeps for each parameter: itself, its gradient and two
             moments of the optimizer.
         memory: rows for incremental checkpoints; None where all memory is in `state_dict`.
     """
 
     learns_by_gradient: ClassVar[bool] = True
+    has_compiled_updates: ClassVar[bool] = False
     parameter_copies: ClassVar[int] = 4
     memory: Memory | None = None
 
@@ -247,7 +249,7 @@ class Agent(ABC):
         *,
         epsilon: float = 0.0,
         generator: torch.Generator | None = None,
-    ) -> Policy:
+    ) -> "Policy":
         """How a trained network of this algorithm acts in evaluation and play."""
 
     @staticmethod

@@ -40,6 +40,7 @@ class QAgent(Agent):
         generator: where a network that draws draws from while it acts and learns.
     """
 
+    has_compiled_updates = True
     optimizer: torch.optim.Optimizer
 
     def __init__(

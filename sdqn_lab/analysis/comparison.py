@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from typing import Any, TypeVar
 
 import yaml
@@ -104,7 +105,12 @@ class Comparison:
         self._names = {arm: name for arm, name in single.items() if name and counts[name] == 1}
         self.arms = _first_seen(self.arm_of(run) for run in self.runs)
         self.tasks = sorted(_tasks(self.runs))
-        self._note_pooled()
+        # Runs of one arm that differ in other settings are no seeds of each other.
+        for axis, task in product(self.varied, self.tasks):
+            options = [run.options for run in self.runs if task_of(run) == task]
+            if axis not in self.axes and _adds(axis, self.axes, options):
+                line = f"{task}: runs that differ in {axis} are counted as one arm"
+                self.notices.append(Notice("several", line))
         self.baseline = self._baseline(against)
 
     def arm_of(self, run: Run) -> Arm:
@@ -185,15 +191,6 @@ class Comparison:
                 rule = "no run has it" if key != "env" else "names games, which are never pooled"
                 raise Refused("--by", key, rule, some)
         return tuple(by)
-
-    def _note_pooled(self) -> None:
-        """Warn if runs of one arm differ in other settings."""
-        for axis in self.varied:
-            for task in self.tasks:
-                options = [run.options for run in self.runs if task_of(run) == task]
-                if axis not in self.axes and _adds(axis, self.axes, options):
-                    line = f"{task}: runs that differ in {axis} are counted as one arm"
-                    self.notices.append(Notice("several", line))
 
     def _baseline(self, against: Sequence[str] | None) -> Arm:
         if against is None:

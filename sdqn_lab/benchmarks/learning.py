@@ -7,14 +7,19 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from sdqn_lab.agents.dqn import DQN
+from sdqn_lab.agents.pqn import PQN
+from sdqn_lab.agents.replay import Batch, Replay
 from sdqn_lab.benchmarks import counts, variants
 from sdqn_lab.benchmarks.counts import Work
 from sdqn_lab.benchmarks.rows import Benchmark, Competitor, Row, Setting, compare
 from sdqn_lab.benchmarks.timing import Spread, Workload
-from sdqn_lab.benchmarks.variants import ATARI, MINATAR, SHAPES, Kind, Session, Variant
+from sdqn_lab.benchmarks.variants import ACTIONS, ATARI, MINATAR, SHAPES, Kind, Session, Variant
 
+FILLED_ROWS = 256
 STATUS = Path("/proc/self/status")
 UPDATES = 2
 """Of which the peak is taken."""
@@ -34,18 +39,64 @@ def benchmarks(setting: Setting) -> Iterator[Benchmark]:
     for arm in arms:
         more: tuple[Kind, ...] = ("bf16",) if arm == atari else ()
         stem = f"update/{arm.label}"
-        yield Benchmark(stem, setting, with_floor, variants.update, arm, of_update, more)
+        yield Benchmark(stem, setting, with_floor, update, arm, of_update, more)
     for arm, batches in ((atari, (1, 10, 128)), (MINATAR_ARMS[0], (8, 128))):
         for batch in batches:
-            build, work = partial(variants.decision, batch=batch), partial(of_decision, batch=batch)
+            build, work = partial(decision, batch=batch), partial(of_decision, batch=batch)
             stem = f"decision/{arm.label}/batch={batch}"
             yield Benchmark(stem, setting, with_floor, build, arm, work)
     for arm in (atari, *MINATAR_ARMS):
         yield Benchmark(f"training/{arm.label}", setting, cell_rows, arm)
     yield Benchmark(f"memory/{atari.label}", setting, peak_rows, atari)
     for family, game in (("atari", ATARI), ("minatar", MINATAR)):
-        draw = partial(variants.sample, setting, Variant(game, 1))
+        draw = partial(sample, setting, Variant(game, 1))
         yield Benchmark(f"replay/{family}/sample", setting, compare, draw)
+
+
+def filled_replay(setting: Setting, game: str) -> Replay:
+    """An agent's memory with random frames, actions and rewards, enough for any batch here."""
+    agent, rng = variants.built_agent(setting, Variant(game, 1)), np.random.default_rng(0)
+    assert isinstance(agent, DQN)
+    envs, high = agent.num_envs, 256 if game == ATARI else 2
+    shape = (envs, *variants.env_spec(game).frame_shape)
+    # No episode ends.
+    ends, valid = np.zeros(envs, np.bool_), np.ones(envs, np.bool_)
+    for _ in range(FILLED_ROWS):
+        frames = rng.integers(high, size=shape, dtype=np.uint8)
+        actions, rewards = rng.integers(ACTIONS, size=envs), rng.standard_normal(envs)
+        agent.memory.append(frames, actions, rewards, terminal=ends, valid=valid)
+    return agent.memory
+
+
+def sample(setting: Setting, variant: Variant) -> Callable[[], Batch]:
+    """Drawing a batch from replay."""
+    algo, replay = variants.composed(setting, variant).algo, filled_replay(setting, variant.game)
+    rng = np.random.default_rng(0)
+    return lambda: replay.sample(algo.batch_size, algo.n_step, algo.gamma, rng)
+
+
+def update(setting: Setting, variant: Variant) -> Workload:
+    """One update of a fresh agent at each call, of a DQN with its draw from replay."""
+    agent = variants.built_agent(setting, variant)
+    if isinstance(agent, DQN):
+        draw = sample(setting, variant)
+        return lambda: agent.update(draw())
+    assert isinstance(agent, PQN)
+    batch = variants.rhythm(variants.composed(setting, variant)).batch
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.randint(2, (batch, *SHAPES[variant.game]), dtype=torch.uint8, generator=generator)
+    actions = torch.randint(ACTIONS, (batch,), generator=generator)
+    lesson = [part.to(setting.device) for part in (seen, actions, torch.ones(batch))]
+    return lambda: agent.update(*lesson)
+
+
+def decision(setting: Setting, variant: Variant, batch: int) -> Workload:
+    """Observations in host memory to greedy actions in host memory."""
+    agent, rng = variants.built_agent(setting, variant), np.random.default_rng(0)
+    high, shape = 256 if variant.game == ATARI else 2, SHAPES[variant.game]
+    observations = rng.integers(high, size=(batch, *shape), dtype=np.uint8)
+    policy = agent.policy(agent.network, ACTIONS)
+    return lambda: policy.act(observations, rng)
 
 
 def of_decision(setting: Setting, variant: Variant, batch: int) -> list[Work]:
@@ -142,10 +193,10 @@ def peak_bytes(setting: Setting, variant: Variant) -> int:
 
     # A spawned process does not inherit the number that the command was given.
     torch.set_num_threads(setting.threads)
-    variants.update(setting, variant._replace(time_window=1))()  # loads the code of updates
-    update = variants.update(setting, variant)
+    update(setting, variant._replace(time_window=1))()  # loads the code of updates
+    workload = update(setting, variant)
     on_gpu = setting.device.type == "cuda"
     idle = torch.cuda.memory_allocated() if on_gpu else resident("VmRSS")
     for _ in range(UPDATES):
-        update()
+        workload()
     return (torch.cuda.max_memory_allocated() if on_gpu else resident("VmHWM")) - idle

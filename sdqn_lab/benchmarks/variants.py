@@ -1,29 +1,21 @@
 """The agents that are compared, built from the project's own configs, and trainers for them."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Literal, NamedTuple
 
-import numpy as np
-import torch
 from omegaconf import DictConfig
 
 from sdqn_lab.agents.base import EnvSpec
-from sdqn_lab.agents.dqn import DQN
-from sdqn_lab.agents.pqn import PQN
 from sdqn_lab.agents.q_agent import QAgent
-from sdqn_lab.agents.replay import Batch, Replay
 from sdqn_lab.agents.schedules import LinearSchedule
 from sdqn_lab.assembly import build
 from sdqn_lab.benchmarks.peers import spikingjelly_network
 from sdqn_lab.benchmarks.rows import Setting
 from sdqn_lab.benchmarks.stepwise import StepByStep
-from sdqn_lab.benchmarks.timing import Workload
 from sdqn_lab.training.trainer import Settings, StopRequested, Trainer
 
-Frames = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 ATARI, MINATAR = "pong", "minatar_breakout"
 SHAPES = {ATARI: (4, 84, 84), MINATAR: (4, 10, 10)}
 ACTIONS = 6
@@ -35,7 +27,6 @@ BASELINES = {"pl_sdqn": "dqn", "pl_pqn": "pqn"}
 
 REPLAY_STEPS = 20_000
 REPLAY_START_STEPS = 320
-FILLED_ROWS = 256
 NEVER = sys.maxsize
 # Exploration of most of a long run: nearly every action asks the network.
 LATE_EPSILON = 0.05
@@ -138,55 +129,6 @@ def built_agent(setting: Setting, variant: Variant) -> QAgent:
     agent = build.agent_class(cfg)(network, spec, seed=cfg.seed, **build.algo_arguments(cfg))
     assert isinstance(agent, QAgent)
     return agent
-
-
-def filled_replay(setting: Setting, game: str) -> Replay:
-    """An agent's memory with random frames, actions and rewards, enough for any batch here."""
-    agent, rng = built_agent(setting, Variant(game, 1)), np.random.default_rng(0)
-    assert isinstance(agent, DQN)
-    high = 256 if game == ATARI else 2
-    shape = (agent.num_envs, *env_spec(game).frame_shape)
-    for _ in range(FILLED_ROWS):
-        append_row(agent.memory, rng.integers(high, size=shape, dtype=np.uint8), rng)
-    return agent.memory
-
-
-def append_row(replay: Replay, frames: Frames, rng: np.random.Generator) -> None:
-    """Add one step of all environments in which no episode ends."""
-    envs = replay.num_envs
-    actions, rewards = rng.integers(ACTIONS, size=envs), rng.standard_normal(envs)
-    ends, valid = np.zeros(envs, np.bool_), np.ones(envs, np.bool_)
-    replay.append(frames, actions, rewards, terminal=ends, valid=valid)
-
-
-def sample(setting: Setting, variant: Variant) -> Callable[[], Batch]:
-    """Drawing a batch from replay."""
-    algo, replay = composed(setting, variant).algo, filled_replay(setting, variant.game)
-    rng = np.random.default_rng(0)
-    return lambda: replay.sample(algo.batch_size, algo.n_step, algo.gamma, rng)
-
-
-def update(setting: Setting, variant: Variant) -> Workload:
-    """One update of a fresh agent at each call, of a DQN with its draw from replay."""
-    agent = built_agent(setting, variant)
-    if isinstance(agent, DQN):
-        draw = sample(setting, variant)
-        return lambda: agent.update(draw())
-    assert isinstance(agent, PQN)
-    batch, generator = rhythm(composed(setting, variant)).batch, torch.Generator().manual_seed(0)
-    seen = torch.randint(2, (batch, *SHAPES[variant.game]), dtype=torch.uint8, generator=generator)
-    actions = torch.randint(ACTIONS, (batch,), generator=generator)
-    lesson = [part.to(setting.device) for part in (seen, actions, torch.ones(batch))]
-    return lambda: agent.update(*lesson)
-
-
-def decision(setting: Setting, variant: Variant, batch: int) -> Workload:
-    """Observations in host memory to greedy actions in host memory."""
-    agent, rng = built_agent(setting, variant), np.random.default_rng(0)
-    high, shape = 256 if variant.game == ATARI else 2, SHAPES[variant.game]
-    observations = rng.integers(high, size=(batch, *shape), dtype=np.uint8)
-    policy = agent.policy(agent.network, ACTIONS)
-    return lambda: policy.act(observations, rng)
 
 
 class Silence:

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -36,14 +35,15 @@ class Callbacks:
         """A method of Hydra's `Callback`."""
         if not event.startswith("on_"):
             raise AttributeError(event)
-        return partial(self._call, event)
 
-    def _call(self, event: str, **arguments: Any) -> None:
-        # As Hydra does it: what began last ends first, and a callback stops nothing.
-        ordered = reversed(self.callbacks) if event.endswith("_end") else self.callbacks
-        for each in ordered:
-            try:
-                getattr(each, event)(**arguments)
-            except Exception as error:
-                name = f"{type(each).__name__}.{event}"
-                warnings.warn(f"callback {name}: {type(error).__name__}: {error}", stacklevel=2)
+        def call(**arguments: Any) -> None:
+            # As Hydra does it: what began last ends first, and a callback stops nothing.
+            ordered = reversed(self.callbacks) if event.endswith("_end") else self.callbacks
+            for each in ordered:
+                try:
+                    getattr(each, event)(**arguments)
+                except Exception as error:
+                    name = f"{type(each).__name__}.{event}"
+                    warnings.warn(f"callback {name}: {type(error).__name__}: {error}", stacklevel=2)
+
+        return call

@@ -105,9 +105,26 @@ class Composer:
         cfg = copy.deepcopy(self._base(chosen, mode))
         problems = [problem for o in fixed if o not in chosen and (problem := _set_value(cfg, o))]
         if problems:
-            raise ConfigError([*problems, *_other_problems(cfg)])
-        # Swept ones too: a sweep is named after them.
-        _note_overrides(cfg, parsed)
+            from sdqn_lab.config.validation import validate
+
+            # What is wrong besides the overrides that were left out is said at once.
+            try:
+                validate(resolved(cfg))
+            except ConfigError as error:
+                problems += error.problems
+            raise ConfigError(problems)
+        # Hydra's own record of what was written, which names of directories may refer to. Swept
+        # ones too: a sweep is named after them.
+        task = lines(o for o in parsed if not o.is_hydra_override())
+        cfg.hydra.overrides.task = task
+        cfg.hydra.overrides.hydra = lines(o for o in parsed if o.is_hydra_override())
+        form = cfg.hydra.job.config.override_dirname
+        kept = [
+            line
+            for line, o in zip(lines(parsed), parsed, strict=True)
+            if line in task and o.key_or_group not in form.exclude_keys
+        ]
+        cfg.hydra.job.override_dirname = form.item_sep.join(sorted(kept)).replace("=", form.kv_sep)
         return cfg
 
     def _base(self, chosen: list[Override], mode: RunMode) -> DictConfig:
@@ -159,20 +176,6 @@ def several(line: str) -> Refused:
     return Refused(line, None, "several values need a multirun", "-m before the overrides")
 
 
-def _note_overrides(cfg: DictConfig, parsed: list[Override]) -> None:
-    """Hydra's own record of what was written, which names of directories may refer to."""
-    task = lines(o for o in parsed if not o.is_hydra_override())
-    cfg.hydra.overrides.task = task
-    cfg.hydra.overrides.hydra = lines(o for o in parsed if o.is_hydra_override())
-    form = cfg.hydra.job.config.override_dirname
-    kept = [
-        line
-        for line, o in zip(lines(parsed), parsed, strict=True)
-        if line in task and o.key_or_group not in form.exclude_keys
-    ]
-    cfg.hydra.job.override_dirname = form.item_sep.join(sorted(kept)).replace("=", form.kv_sep)
-
-
 def sweep_name(overrides: list[str], choices: dict[str, str | None]) -> str:
     """The name of the file in `sweeps/`, or the swept keys with a hash of the whole grid."""
     named = choices.get("sweep")
@@ -191,17 +194,6 @@ def noted(cfg: DictConfig, kind: str) -> list[str]:
     return [str(line) for line in written]
 
 
-def _other_problems(cfg: DictConfig) -> list[Refused]:
-    """What is wrong besides the overrides that were left out to get this config."""
-    from sdqn_lab.config.validation import validate
-
-    try:
-        validate(resolved(cfg))
-    except ConfigError as error:
-        return error.problems
-    return []
-
-
 def resolved(cfg: DictConfig) -> DictConfig:
     """A read-only copy of a composed config: choices filled in, Hydra's node and references gone.
 
@@ -218,7 +210,13 @@ def resolved(cfg: DictConfig) -> DictConfig:
         for key in map(str, plain)
         if key not in (*known, "choices")
     ]
-    if unfit := [*_base_files(chosen, cfg), *unfit]:
+    rule = "a base that options are made from, no option itself"
+    for group, option in chosen.items():
+        if option and option.startswith("_"):
+            every = ", ".join(options(group, noted(cfg, "hydra")))
+            instead = f"{group}=OPTION with one of: {every}"
+            unfit.append(Refused(f"{group}={option}", None, rule, instead))
+    if unfit:
         raise ConfigError(unfit)
     # First, because a reference to what is missing would be named in its place.
     if missing := list(_missing(OmegaConf.to_container(plain, resolve=False))):
@@ -247,21 +245,6 @@ def _typed(values: dict[Any, Any]) -> DictConfig:
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "cells"])
     OmegaConf.set_readonly(cfg, True)
     return cfg
-
-
-def _base_files(chosen: dict[str, str | None], cfg: DictConfig) -> list[Refused]:
-    """A file whose name begins with an underscore is what options are made from."""
-    search = noted(cfg, "hydra")
-    return [
-        Refused(
-            f"{group}={option}",
-            None,
-            "a base that options are made from, no option itself",
-            f"{group}=OPTION with one of: {', '.join(options(group, search))}",
-        )
-        for group, option in chosen.items()
-        if option and option.startswith("_")
-    ]
 
 
 def _missing(node: Any, prefix: str = "") -> Iterator[str]:

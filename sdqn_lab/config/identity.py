@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 from hydra.utils import get_class
@@ -46,18 +45,13 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     # Written out or left out, it is the same cell.
     if plain["time_window_eval"] == plain["time_window"]:
         plain["time_window_eval"] = None
-    if not _temporal(plain["neuron"]["_target_"]):
+    if not get_class(plain["neuron"]["_target_"]).temporal:  # type: ignore[attr-defined]
         for key in TEMPORAL:
             plain.pop(key)
         # Compiled updates of a ReLU round otherwise; cells made before there were any keep names.
         if plain["backend"] == "auto":
             plain.pop("backend")
     return {str(key): _canonical(value) for key, value in plain.items()}
-
-
-@lru_cache
-def _temporal(target: str) -> bool:
-    return bool(get_class(target).temporal)  # type: ignore[attr-defined]
 
 
 def _canonical(value: Any) -> Any:

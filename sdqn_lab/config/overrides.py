@@ -33,7 +33,13 @@ def parse(overrides: Iterable[str]) -> list[Override]:
             problems.append(Refused(line, None, "not an override", "key=value"))
             continue
         parsed.append(override)
-        if problem := _misread(override, line):
+        key = override.key_or_group
+        if not key:
+            problems.append(Refused(line, None, "the key is missing", "key=value"))
+        elif override.is_delete():
+            instead = f"{key}={'OPTION' if key in GROUPS else 'VALUE'}"
+            problems.append(Refused(line, None, "nothing can be taken away", instead))
+        elif key in GROUPS and (problem := _wrong_choice(override, line)):
             problems.append(problem)
     if problems:
         raise ConfigError(problems)
@@ -44,16 +50,6 @@ def parse(overrides: Iterable[str]) -> list[Override]:
 def _parsed(line: str) -> Override:
     (override,) = OverridesParser.create().parse_overrides([line])
     return override
-
-
-def _misread(override: Override, line: str) -> Refused | None:
-    key = override.key_or_group
-    if not key:
-        return Refused(line, None, "the key is missing", "key=value")
-    if override.is_delete():
-        instead = f"{key}={'OPTION' if key in GROUPS else 'VALUE'}"
-        return Refused(line, None, "nothing can be taken away", instead)
-    return _wrong_choice(override, line) if key in GROUPS else None
 
 
 def _wrong_choice(override: Override, line: str) -> Refused | None:

@@ -14,7 +14,6 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from sdqn_lab.agents.base import EnvSpec, RunFacts
-from sdqn_lab.agents.q_agent import QAgent
 from sdqn_lab.assembly import build
 from sdqn_lab.checks.ranges import OneOf, fault
 from sdqn_lab.checks.refused import ConfigError, Refused
@@ -145,7 +144,7 @@ def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
 
 def _not_compiled(cfg: DictConfig, here: bool) -> str | None:
     """What compiled updates lack, apart from the network."""
-    if not issubclass(build.agent_class(cfg), QAgent):
+    if not build.agent_class(cfg).has_compiled_updates:
         return f"algo={cfg.choices.get('algo')}"
     on_cpu = not here or build.resolve_device(cfg.device).type == "cpu"
     return None if on_cpu else "another device than the CPU"

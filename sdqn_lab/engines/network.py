@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab.engines.kernels import Engine, Part, Whole, backward, forward
-from sdqn_lab.networks.blocks import Block, ConvolutionalTorso, hooks_of, is_hooked
-from sdqn_lab.networks.mlp import MLP
+from sdqn_lab.networks.blocks import Block, ConvolutionalTorso, Torso, hooks_of, is_hooked
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Direct
 from sdqn_lab.spiking.kernels.cpu import LayerConstants
@@ -60,7 +59,7 @@ def _obstacles(network: SpikingNetwork) -> Iterator[str]:
 def _torso_obstacle(torso: nn.Module) -> str | None:
     """Why the form of a torso is none that the compiled code knows."""
     blocks = list(torso.children())
-    if type(torso).forward not in (ConvolutionalTorso.forward, MLP.forward) or any(
+    if type(torso).forward not in (Torso.forward, ConvolutionalTorso.forward) or any(
         type(block) is not Block for block in blocks
     ):
         return FOREIGN
@@ -99,6 +98,10 @@ def _weight(block: Block) -> Tensor:
 
 def _shape(block: Block) -> tuple[int, ...]:
     return cast(Norm, block.norm).normalized_shape
+
+
+def _units(block: Block) -> int:
+    return math.prod(_shape(block))
 
 
 _COMPILED: "weakref.WeakKeyDictionary[nn.Module, CompiledNetwork]" = weakref.WeakKeyDictionary()
@@ -231,66 +234,18 @@ class CompiledNetwork:
     def _engine(self, steps: int, batch: int) -> Engine:
         """Room for so many steps and samples, and the table that says where everything lies."""
         network, real = self._alive, self.parameters.dtype.type
-        blocks, reals, integers = _blocks(network), _Room(), _Room()
-        units = [math.prod(_shape(block)) for block in blocks]
-        length = -(-steps * batch // TILE) * TILE
-        first = _first_map(blocks[0])
-        side, inputs = first["kernel"] - 1, first["channels"] * first["height"] * first["width"]
-        whole = Whole(
-            **first,
-            spiking=int(network.temporal),
-            head=int(self.bounds[-2]),
-            scratch=reals.take(4 * max(units)),
-            charged=reals.take(steps * max(units)),
-            widest=max(units),
-            found=integers.take(max(*units, inputs) + TILE),
-            padded=reals.take(
-                (first["height"] + side) * (first["width"] + side) * first["filters"]
-            ),
-            places=integers.take(inputs),
-            rows=integers.take(inputs),
-            taps=integers.take(2 * first["kernel"] ** 2),
-            of_classes=reals.take(batch * steps * max(units)),
-            starts=integers.take(max(units) + 2),
-            entries=integers.take(batch * steps * max(units)),
-            length=length,
-        )
-        layers = [_constants(block, real) for block in blocks]
-        # Products of whole batches write whole tiles.
-        samples = batch if network.temporal else length
-        # Neurons that are not periodic are listed for each of their spikes.
-        listed = [n * steps * int(network.temporal) for n in units[:-1]] + [0]
-        parts = []
-        for number, (layer, n, room) in enumerate(zip(layers, units, listed, strict=True)):
-            entries, weight = (1 if number == 0 else steps), int(self.bounds[number])
-            bias = weight + _weight(blocks[number]).numel()
-            part = Part(
-                *(n, entries, room, weight, bias, bias + len(_weight(blocks[number]))),
-                currents=reals.take(samples * entries * n),
-                moments=reals.take(batch * entries * 2),
-                activity=reals.take(samples * n),
-                spikes=integers.take(batch * room + TILE),
-                classes=integers.take(batch * (steps + 2)),
-                of_currents=reals.take(length * n),
-                columns=reals.take(length * n),
-                of_activity=reals.take(length * n),
-                surrogate=layer.surrogate,
-                leaky=layer.leaky,
-                hard=layer.hard,
-                detach_reset=layer.detach_reset,
-                normalize=layer.normalize,
-                periodic=int(number == 0 and _is_periodic(layer)),
-            )
-            parts.append(part)
+        layers = [_constants(block, real) for block in _blocks(network)]
+        layout = _Layout(network, self.bounds.tolist(), steps, batch)
+        whole = layout.whole()
+        parts = [layout.part(index, layer) for index, layer in enumerate(layers)]
         scale = [network.observation_scale, 0, 0, 0, 0, 0]
         constants = np.array([scale, *(layer[:6] for layer in layers)], real)
         table = np.zeros((1 + len(parts), len(Part._fields)), np.int64)
         table[0, : len(whole)] = whole
         table[1:] = parts
-        places = _places(whole, parts[0].weight, integers.size)
         # Zeros, because the rows beyond the batch take part in products.
-        zeros = np.zeros(reals.size, real)
-        return Engine(self.parameters, constants, table, zeros, places)
+        zeros = np.zeros(layout.reals.size, real)
+        return Engine(self.parameters, constants, table, zeros, layout.places(whole, parts[0]))
 
 
 class _Room:
@@ -305,26 +260,93 @@ class _Room:
         return begin
 
 
-def _is_periodic(layer: LayerConstants) -> bool:
-    """Whether a charge under a constant current, once above the threshold, stays there."""
-    stays = layer.slope_x <= 1 if layer.leaky else layer.slope_x == layer.slope_v == 1
-    return bool(layer.hard and layer.slope_x > 0 and stays)
+class _Layout:
+    """Where everything lies that so many steps T and samples B need.
 
+    Args:
+        network: one that is covered.
+        bounds: where each layer's parameters begin.
+        steps: T.
+        batch: B, whole tiles unless samples are worked off one by one.
+    """
 
-def _places(whole: Whole, weight: int, size: int) -> npt.NDArray[np.int32]:
-    """Room in integers, with where each input's currents and rows of weights lie."""
-    side, inputs = whole.kernel - 1, whole.channels * whole.height * whole.width
-    places = np.zeros(size, np.int32)
-    channel, y, x = np.indices((whole.channels, whole.height, whole.width)).reshape(3, -1)
-    line = whole.width + side
-    firsts = ((y + side) * line + x + side) * whole.filters
-    places[whole.places :][:inputs] = whole.padded + firsts
-    row, column = np.indices((whole.kernel, whole.kernel)).reshape(2, -1)
-    steps_back = (row * line + column) * whole.filters
-    rows_on = np.arange(whole.kernel**2) * whole.channels * whole.filters
-    places[whole.taps :][: 2 * whole.kernel**2] = [*-steps_back, *rows_on]
-    places[whole.rows :][:inputs] = weight + channel * whole.filters
-    return places
+    def __init__(self, network: SpikingNetwork, bounds: list[int], steps: int, batch: int) -> None:
+        self._blocks, self._temporal = _blocks(network), network.temporal
+        self._bounds, self._steps, self._batch = bounds, steps, batch
+        self._length = -(-steps * batch // TILE) * TILE
+        self.reals, self.integers = _Room(), _Room()
+
+    def whole(self) -> Whole:
+        """What all layers share: the form of the first map, and room that each uses in turn."""
+        reals, integers, steps, batch = self.reals, self.integers, self._steps, self._batch
+        first, widest = _first_map(self._blocks[0]), max(map(_units, self._blocks))
+        side, inputs = first["kernel"] - 1, first["channels"] * first["height"] * first["width"]
+        return Whole(
+            **first,
+            spiking=int(self._temporal),
+            head=self._bounds[len(self._blocks)],
+            scratch=reals.take(4 * widest),
+            charged=reals.take(steps * widest),
+            widest=widest,
+            found=integers.take(max(widest, inputs) + TILE),
+            padded=reals.take(
+                (first["height"] + side) * (first["width"] + side) * first["filters"]
+            ),
+            places=integers.take(inputs),
+            rows=integers.take(inputs),
+            taps=integers.take(2 * first["kernel"] ** 2),
+            of_classes=reals.take(batch * steps * widest),
+            starts=integers.take(widest + 2),
+            entries=integers.take(batch * steps * widest),
+            length=self._length,
+        )
+
+    def part(self, index: int, layer: LayerConstants) -> Part:
+        """A layer's own."""
+        reals, integers, steps, batch = self.reals, self.integers, self._steps, self._batch
+        block, length, weight = self._blocks[index], self._length, self._bounds[index]
+        units, entries = _units(block), 1 if index == 0 else steps
+        bias = weight + _weight(block).numel()
+        # Products of whole batches write whole tiles.
+        samples = batch if self._temporal else length
+        # Neurons that are not periodic are listed for each of their spikes, the last layer's never.
+        listed = self._temporal and index < len(self._blocks) - 1
+        room = units * steps if listed else 0
+        # Whether a charge under a constant current, once above the threshold, stays there.
+        stays = layer.slope_x <= 1 if layer.leaky else layer.slope_x == layer.slope_v == 1
+        periodic = index == 0 and layer.hard and layer.slope_x > 0 and stays
+        return Part(
+            *(units, entries, room, weight, bias, bias + len(_weight(block))),
+            currents=reals.take(samples * entries * units),
+            moments=reals.take(batch * entries * 2),
+            activity=reals.take(samples * units),
+            spikes=integers.take(batch * room + TILE),
+            classes=integers.take(batch * (steps + 2)),
+            of_currents=reals.take(length * units),
+            columns=reals.take(length * units),
+            of_activity=reals.take(length * units),
+            surrogate=layer.surrogate,
+            leaky=layer.leaky,
+            hard=layer.hard,
+            detach_reset=layer.detach_reset,
+            normalize=layer.normalize,
+            periodic=bool(periodic),
+        )
+
+    def places(self, whole: Whole, first: Part) -> npt.NDArray[np.int32]:
+        """All room for integers, with where each input's currents and rows of weights lie."""
+        side, inputs = whole.kernel - 1, whole.channels * whole.height * whole.width
+        places = np.zeros(self.integers.size, np.int32)
+        channel, y, x = np.indices((whole.channels, whole.height, whole.width)).reshape(3, -1)
+        line = whole.width + side
+        firsts = ((y + side) * line + x + side) * whole.filters
+        places[whole.places :][:inputs] = whole.padded + firsts
+        row, column = np.indices((whole.kernel, whole.kernel)).reshape(2, -1)
+        steps_back = (row * line + column) * whole.filters
+        rows_on = np.arange(whole.kernel**2) * whole.channels * whole.filters
+        places[whole.taps :][: 2 * whole.kernel**2] = [*-steps_back, *rows_on]
+        places[whole.rows :][:inputs] = first.weight + channel * whole.filters
+        return places
 
 
 def _first_map(block: Block) -> dict[str, int]:

@@ -67,9 +67,12 @@ class CompiledOptimizer:
         corrections = 1 - beta1**self._steps, 1 - beta2**self._steps
         rate, scale, eps = group["lr"] / corrections[0], 1 / math.sqrt(corrections[1]), group["eps"]
         if isinstance(self._optimizer, torch.optim.RAdam):
-            rectification = _rectification(beta2, self._steps, corrections[1])
-            rate, eps = rate * (rectification or 1.0), eps * scale
-            if rectification is None:
+            most = 2 / (1 - beta2) - 1
+            length = most - 2 * self._steps * beta2**self._steps / corrections[1]
+            if length > 5:
+                ratio = (length - 4) * (length - 2) * most / ((most - 4) * (most - 2) * length)
+                rate, eps = rate * math.sqrt(ratio), eps * scale
+            else:  # the adaptive rate has no variance yet
                 scale, eps = 0.0, 1.0
         decay, shrink = group["weight_decay"], 1.0
         # Older releases of torch say it by the class alone.
@@ -107,16 +110,6 @@ class CompiledOptimizer:
                 self._steps = int(state["step"])
                 first.copy_(state["exp_avg"])
                 second.copy_(state["exp_avg_sq"])
-
-
-def _rectification(beta2: float, steps: int, correction: float) -> float | None:
-    """RAdam's, of the variance of the adaptive rate; None as long as it has none."""
-    longest = 2 / (1 - beta2) - 1
-    length = longest - 2 * steps * beta2**steps / correction
-    if length <= 5:
-        return None
-    ratio = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-    return math.sqrt(ratio)
 
 
 @bare_jit

@@ -177,11 +177,17 @@ def run_blocks(blocks: Sequence[nn.Module], x_seq: Tensor, time_window: int) -> 
 class Torso(nn.Module):
     """Blocks between the encoder and the readout: (T or 1, B, ...) to (T, B, num_features).
 
+    Its children are the blocks, in their order, each under the name of its layer.
+
     Attributes:
         num_features: units of the last layer.
     """
 
     num_features: int
+
+    def forward(self, x_seq: Tensor, time_window: int) -> Tensor:
+        """Inputs (T, B, ...), or (1, B, ...), to activity (time_window, B, num_features)."""
+        return run_blocks(list(self.children()), x_seq, time_window)
 
 
 class Convolution(NamedTuple):
@@ -243,14 +249,11 @@ class ConvolutionalTorso(Torso):
                 raise Refused("network", name, rule, "network=minatar")
             raise Refused("network", name, f"{rule}; write fewer network.channels")
         channels, height, width = observation_shape
-        # Children by name, no ModuleList, which `SpikingNetwork.layers` would take for one layer.
-        self._convs: list[str] = []
         for number, convolution in enumerate(convolutions, start=1):
             height, width = convolution.size(height), convolution.size(width)
             linear = nn.Conv2d(channels, *convolution)
             channels = convolution.channels
             block = Block(linear, make_norm((channels, height, width)), make_neuron())
-            self._convs.append(f"conv{number}")
             self.add_module(f"conv{number}", block)
         features = channels * height * width
         self.hidden = fully_connected(features, hidden, make_neuron, make_norm, normalize_hidden)
@@ -258,12 +261,11 @@ class ConvolutionalTorso(Torso):
 
     def forward(self, x_seq: Tensor, time_window: int) -> Tensor:
         """Images (T, B, C, H, W), or (1, B, C, H, W), to activity (time_window, B, hidden)."""
-        # Quicker on a CPU, and from two convolutions on worth a copy.
-        if x_seq.is_cpu and len(self._convs) > 1:
+        # Quicker on a CPU, and from two convolutions on, beside `hidden`, worth a copy.
+        if x_seq.is_cpu and len(list(self.children())) > 2:
             images = x_seq.flatten(0, 1).contiguous(memory_format=torch.channels_last)
             x_seq = images.view(x_seq.shape)
-        convs = [self.get_submodule(conv) for conv in self._convs]
-        return run_blocks([*convs, self.hidden], x_seq, time_window)
+        return run_blocks(list(self.children()), x_seq, time_window)
 
 
 def fully_connected(

@@ -2,16 +2,8 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from sdqn_lab.checks.refused import Refused
-from sdqn_lab.networks.blocks import (
-    MakeNeuron,
-    MakeNorm,
-    Torso,
-    fully_connected,
-    run_blocks,
-)
+from sdqn_lab.networks.blocks import MakeNeuron, MakeNorm, Torso, fully_connected
 
 
 class MLP(Torso):
@@ -47,16 +39,10 @@ class MLP(Torso):
         if len(observation_shape) != 1:
             rule = f"needs a vector (F,), got an observation of shape {tuple(observation_shape)}"
             raise Refused("network", "mlp", rule, "network=nature or network=minatar")
-        self._layers = [f"hidden{number}" for number in range(1, layers + 1)]
         features = observation_shape[0]
-        for name in self._layers:
-            normalize = normalize_hidden or name != self._layers[-1]
+        for number in range(1, layers + 1):
+            normalize = normalize_hidden or number < layers
             block = fully_connected(features, hidden, make_neuron, make_norm, normalize)
-            self.add_module(name, block)
+            self.add_module(f"hidden{number}", block)
             features = hidden
         self.num_features = hidden
-
-    def forward(self, x_seq: Tensor, time_window: int) -> Tensor:
-        """Vectors (T, B, F), or (1, B, F), to activity (time_window, B, hidden)."""
-        layers = [self.get_submodule(name) for name in self._layers]
-        return run_blocks(layers, x_seq, time_window)

@@ -1,17 +1,19 @@
 """The whole network: observations to the outputs of its heads."""
 
 from collections.abc import Iterator, Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from sdqn_lab.checks.refused import Refused
-from sdqn_lab.networks.blocks import Torso
 from sdqn_lab.spiking.encoder import Encoder
 from sdqn_lab.spiking.neuron import Neuron
 from sdqn_lab.spiking.readout import Readout
+
+if TYPE_CHECKING:
+    from sdqn_lab.networks.blocks import Torso
 
 
 class SpikingNetwork(nn.Module):
@@ -37,7 +39,7 @@ class SpikingNetwork(nn.Module):
 
     def __init__(
         self,
-        torso: Torso,
+        torso: "Torso",
         encoder: Encoder,
         heads: Mapping[str, Readout],
         *,

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from sdqn_lab.agents.policy import Choice, Policy
 from sdqn_lab.agents.seeding import stream, stream_seed
 from sdqn_lab.envs.base import VectorEnv
+
+if TYPE_CHECKING:
+    from sdqn_lab.agents.policy import Choice, Policy
 
 
 class Evaluation(NamedTuple):
@@ -61,12 +63,12 @@ class Moment(NamedTuple):
 
     running: npt.NDArray[np.bool_]
     observations: npt.NDArray[Any]
-    choice: Choice
+    choice: "Choice"
     returns: npt.NDArray[np.float64]
 
 
 def evaluate(
-    policy: Policy,
+    policy: "Policy",
     env: VectorEnv,
     start: Start,
     *,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab import config
+from sdqn_lab.analysis import forms
 from sdqn_lab.assembly.build import build_network
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.config.overrides import options
@@ -19,7 +20,7 @@ from sdqn_lab.networks.blocks import Convolution, ConvolutionalTorso
 from sdqn_lab.networks.mlp import MLP
 from sdqn_lab.networks.nature import Nature
 from sdqn_lab.networks.network import SpikingNetwork
-from sdqn_lab.networks.probe import BINS, LayerProbe, fan_out, multiply_adds, probe
+from sdqn_lab.networks.probe import BINS, LIMIT, LayerProbe, fan_out, multiply_adds, probe
 from sdqn_lab.spiking.encoder import Poisson
 from sdqn_lab.spiking.neuron import IF, LIF, Neuron, ReLU, SpikingNeuron
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm
@@ -75,6 +76,10 @@ def only(share: dict[int, float]) -> list[float]:
 
 
 # Operations
+
+
+def test_a_report_takes_histograms_for_what_a_probe_counts() -> None:
+    assert (forms.BINS, forms.LIMIT) == (BINS, LIMIT)
 
 
 def test_a_network_of_2_3_1_units_costs_what_a_calculation_by_hand_says() -> None:

@@ -28,7 +28,14 @@ def learning_curves(comparison: Comparison) -> Section:
     """Per game a panel, against agent steps (and frames) and against wall-clock time."""
     if not comparison.begun:
         return Section("learning", "Learning curves", ["No run was evaluated yet."])
-    figures = [curves_over_steps(comparison), _curves_over_time(comparison)]
+    canvas, _ = _curves(comparison, "wall_seconds", 60.0, "minutes")
+    machines = ", ".join(sorted({run.machine for run in comparison.runs if run.evaluations}))
+    caption = (
+        f"The same against wall-clock time of the run, all attempts together. {BAND} Comparable "
+        f"only where machines and what else they did were alike; these runs: {machines}."
+    )
+    over_time = Figure("learning-curves-time", "Learning curves over time", caption, canvas)
+    figures = [curves_over_steps(comparison), over_time]
     return Section("learning", "Learning curves", items=figures)
 
 
@@ -44,16 +51,6 @@ def curves_over_steps(comparison: Comparison) -> Figure:
     counts = " to ".join(f"{count}" for count in sorted({min(seeds - {0}), max(seeds)}))
     caption = f"{BAND} Seeds per arm and game: {counts}."
     return Figure("learning-curves", "Learning curves", caption, canvas)
-
-
-def _curves_over_time(comparison: Comparison) -> Figure:
-    canvas, _ = _curves(comparison, "wall_seconds", 60.0, "minutes")
-    machines = ", ".join(sorted({run.machine for run in comparison.runs if run.evaluations}))
-    caption = (
-        f"The same against wall-clock time of the run, all attempts together. {BAND} Comparable "
-        f"only where machines and what else they did were alike; these runs: {machines}."
-    )
-    return Figure("learning-curves-time", "Learning curves over time", caption, canvas)
 
 
 def _curves(comparison: Comparison, key: str, unit: float, label: str) -> tuple[Canvas, list[Axes]]:

@@ -54,7 +54,7 @@ class _Neuron(torch.autograd.Function):
         charged = torch.empty_like(spikes) if keep else spikes
         units = one.numel()
         with _device_of(x):
-            _forward[(triton.cdiv(units, BLOCK),)](
+            forward_kernel[(triton.cdiv(units, BLOCK),)](
                 *(x, spikes, charged, units, steps, len(x) == 1, keep, layer.leaky, layer.hard),
                 *map(float, (layer.slope_x, layer.slope_v, layer.v_threshold, layer.v_reset)),
                 BLOCK=BLOCK,
@@ -76,7 +76,7 @@ class _Neuron(torch.autograd.Function):
         grad_x = _like(charged, ctx.steps_in)
         units = charged[0].numel()
         with _device_of(grad):
-            _backward[(triton.cdiv(units, BLOCK),)](
+            backward_kernel[(triton.cdiv(units, BLOCK),)](
                 *(grad, charged, grad_x, units, len(charged), ctx.steps_in == 1),
                 *map(float, layer[:5]),
                 *(layer.surrogate, layer.hard, layer.detach_reset),
@@ -97,7 +97,7 @@ def _device_of(x: Tensor) -> AbstractContextManager[None]:
 
 
 @triton.jit
-def _forward(  # type: ignore[no-untyped-def]
+def forward_kernel(  # type: ignore[no-untyped-def]
     x,
     spikes,
     charged,
@@ -113,6 +113,7 @@ def _forward(  # type: ignore[no-untyped-def]
     v_reset,
     BLOCK: tl.constexpr,  # noqa: N803
 ):
+    """Write the spikes of BLOCK units, and their charged membranes if these are to be kept."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = at < units
     v = tl.zeros([BLOCK], tl.float32) + v_reset
@@ -130,7 +131,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _backward(  # type: ignore[no-untyped-def]
+def backward_kernel(  # type: ignore[no-untyped-def]
     grad,
     charged,
     grad_x,
@@ -147,6 +148,7 @@ def _backward(  # type: ignore[no-untyped-def]
     detach_reset: tl.constexpr,
     BLOCK: tl.constexpr,  # noqa: N803
 ):
+    """Write the gradient of the currents of BLOCK units from that of their spikes."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = at < units
     grad_v = tl.zeros([BLOCK], tl.float32)
@@ -154,7 +156,7 @@ def _backward(  # type: ignore[no-untyped-def]
     for i in range(steps):
         row = (steps - 1 - i) * tl.cast(units, tl.int64) + at
         h = tl.load(charged + row, mask=here, other=0.0)
-        slope = _slope(h - v_threshold, alpha, surrogate)
+        slope = surrogate_slope(h - v_threshold, alpha, surrogate)
         kept = tl.where(h - v_threshold > 0, 0.0, 1.0) if hard else 1.0
         if not detach_reset:
             kept += (v_reset - h if hard else -v_threshold) * slope
@@ -169,7 +171,7 @@ def _backward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _slope(x, alpha, surrogate: tl.constexpr):  # type: ignore[no-untyped-def]
+def surrogate_slope(x, alpha, surrogate: tl.constexpr):  # type: ignore[no-untyped-def]
     """The surrogate's derivative at x = h - v_threshold."""
     # A constexpr: each surrogate has a kernel of its own, without branches.
     if surrogate == ATAN:

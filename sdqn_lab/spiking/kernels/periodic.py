@@ -19,9 +19,7 @@ from torch.autograd.function import once_differentiable
 from sdqn_lab.spiking.kernels.cpu import (
     CHUNKS,
     ZERO,
-    Array,
     LayerConstants,
-    Rows,
     charged,
     layer_backward,
     normal_current,
@@ -30,6 +28,7 @@ from sdqn_lab.spiking.kernels.cpu import (
     takes,
 )
 from sdqn_lab.spiking.kernels.jit import inline_jit, jit, parallel_for
+from sdqn_lab.spiking.kernels.rows import Array, Rows
 from sdqn_lab.spiking.kernels.sparse import (
     LANES,
     SPARSE,

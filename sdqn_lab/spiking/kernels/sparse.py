@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv_transpose2d
 
-from sdqn_lab.spiking.kernels.cpu import Array, is_channels_last
 from sdqn_lab.spiking.kernels.jit import jit, parallel_for
+from sdqn_lab.spiking.kernels.rows import Array, is_channels_last
 from sdqn_lab.spiking.kernels.vectors import LANES as VECTOR
 from sdqn_lab.spiking.kernels.vectors import find, transpose
 

@@ -6,6 +6,7 @@ They never do. Offsets and row lengths count elements; LANES elements are worked
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -108,7 +109,10 @@ class _Vectors:
 
 
 def _compiled(body: Callable[..., Any], returns: Any = types.void) -> Any:
-    """A function for kernels: `body` writes its code, given the vectors and the arguments."""
+    """A function for kernels: `body` writes its code, given the vectors and the arguments.
+
+    It is called with the arguments alone.
+    """
 
     def typed(context: Any, *given: Any) -> tuple[Any, Callable[..., Any]]:
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -123,19 +127,20 @@ def _compiled(body: Callable[..., Any], returns: Any = types.void) -> Any:
     return intrinsic(typed)
 
 
-def _write_copy(v: _Vectors, out: Any, at: Any, rows: Any, begin: Any) -> None:
+@_compiled
+def copy_row(v: _Vectors, out: Any, at: Any, rows: Any, begin: Any) -> None:
     """out[at :][: LANES] = rows[begin :][: LANES]."""
     v.store(v.load(2, begin), 0, at)
 
 
-def _write_add(v: _Vectors, out: Any, at: Any, rows: Any, begin: Any, factor: Any) -> None:
+@_compiled
+def add_row(v: _Vectors, out: Any, at: Any, rows: Any, begin: Any, factor: Any) -> None:
     """out[at :][: LANES] += factor rows[begin :][: LANES]."""
     v.store(v.multiply_add(v.everywhere(factor), v.load(2, begin), v.load(0, at)), 0, at)
 
 
-def _write_transposed(
-    v: _Vectors, out: Any, at: Any, step: Any, x: Any, begin: Any, x_step: Any
-) -> None:
+@_compiled
+def transpose(v: _Vectors, out: Any, at: Any, step: Any, x: Any, begin: Any, x_step: Any) -> None:
     """out[at + i step + r] = x[begin + r x_step + i], for all i, r < LANES."""
     build, rows = v.builder, []
     for _ in range(LANES):
@@ -146,7 +151,8 @@ def _write_transposed(
         at = build.add(at, step)
 
 
-def _write_found(v: _Vectors, x: Any, begin: Any, found: Any, at: Any) -> Any:
+@partial(_compiled, returns=types.intp)
+def find(v: _Vectors, x: Any, begin: Any, found: Any, at: Any) -> Any:
     """found[at :] = the i in [begin, begin + LANES) where x[i] is not 0; returns how many.
 
     What lies behind them, up to LANES, is written over.
@@ -176,7 +182,8 @@ def _write_found(v: _Vectors, x: Any, begin: Any, found: Any, at: Any) -> Any:
     return count
 
 
-def _write_first_spikes(
+@_compiled
+def first_spikes(
     v: _Vectors,
     first: Any,
     at: Any,
@@ -239,6 +246,10 @@ def _sum(vectors: int) -> Callable[..., None]:
     return write
 
 
+sum_rows = _compiled(_sum(1))
+sum_wide_rows = _compiled(_sum(WIDE))
+
+
 def _add_product(
     v: _Vectors, totals: list[list[Any]], begin: Any, length: Any, g_begin: Any, g_step: Any
 ) -> None:
@@ -259,7 +270,8 @@ def _add_product(
             place = build.add(place, length)
 
 
-def _write_product(
+@_compiled
+def product(
     v: _Vectors,
     out: Any,
     at: Any,
@@ -286,7 +298,8 @@ def _write_product(
             v.store(build.load(one), 0, place)
 
 
-def _write_turned_product(
+@_compiled
+def turned_product(
     v: _Vectors,
     out: Any,
     at: Any,
@@ -313,14 +326,3 @@ def _write_turned_product(
         for numbers in v.transposed(square):
             v.store(numbers, 0, at)
             at = build.add(at, step)
-
-
-copy_row = _compiled(_write_copy)
-add_row = _compiled(_write_add)
-transpose = _compiled(_write_transposed)
-find = _compiled(_write_found, types.intp)
-first_spikes = _compiled(_write_first_spikes)
-sum_rows = _compiled(_sum(1))
-sum_wide_rows = _compiled(_sum(WIDE))
-product = _compiled(_write_product)
-turned_product = _compiled(_write_turned_product)
