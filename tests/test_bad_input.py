@@ -121,7 +121,7 @@ WRONG_TYPES = [
     ("+algo.seed=1", "num_envs", ""),
     ("+norm.v_threshold=5", "eps", ""),
     ("algo._target_=sdqn_lab.agents.base.Agent", "Agent", ""),
-    ("algo=null", "", "algo=OPTION with one of: braincog, double_dqn, dqn, pqn"),
+    ("algo=null", "", "algo=OPTION with one of: braincog, double_dqn, dqn, pqn, qr_dqn"),
     ("neuron.tau=true", "", "neuron.tau=2.0"),
     ("neuron.tau=[2]", "", "neuron.tau=2.0"),
     ("neuron.tau=null", "", "neuron.tau=2.0"),

@@ -147,6 +147,20 @@ def test_the_published_settings_of_pqn(env, rollout, steps_per_update, rest):
     assert {key: algo[key] for key in rest} == rest
 
 
+@pytest.mark.parametrize("env", FAMILIES)
+def test_qr_dqn_takes_the_settings_of_dqn_where_none_are_published(env):
+    cfg = config.compose([f"env={env}", "algo=qr_dqn"])
+    algo, plain = cfg.algo, config.compose([f"env={env}", "algo=dqn"]).algo
+    assert (algo.kappa, algo.double, algo.adam_eps) == (1.0, False, 0.01 / 32)
+    differs = {key for key in plain if key not in algo or algo[key] != plain[key]}
+    expected = {"_target_", "loss", "adam_eps"}
+    if cfg.env.family == "atari":
+        assert (algo.quantiles, algo.learning_rate, algo.epsilon_end) == (200, 5e-5, 0.01)
+        assert algo.target_update_every_updates * 16 == 40_000  # in frames
+        expected |= {"learning_rate", "epsilon_end", "target_update_every_updates"}
+    assert differs == expected
+
+
 @pytest.mark.parametrize(
     ("env", "steps"), [("pong", 10_000_000), ("minatar_asterix", 5_000_000), ("acrobot", 200_000)]
 )

@@ -48,6 +48,7 @@ PQN = [
     *("algo.rollout_steps=16", "algo.minibatches=3", "algo.iteration_steps=1000"),
     *("algo.epsilon_decay_steps=1500", "protocol.eval_episodes=3", "budget.log_every_steps=250"),
 ]
+QR_DQN = [*MINATAR, "experiment=pl_qr_dqn", "algo.quantiles=8", "budget.steps=1000"]
 
 
 def test_a_run_that_another_process_has_finished_meanwhile_is_not_begun_anew(tmp_path):
@@ -95,8 +96,8 @@ KILLS_OF_PQN = [("act", 25), ("learn from a rollout", 8), ("write a file", 4), (
 
 @pytest.mark.parametrize(
     ("overrides", "kills"),
-    [(MINATAR, KILLS), (ATARI, KILLS[:5]), (PQN, KILLS_OF_PQN)],
-    ids=["minatar", "atari", "pqn"],
+    [(MINATAR, KILLS), (ATARI, KILLS[:5]), (PQN, KILLS_OF_PQN), (QR_DQN, KILLS[1:3])],
+    ids=["minatar", "atari", "pqn", "qr_dqn"],
 )
 def test_killed_in_each_phase_a_run_resumes_to_the_same_metrics(overrides, kills, tmp_path):
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from sdqn_lab.checks.ranges import (
 )
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.engines.cuda_graph import CudaGraph, graph_obstacle
-from sdqn_lab.engines.losses import bootstrap
+from sdqn_lab.engines.losses import bootstrap, value_gradient
 from sdqn_lab.engines.network import compiled
 
 OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
@@ -229,14 +230,30 @@ class DQN(QAgent):
             if self.double:
                 selector_q = online.eval()(batch.next_observations, generator=self.generator)
         q = online.train()(batch.observations, generator=self.generator)
+        loss, mean_q = self.td_loss(batch, next_q, selector_q, q)
+        grad_norm = self.descend(loss)
+        return {"loss/td": loss.detach(), "q/mean": mean_q, "grad/norm": grad_norm}
+
+    def td_loss(
+        self, batch: Batch, next_q: Tensor, selector_q: Tensor | None, q: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What an update descends on, out of outputs of networks, (B, K) each.
+
+        Args:
+            batch: of B transitions, on the device of the outputs.
+            next_q: of the target network, at the next observations.
+            selector_q: of the online network there, which chooses a*; None: plain Q-learning.
+            q: of the online network at the observations; it alone carries a gradient.
+
+        Returns:
+            The loss, and the mean of Q over the batch at the actions taken, without a graph; 0-d.
+        """
         returns = batch.actions, batch.returns, batch.discounts
         loss = self._loss(td_error(q, *returns, next_q_online=selector_q, next_q_target=next_q))
-        grad_norm = self.descend(loss)
-        taken = q.detach().gather(1, batch.actions.unsqueeze(1))
-        return {"loss/td": loss.detach(), "q/mean": taken.mean(), "grad/norm": grad_norm}
+        return loss, q.detach().gather(1, batch.actions.unsqueeze(1)).mean()
 
     def _compiled_step(self, batch: Batch) -> dict[str, Tensor | float]:
-        observations, actions, returns, discounts, next_observations = (b.numpy() for b in batch)
+        next_observations = batch.next_observations.numpy()
         online, target = compiled(self.network), compiled(self.target_network)
         assert online is not None
         if target is not None:
@@ -245,9 +262,26 @@ class DQN(QAgent):
             with torch.no_grad():
                 next_q = self.target_network(batch.next_observations).numpy()
         selector_q = online.values(next_observations) if self.double else next_q
+        loss = partial(self.compiled_loss, batch, next_q, selector_q)
+        return self.compiled_step(batch.observations.numpy(), loss)
+
+    def compiled_loss(
+        self, batch: Batch, next_q: Array, selector_q: Array, q: Array, of_q: Array, numbers: Array
+    ) -> None:
+        """`td_loss` with its gradient by compiled code; selector_q is next_q if not double.
+
+        Args:
+            batch: of B transitions, on the CPU.
+            next_q: (B, K), as all outputs.
+            selector_q: likewise.
+            q: likewise.
+            of_q: (B, K), receives the gradient of the loss.
+            numbers: (2,), receives the loss and the mean of Q.
+        """
+        _, actions, returns, discounts, _ = (column.numpy() for column in batch)
         targets = np.empty_like(next_q[:, 0])
         bootstrap(returns, discounts, next_q, selector_q, targets)
-        return self.compiled_step(observations, actions, targets, huber=self._loss is huber)
+        value_gradient(q, actions, targets, self._loss is huber, 1.0, of_q, numbers)
 
     def sample(self, rng: np.random.Generator) -> Tensor | None:
         """Observations of one batch of replay."""

@@ -1,4 +1,4 @@
-"""Temporal-difference error and the losses taken of it."""
+"""Temporal-difference errors of values and of quantiles, and the losses taken of them."""
 
 from typing import Literal
 
@@ -56,3 +56,59 @@ def huber(error: Tensor) -> Tensor:
     """
     size = error.abs()
     return torch.where(size <= 1.0, 0.5 * size.square(), size - 0.5).mean()
+
+
+def quantile_huber(current: Tensor, target: Tensor, tau: Tensor, kappa: float = 1.0) -> Tensor:
+    """Quantile Huber loss, summed over current quantiles and averaged over targets, per sample::
+
+        d_ij = target_j - current_i
+        loss = sum_i mean_j |tau_i - 1[d_ij < 0]| L(d_ij)
+        L(d) = d^2 / 2 where abs(d) <= kappa, else kappa (abs(d) - kappa / 2)
+
+    With kappa = 0 L is the absolute value; no factor of kappa is divided out, so that is no limit.
+    The weight of an error carries no gradient.
+
+    Args:
+        current: (B, N) estimates of the quantiles, in units of the return.
+        target: (B, M) samples of what they are to be the quantiles of.
+        tau: (B, N) which quantiles they are, in (0, 1).
+        kappa: corner of the Huber loss, in units of the return, >= 0.
+
+    Returns:
+        (B,).
+
+    Source: Dabney, Rowland, Bellemare and Munos 2018, equations 9 and 10.
+    """
+    error = target.unsqueeze(1) - current.unsqueeze(2)
+    weight = (tau.unsqueeze(2) - (error.detach() < 0).to(error.dtype)).abs()
+    size = error.abs()
+    if kappa > 0:
+        size = torch.where(size <= kappa, 0.5 * size.square(), kappa * (size - 0.5 * kappa))
+    return (weight * size).mean(2).sum(1)
+
+
+def quantile_targets(
+    returns: Tensor, discounts: Tensor, *, next_online: Tensor | None, next_target: Tensor
+) -> Tensor:
+    """Returns and the quantiles of the best next action: returns + discounts * next_target[a*].
+
+    a* has the largest mean in next_online (double), or in next_target; of equal means the first.
+
+    Args:
+        returns: (B,) n-step returns.
+        discounts: (B,) of the value behind them; 0 where there is none.
+        next_online: (B, A, N) quantiles by the online network; None: plain Q-learning.
+        next_target: (B, A, M) quantiles by the target network.
+
+    Returns:
+        (B, M), without a gradient.
+    """
+    selector = next_target if next_online is None else next_online
+    following = of_actions(next_target, selector.mean(2).argmax(1))
+    return (returns.unsqueeze(1) + discounts.unsqueeze(1) * following).detach()
+
+
+def of_actions(quantiles: Tensor, actions: Tensor) -> Tensor:
+    """The quantiles (B, N) of one action each, out of those of all, (B, A, N), by number (B,)."""
+    index = actions.view(-1, 1, 1).expand(-1, 1, quantiles.shape[2])
+    return quantiles.gather(1, index).squeeze(1)

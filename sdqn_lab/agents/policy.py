@@ -67,6 +67,14 @@ class Policy(ABC):
     def choose(self, outputs: Tensor, rng: np.random.Generator) -> IntArray:
         """Actions (N,) for the network's outputs (N, K)."""
 
+    def values(self, outputs: Tensor) -> Tensor:
+        """One number for each action (N, A), out of the network's outputs (N, K)."""
+        return outputs
+
+    def quantiles(self, outputs: Tensor) -> Tensor | None:
+        """Quantiles of each action's return (N, A, M), where the outputs (N, K) hold any."""
+        return None
+
     @torch.no_grad()
     def outputs(self, observations: npt.NDArray[Any], time_window: int | None = None) -> Tensor:
         """What the deciding head answers (N, K), in evaluation mode, on its own device.
@@ -128,6 +136,23 @@ class Greedy(Policy):
     outputs_name = "Q-values"
 
     def choose(self, outputs: Tensor, rng: np.random.Generator) -> IntArray:
-        """Argmax of each row."""
-        actions: IntArray = outputs.argmax(dim=1).cpu().numpy()
+        """Argmax of each row of values."""
+        actions: IntArray = self.values(outputs).argmax(dim=1).cpu().numpy()
         return actions
+
+
+class GreedyInMean(Greedy):
+    """The action whose quantiles have the largest mean, which is its value.
+
+    Outputs are (N, A * M): the M quantiles of the first action, then those of the second, ...
+    """
+
+    outputs_name = "Q-values, line: middle 80%"
+
+    def quantiles(self, outputs: Tensor) -> Tensor:
+        """Outputs (N, A * M) as (N, A, M)."""
+        return outputs.view(len(outputs), self.num_actions, -1)
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """Mean over quantiles; (N, A * M) to (N, A)."""
+        return self.quantiles(outputs).mean(2)

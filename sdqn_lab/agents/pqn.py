@@ -16,6 +16,7 @@ from sdqn_lab.agents.schedules import LinearSchedule
 from sdqn_lab.agents.seeding import stream
 from sdqn_lab.checks.ranges import Count, Positive, Share, check_arguments
 from sdqn_lab.checks.refused import Refused
+from sdqn_lab.engines.losses import value_gradient
 
 
 class Lesson(NamedTuple):
@@ -193,8 +194,12 @@ class PQN(QAgent):
         """
         self.updates += 1
         if self.engine is not None:
-            arrays = observations.numpy(), actions.numpy(), targets.numpy()
-            return self.compiled_step(*arrays, huber=False, scale=0.5)
+            taken, wanted = actions.numpy(), targets.numpy()
+
+            def judge(q: Array, of_q: Array, numbers: Array) -> None:
+                value_gradient(q, taken, wanted, False, 0.5, of_q, numbers)
+
+            return self.compiled_step(observations.numpy(), judge)
         q = self.network.train()(observations, generator=self.generator)
         taken = q.gather(1, actions.unsqueeze(1)).squeeze(1)
         loss = 0.5 * mse(targets - taken)

@@ -1,6 +1,6 @@
 """What agents share that act by the values of actions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, cast
 
@@ -12,11 +12,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from sdqn_lab.agents.base import Agent, Arguments, Array, EnvSpec, RunFacts
 from sdqn_lab.agents.policy import Choice, Greedy
-from sdqn_lab.agents.returns import IntArray
 from sdqn_lab.agents.schedules import LinearSchedule
 from sdqn_lab.agents.seeding import stream, stream_seed
 from sdqn_lab.checks.refused import Refused
-from sdqn_lab.engines.losses import value_gradient
 from sdqn_lab.engines.network import compiled, obstacle
 from sdqn_lab.engines.optimizer import CompiledOptimizer, optimizer_obstacle
 
@@ -125,22 +123,14 @@ class QAgent(Agent):
         return grad_norm
 
     def compiled_step(
-        self,
-        observations: Array,
-        actions: IntArray,
-        targets: Array,
-        *,
-        huber: bool,
-        scale: float = 1.0,
+        self, observations: Array, loss: Callable[[Array, Array, Array], None]
     ) -> dict[str, Tensor | float]:
-        """Make one gradient step on the loss between targets and Q(s, a), by the engine.
+        """Make one gradient step by the engine.
 
         Args:
             observations: (B, *observation_shape).
-            actions: (B,) taken there.
-            targets: (B,).
-            huber: the loss; else the mean of squares.
-            scale: factor of the loss.
+            loss: called with the outputs (B, K) there, an array (B, K) that receives the loss's
+                gradient with respect to them, and one (2,) for the loss and the mean of Q(s, a).
 
         Returns:
             "loss/td", "q/mean" and "grad/norm".
@@ -149,11 +139,11 @@ class QAgent(Agent):
         assert engine is not None
         q = engine.network.forward(observations)
         of_q, numbers = np.empty_like(q), np.empty(2)
-        value_gradient(q, actions, targets, huber, scale, of_q, numbers)
+        loss(q, of_q, numbers)
         engine.network.backward(observations, of_q)
         norm = engine.step(self.max_grad_norm)
-        loss, mean = numbers.tolist()
-        return {"loss/td": loss, "q/mean": mean, "grad/norm": norm}
+        value, mean = numbers.tolist()
+        return {"loss/td": value, "q/mean": mean, "grad/norm": norm}
 
     def metrics(self, step: int) -> dict[str, float]:
         """Exploration at this step."""

@@ -65,3 +65,83 @@ def bootstrap(
             if value > largest or (np.isnan(value) and not np.isnan(largest)):
                 best = a
         out[b] = returns[b] + discounts[b] * next_q[b, best]
+
+
+@bare_jit
+def quantile_gradient(
+    quantiles: Array,
+    actions: Actions,
+    targets: Array,
+    kappa: float,
+    of_quantiles: Array,
+    out: Array,
+) -> None:
+    """The mean over the batch of `agents.losses.quantile_huber`, at tau_i = (i + 1/2) / N.
+
+    Args:
+        quantiles: (B, A, N).
+        actions: (B,).
+        targets: (B, M).
+        kappa: corner of the Huber loss; 0: absolute errors.
+        of_quantiles: (B, A, N), receives the gradient of the loss.
+        out: (2,), receives the loss and the mean of the quantiles of the actions taken.
+    """
+    batch, choices, count = quantiles.shape
+    real, samples = quantiles.dtype.type, targets.shape[1]
+    zero, one, corner = real(0), real(1), real(kappa)
+    inside = real(0.5) if kappa > 0 else zero
+    share = real(1 / (batch * samples))
+    loss, mean = np.float64(0), np.float64(0)
+    for b in range(batch):
+        for a in range(choices):
+            for i in range(count):
+                of_quantiles[b, a, i] = 0
+        current, of_current = quantiles[b, actions[b]], of_quantiles[b, actions[b]]
+        for i in range(count):
+            value, tau = current[i], real((i + 0.5) / count)
+            mean += value
+            cost, slope = zero, zero
+            # The slope of the Huber loss is the clipped error; of the absolute value, its sign. All
+            # comparisons are selects, for vectors, and let through what is no number.
+            for j in range(samples):
+                error = targets[b, j] - value
+                weight = one - tau if error < 0 else tau
+                if kappa > 0:
+                    clipped = corner if error > corner else error
+                    clipped = -corner if error < -corner else clipped
+                else:
+                    clipped = one if error > 0 else error
+                    clipped = -one if error < 0 else clipped
+                cost += weight * clipped * (error - inside * clipped)
+                slope += weight * clipped
+            loss += cost
+            of_current[i] = -slope * share
+    out[0] = loss / (batch * samples)
+    out[1] = mean / (batch * count)
+
+
+@bare_jit
+def quantile_bootstrap(
+    returns: Array, discounts: Array, following: Array, selector: Array, out: Array
+) -> None:
+    """returns + discounts * quantiles of the action whose mean in the selector is the largest.
+
+    Of equal means the first is taken; one that is not a number counts as the largest.
+
+    Args:
+        returns: (B,).
+        discounts: (B,).
+        following: (B, A, N) quantiles.
+        selector: (B, A, N).
+        out: (B, N).
+    """
+    for b in range(len(out)):
+        best, largest = 0, selector.dtype.type(0)
+        for a in range(selector.shape[1]):
+            total = selector.dtype.type(0)
+            for i in range(selector.shape[2]):
+                total += selector[b, a, i]
+            if a == 0 or total > largest or (np.isnan(total) and not np.isnan(largest)):
+                best, largest = a, total
+        for i in range(out.shape[1]):
+            out[b, i] = returns[b] + discounts[b] * following[b, best, i]

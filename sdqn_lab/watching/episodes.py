@@ -48,11 +48,12 @@ class Decision(NamedTuple):
     """One decision of the first episode.
 
     Attributes:
-        values: (A,) what the network answered, e.g. Q-values.
+        values: (A,) what the network answered for each action, e.g. Q-values.
         action: what was done.
         explored: whether it was drawn at random instead of chosen.
         layers: what the neurons did; empty unless asked for.
         score: return before this decision's reward.
+        quantiles: (A, M) of each action's return, where the network has any.
     """
 
     values: npt.NDArray[np.float32]
@@ -60,6 +61,7 @@ class Decision(NamedTuple):
     explored: bool
     layers: dict[str, LayerActivity]
     score: float
+    quantiles: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,10 @@ def play(
                 network(torch.from_numpy(moment.observations), time_window=window)
         if moment.running[0]:
             action, explored = int(moment.choice.actions[0]), bool(moment.choice.explored[0])
-            values, score = outputs[0].numpy(), float(moment.returns[0])
-            first.append(Decision(values, action, explored, dict(layers), score))
+            values, score = policy.values(outputs)[0].numpy(), float(moment.returns[0])
+            spread = policy.quantiles(outputs)
+            quantiles = None if spread is None else spread[0].numpy()
+            first.append(Decision(values, action, explored, dict(layers), score, quantiles))
 
     with SpikeRecorder(network) as recorder, activity as layers:
         played = evaluate(policy, env, start, time_window=window, on_decision=see)

@@ -88,7 +88,8 @@ class Player:
             algo = self.cfg.choices.get("algo")
             raise TypeError(f"q_values: algo={algo} has no action values; use act(observations)")
         window = time_window or self.cfg.time_window_eval
-        return self.policy.outputs(np.ascontiguousarray(observations), window).numpy()
+        outputs = self.policy.outputs(np.ascontiguousarray(observations), window)
+        return self.policy.values(outputs).numpy()
 
     def act(self, observations: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.int64]:
         """The action (N,) for each of the observations (N, ...), without random exploration."""

@@ -11,10 +11,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 
 if TYPE_CHECKING:
-    from sdqn_lab.watching.episodes import Episodes
+    from sdqn_lab.watching.episodes import Decision, Episodes
     from sdqn_lab.watching.player import Player
 
 Frame = npt.NDArray[np.uint8]
@@ -82,7 +83,9 @@ class Raster:
             rates = [[layer.rate for layer in each.layers.values()] for each in played.first]
             self._rates = Bars(left, layers, colors, rates)
             values = [decision.values for decision in played.first]
-            self._values = Bars(right, actions, [DIM] * len(actions), values)
+            ends = [middle(decision) for decision in played.first]
+            shown = [*values, *(each.ravel() for each in ends if each is not None)]
+            self._values = Bars(right, actions, [DIM] * len(actions), np.hstack(shown))
 
     def draw(self, number: int, picture: Frame) -> Frame:
         """The frame of a decision, (720, 1280, 3).
@@ -100,7 +103,7 @@ class Raster:
         for image, layer in zip(self.spikes, layers, strict=True):
             image.set_data(cells(layer.shown))
         self._rates.show([layer.rate for layer in layers])
-        self._values.show(decision.values.tolist(), decision.action)
+        self._values.show(decision.values.tolist(), decision.action, middle(decision))
         self._canvas.draw()  # type: ignore[no-untyped-call]
         pixels = self._canvas.buffer_rgba()  # type: ignore[no-untyped-call]
         frame: Frame = np.asarray(pixels)[..., :3].copy()
@@ -153,6 +156,10 @@ class Bars:
         # Eighteen actions must fit as well as three.
         size = min(11.0, 2.8 + 92 / len(names))
         self._bars = axes.barh(rows, [0.0] * len(rows), 0.72)
+        # With a dark edge, so that a line is seen on a bar of any colour and beside it.
+        edge = [withStroke(linewidth=4, foreground=GROUND)]
+        ends: dict[str, Any] = {"color": BRIGHT, "lw": 1.6, "marker": "|", "path_effects": edge}
+        self._ranges = [axes.plot([], [], **ends)[0] for _ in rows]
         axes.set_yticks(rows, names, size=size)
         beside: dict[str, Any] = {"va": "center_baseline", "transform": axes.get_yaxis_transform()}
         numbers = [axes.text(1.05, row, "", size=size, **beside) for row in rows]
@@ -164,17 +171,38 @@ class Bars:
         axes.set_xticks([])
         axes.axvline(0.0, color=LINE, zorder=0)
 
-    def show(self, values: Sequence[float], chosen: int | None = None) -> None:
+    def show(
+        self,
+        values: Sequence[float],
+        chosen: int | None = None,
+        ranges: npt.NDArray[np.floating] | None = None,
+    ) -> None:
         """Draw a value for each name; the chosen one is marked.
 
-        What is not finite, of a network that has diverged, has a number and no bar.
+        What is not finite, of a network that has diverged, has a number and no bar or line.
+
+        Args:
+            values: one for each name.
+            chosen: the number of its name.
+            ranges: (names, 2) from where to where a line goes; None: there are no lines.
         """
+        if ranges is not None:
+            for row, (line, ends) in enumerate(zip(self._ranges, ranges, strict=True)):
+                line.set_data(ends if np.isfinite(ends).all() else (np.nan, np.nan), (row, row))
         for row, (bar, value) in enumerate(zip(self._bars, values, strict=True)):
             color = CHOSEN if row == chosen else self._colors[row]
             bar.set(width=value if np.isfinite(value) else 0.0, facecolor=color)
             for label in self._labels[row]:
                 label.set(color=color, weight="bold" if row == chosen else "normal")
             self._labels[row][1].set_text(f"{value:.3f}")
+
+
+def middle(decision: "Decision") -> npt.NDArray[np.floating] | None:
+    """Where the middle 80% of each action's quantiles begin and end, (A, 2)."""
+    if decision.quantiles is None:
+        return None
+    ends: npt.NDArray[np.floating] = np.quantile(decision.quantiles, (0.1, 0.9), axis=1).T
+    return ends
 
 
 def enlarged(picture: Frame, width: int, height: int) -> Frame:

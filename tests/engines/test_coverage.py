@@ -242,7 +242,10 @@ def test_a_cell_that_cannot_be_compiled_is_refused_before_it_begins(
     refused(answer, f"error: backend=compiled: | {REASONS[option]} | ; write backend=auto")
 
 
-@pytest.mark.parametrize("experiment", ["pl_sdqn", "sdqn", "dqn", "dqn_popnorm", "pl_pqn", "pqn"])
+@pytest.mark.parametrize(
+    "experiment",
+    [*["pl_sdqn", "sdqn", "dqn", "dqn_popnorm", "pl_pqn", "pqn"], "pl_qr_dqn", "qr_dqn"],
+)
 def test_the_experiments_on_minatar_are_compiled(experiment: str) -> None:
     cfg = config.compose([*CELL, f"experiment={experiment}", "backend=compiled"])
     agent = build.build_agent(cfg, EnvSpec((4, 10, 10), ACTIONS))

@@ -6,8 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from sdqn_lab.agents.losses import huber, mse, td_error
-from sdqn_lab.engines.losses import bootstrap, value_gradient
+from sdqn_lab.agents.losses import (
+    huber,
+    mse,
+    of_actions,
+    quantile_huber,
+    quantile_targets,
+    td_error,
+)
+from sdqn_lab.engines.losses import (
+    bootstrap,
+    quantile_bootstrap,
+    quantile_gradient,
+    value_gradient,
+)
 
 BATCH, ACTIONS = 7, 4
 NAN = math.nan
@@ -123,3 +135,84 @@ def test_a_next_value_that_is_not_a_number_makes_the_target_one() -> None:
     next_q = np.array([[0.0, NAN, 1.0], [1.0, NAN, 2.0]])
     # Also behind a terminal step, as 0 times NaN is NaN in torch.
     assert np.isnan(targets_of(returns, discounts, next_q, next_q)).all()
+
+
+def quantiles_by_engine(
+    quantiles: np.ndarray, actions: np.ndarray, targets: np.ndarray, kappa: float
+) -> tuple[np.ndarray, float, float]:
+    """Gradient, loss and mean value."""
+    of_quantiles, numbers = np.full_like(quantiles, 9.0), np.full(2, 9.0)
+    quantile_gradient(quantiles, actions, targets, kappa, of_quantiles, numbers)
+    return of_quantiles, *numbers.tolist()
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [(np.float64, 1e-10), (np.float32, 2e-6)])
+@pytest.mark.parametrize("kappa", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("counts", [(5, 5), (9, 4), (1, 1), (50, 50)])
+def test_quantile_loss_and_its_gradient_are_those_of_autograd(
+    counts: tuple[int, int], kappa: float, kind: type[np.floating], tolerance: float
+) -> None:
+    rng, (own, others) = np.random.default_rng(2), counts
+    quantiles = rng.standard_normal((BATCH, ACTIONS, own)).astype(kind)
+    targets = (2 * rng.standard_normal((BATCH, others))).astype(kind)
+    actions = rng.integers(ACTIONS, size=BATCH)
+    # An error of exactly zero, where the sign decides.
+    targets[0, 0] = quantiles[0, actions[0], 0]
+    leaf = torch.from_numpy(quantiles).double().requires_grad_()
+    current = of_actions(leaf, torch.from_numpy(actions))
+    tau = ((torch.arange(own).double() + 0.5) / own).expand(BATCH, -1)
+    loss = quantile_huber(current, torch.from_numpy(targets).double(), tau, kappa).mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    of_quantiles, ours, mean = quantiles_by_engine(quantiles, actions, targets, kappa)
+    assert np.linalg.norm(of_quantiles - leaf.grad.numpy()) <= tolerance * leaf.grad.norm()
+    assert ours == pytest.approx(loss.item(), rel=tolerance)
+    assert mean == pytest.approx(current.mean().item(), rel=tolerance, abs=tolerance)
+
+
+@pytest.mark.parametrize("kappa", [1.0, 0.0])
+def test_a_quantile_or_target_that_is_not_a_number_reaches_the_gradient(kappa: float) -> None:
+    quantiles, actions = np.zeros((2, 3, 4)), np.array([2, 0])
+    targets = np.ones((2, 4))
+    targets[1, 3] = NAN
+    of_quantiles, loss, _ = quantiles_by_engine(quantiles, actions, targets, kappa)
+    assert math.isnan(loss)
+    assert np.argwhere(np.isnan(of_quantiles)).tolist() == [[1, 0, i] for i in range(4)]
+    quantiles[0, 2, 1], targets[1, 3] = NAN, 1.0
+    of_quantiles, loss, mean = quantiles_by_engine(quantiles, actions, targets, kappa)
+    assert math.isnan(loss) and math.isnan(mean)
+    assert np.argwhere(np.isnan(of_quantiles)).tolist() == [[0, 2, 1]]
+
+
+def quantile_targets_of(
+    returns: np.ndarray, discounts: np.ndarray, following: np.ndarray, selector: np.ndarray
+) -> np.ndarray:
+    out = np.full_like(following[:, 0], 9.0)
+    quantile_bootstrap(returns, discounts, following, selector, out)
+    return out
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_targets_of_quantiles_are_those_of_the_reference(double: bool) -> None:
+    rng = np.random.default_rng(3)
+    following, online = rng.standard_normal((2, BATCH, ACTIONS, 5))
+    returns, discounts = rng.standard_normal(BATCH), 0.9 * rng.integers(2, size=BATCH)
+    wanted = quantile_targets(
+        torch.from_numpy(returns),
+        torch.from_numpy(discounts),
+        next_online=torch.from_numpy(online) if double else None,
+        next_target=torch.from_numpy(following),
+    )
+    ours = quantile_targets_of(returns, discounts, following, online if double else following)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("means", "best"), [([1.0, 3.0, 3.0], 1), ([1.0, NAN, 3.0], 1), ([-1.0, -2.0, -1.0], 0)]
+)
+def test_the_best_action_by_quantiles_is_that_of_torch(means: list[float], best: int) -> None:
+    assert int(torch.tensor(means).argmax()) == best
+    selector = np.array(means)[None, :, None] + np.array([-1.0, 1.0])
+    following = np.array([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]])
+    ours = quantile_targets_of(np.array([1.0]), np.array([0.5]), following, selector)
+    assert ours.tolist() == [[1 + 0.5 * value for value in following[0, best]]]

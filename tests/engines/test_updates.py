@@ -13,6 +13,7 @@ from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.agents.pqn import PQN
 from sdqn_lab.agents.q_agent import QAgent
+from sdqn_lab.agents.qr_dqn import QRDQN
 from sdqn_lab.agents.replay import Batch
 from sdqn_lab.engines.network import compiled
 from sdqn_lab.networks.network import SpikingNetwork
@@ -35,6 +36,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "dqn, adamw, clipped, huber": {
         **{"loss": "huber", "optimizer": "adamw", "max_grad_norm": 0.5, "target_ema": 0.1},
     },
+    "quantiles": {"quantiles": 5, "target_update_every_updates": 3},
+    "quantiles, double, clipped": {
+        **{"quantiles": 1, "double": True, "kappa": 0.5, "max_grad_norm": 0.5, "target_ema": 0.1},
+    },
 }
 
 
@@ -44,7 +49,8 @@ def lively() -> LIF:
 
 def dqn(network: SpikingNetwork, **more: Any) -> DQN:
     sizes = {"replay_capacity_steps": 100, "num_envs": 2, "learning_rate": 1e-3}
-    return DQN(network, ENV, seed=0, **(sizes | more))
+    cls = QRDQN if "quantiles" in more else DQN
+    return cls(network, ENV, seed=0, **(sizes | more))
 
 
 def pqn(network: SpikingNetwork, **more: Any) -> PQN:
@@ -60,10 +66,11 @@ def batch(number: int, size: int = BATCH) -> Batch:
     return Batch(frames[0], actions, numbers, discounts, frames[1])
 
 
-def two_best(network: SpikingNetwork, observations: Tensor) -> float:
+def two_best(agent: QAgent, network: SpikingNetwork, observations: Tensor) -> float:
     """By how much the best action is better than the second; values of a silent layer are all 0."""
     with torch.no_grad():
-        best = plain(network)(observations).topk(2, dim=1).values
+        values = agent.policy(network, ACTIONS).values(plain(network)(observations))
+    best = values.topk(2, dim=1).values
     difference = best[:, 0] - best[:, 1]
     return float(difference[difference != 0].min())
 
@@ -74,7 +81,7 @@ def on_border(agent: QAgent, one: Batch) -> bool:
     for network in networks:
         assert isinstance(network, SpikingNetwork)
         nearest = margin(network, one.observations.numpy(), one.next_observations.numpy())
-        if min(nearest, two_best(network, one.next_observations)) < BORDER:
+        if min(nearest, two_best(agent, network, one.next_observations)) < BORDER:
             return True
     return False
 
@@ -111,7 +118,8 @@ def assert_same_numbers(ours: Any, theirs: Any, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("arm", ARMS)
 def test_updates_of_dqn_are_those_of_torch(arm: str, kind: str) -> None:
     dtype = DTYPES[kind]
-    network = Minatar(lively, time_window=4).to(dtype)
+    width = ACTIONS * ARMS[arm].get("quantiles", 1)
+    network = Minatar(lively, time_window=4, num_actions=width).to(dtype)
     slow, fast = dqn(plain(network), **ARMS[arm]), dqn(network, **ARMS[arm])
     assert fast.general_path is None
     assert slow.general_path == "backend=reference"

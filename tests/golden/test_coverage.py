@@ -16,6 +16,7 @@ EXPECTED = {
     "net_full": 9,
     "nstep": 6,
     "qlambda": 4,
+    "quantile": 7,
 }
 
 

@@ -20,7 +20,7 @@ def test_names_the_state_it_sees(neuron, norm):
     assert tape.evaluations()[-1] >= 0.9 * IDENTITY_OPTIMUM
 
 
-@pytest.mark.parametrize("algo", ["dqn", "double_dqn"])
+@pytest.mark.parametrize("algo", ["dqn", "double_dqn", "qr_dqn"])
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_walks_to_the_far_end_of_a_chain(algo, n_step):
     arguments = [f"algo={algo}", f"algo.n_step={n_step}", "neuron=relu", "norm=none"]
@@ -31,6 +31,14 @@ def test_walks_to_the_far_end_of_a_chain(algo, n_step):
     last = tape.records[-1]
     assert last["eval/return_mean"] == 1.0
     assert last["eval/length_steps_mean"] == 4.0
+
+
+@pytest.mark.parametrize("experiment", ["qr_dqn", "pl_qr_dqn"])
+def test_qr_dqn_names_the_state_it_sees(experiment):
+    overrides = [f"experiment={experiment}", "network.normalize_hidden=true", "algo.gamma=0.5"]
+    trainer, tape = toy_trainer(toy_config("algo.learning_rate=2e-3", *BUDGET, *overrides))
+    trainer.run()
+    assert tape.evaluations()[-1] >= 0.9 * IDENTITY_OPTIMUM
 
 
 def pqn_config(*overrides):

@@ -98,6 +98,25 @@ def test_the_chosen_action_has_its_bar_in_every_episode(shape, values):
     assert pixels_of(frame, raster.CHOSEN) > 200
 
 
+def test_a_line_goes_over_the_middle_of_the_quantiles():
+    ends = np.array([[0, 10], [5, 5], [np.nan, np.nan]], np.float32)
+    wide = np.linspace(ends[:, 0], ends[:, 1], 11, axis=1)
+    frames = [
+        decision(0, values=np.array([5, 5, np.nan], np.float32), quantiles=quantiles)
+        for quantiles in (wide, 5 + (wide - 5) / 2, None)
+    ]
+    drawn, lengths = drawing(*frames[:2]), []
+    for number in range(2):
+        bright = (drawn.draw(number, PICTURE)[450:, 850:] == rgb(raster.BRIGHT)).all(-1)
+        columns = bright[bright.sum(1).argmax()].nonzero()[0]
+        lengths.append(columns.max() - columns.min())
+    # From 1 to 9, then from 3 to 7, on one axis.
+    assert lengths[0] > 80
+    assert lengths[0] == pytest.approx(2 * lengths[1], abs=3)
+    bare = drawing(frames[2]).draw(0, PICTURE)
+    assert pixels_of(bare, raster.BRIGHT) < 10
+
+
 @pytest.mark.parametrize("values", [(np.nan, np.inf, -np.inf), (0, 0, 0)])
 def test_what_is_zero_or_has_diverged_has_no_bar(values):
     shown = decision(2, values=np.array(values, np.float32))
