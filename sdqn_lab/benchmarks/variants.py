@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Literal, NamedTuple
 
+import torch
 from omegaconf import DictConfig
 
 from sdqn_lab.agents.base import EnvSpec
