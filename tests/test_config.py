@@ -78,9 +78,10 @@ def test_every_class_of_a_group_has_its_option(group):
 
 @pytest.mark.parametrize(("group", "option"), [g for g in OPEN_OPTIONS if g[0] != "network"])
 def test_every_option_gives_values_for_every_action(group, option):
-    overrides = [f"{group}={option}", "env=minatar_breakout", "time_window=4"]
-    network = built(*overrides)
-    observations = torch.randint(0, 2, (3, 4, 10, 10), dtype=torch.uint8)
+    # Differences between frames need a stack of them.
+    env, size = ("pong", 84) if option == "delta" else ("minatar_breakout", 10)
+    network = built(f"{group}={option}", f"env={env}", "time_window=4")
+    observations = torch.randint(0, 2, (3, 4, size, size), dtype=torch.uint8)
     assert network(observations).shape == (3, 6)
 
 

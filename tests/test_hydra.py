@@ -140,8 +140,8 @@ def test_a_row_that_does_not_fit_is_named(given, key, multirun):
 
 def test_a_text_in_a_row_stays_a_text():
     texts = ["plain", "a, b=c", "a,b", 'it\'s "so"', "1", "null", "ünï", "", "[x", "a\\"]
+    common = config.compose_raw([*TINY, "tracker=wandb"])
     for text in texts:
-        common = config.compose_raw([*TINY, "tracker=wandb"])
         OmegaConf.update(common, "cells", [{"tracker.notes": text, "tracker.tags": [text, "b"]}])
         (cell,) = config.planning.combinations([*TINY, "tracker=wandb"], common)
         tracker = config.compose_raw(cell).tracker
@@ -159,13 +159,21 @@ def test_the_config_of_a_multirun_is_that_of_its_first_cell(multirun):
     assert not list(Path().iterdir())
 
 
-SHOWN = [["--cfg", "hydra"], ["--info", "searchpath"], ["--hydra-help"]]
+SHOWN = [["--cfg", "hydra"], ["--info", "searchpath"]]
 SHOWN += [["--info", "defaults", "-m", "seed=1,2"]]
 
 
 @pytest.mark.parametrize("flags", SHOWN)
-def test_hydra_shows_what_it_shows_and_nothing_is_made(flags):
-    command = [sys.executable, "-m", "sdqn_lab.run", "env=cartpole", *flags]
+def test_hydra_shows_what_it_shows_and_nothing_is_made(flags, single):
+    answer = single("env=cartpole", *flags)
+    assert answer.code == 0
+    assert "hydra" in answer.out
+    assert not list(Path().iterdir())
+
+
+def test_hydra_gives_its_own_help_and_nothing_is_made():
+    # Then Hydra ends the process.
+    command = [sys.executable, "-m", "sdqn_lab.run", "env=cartpole", "--hydra-help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "hydra" in shown
     assert not list(Path().iterdir())

@@ -20,6 +20,7 @@ from sdqn_lab.checks.refused import Refused
 from sdqn_lab.envs.base import Protocol, VectorEnv
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.network import SpikingNetwork
+from sdqn_lab.spiking.encoder import Encoder
 from sdqn_lab.spiking.neuron import Neuron
 
 
@@ -55,9 +56,10 @@ def build_heads(
     first = make_neuron(cfg)
     scale = {"v_threshold": first.v_threshold, "v_reset": first.v_reset}
     # Torso before heads: weights are drawn in this order, and another would give other weights.
+    encoder = make_encoder(cfg)
     torso = _instantiate(
         cfg.network,
-        observation_shape=tuple(observation_shape),
+        observation_shape=encoder.shape(tuple(observation_shape)),
         make_neuron=lambda: make_neuron(cfg),
         make_norm=lambda shape: _instantiate(cfg.norm, normalized_shape=shape, **scale),
     )
@@ -70,7 +72,7 @@ def build_heads(
     }
     return SpikingNetwork(
         torso,
-        _instantiate(cfg.encoder),
+        encoder,
         readouts,
         time_window=cfg.time_window,
         observation_scale=cfg.env.observation_scale,
@@ -91,6 +93,16 @@ def make_neuron(cfg: DictConfig) -> Neuron:
         parts = " with ".join(type(part).__name__ for part in (neuron, *extra.values()))
         raise Refused("backend", "fused", f"there are no kernels for {parts}", "backend=auto")
     return neuron
+
+
+def make_encoder(cfg: DictConfig) -> Encoder:
+    """The encoder of a config.
+
+    Raises:
+        Refused: an argument is out of range.
+    """
+    encoder: Encoder = _instantiate(cfg.encoder)
+    return encoder
 
 
 def _instantiate(node: DictConfig, **extra: Any) -> Any:

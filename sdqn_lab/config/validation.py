@@ -93,10 +93,10 @@ def _without_time(cfg: DictConfig) -> list[Refused]:
         return []
     problems, neuron = [], f"neuron={cfg.choices.get('neuron', 'this')}"
     if get_class(cfg.readout._target_).temporal:  # type: ignore[attr-defined]
-        rule = f"integrates over time, and {neuron} has none"
+        rule = f"needs time, and {neuron} has none"
         problems.append(Refused("readout", cfg.choices.get("readout"), rule, "mean_spikes"))
     if not get_class(cfg.encoder._target_).constant:  # type: ignore[attr-defined]
-        rule = f"draws a spike train over time, and {neuron} has none"
+        rule = f"makes a spike train over time, and {neuron} has none"
         problems.append(Refused("encoder", cfg.choices.get("encoder"), rule, "direct"))
     return problems
 
@@ -111,7 +111,7 @@ def _wrong_shapes(cfg: DictConfig, here: bool) -> list[Refused]:
         rule = f"has {env.num_actions} actions, and a run keeps one in a byte"
         instead = f"env.id=ID of an environment with at most {MAX_ACTIONS}"
         return [Refused("env.id", cfg.env.id, rule, instead)]
-    problem = _no_probabilities(cfg) or _wrong_network(cfg, env, here)
+    problem = _no_probabilities(cfg) or _wrong_stack(cfg, env) or _wrong_network(cfg, env, here)
     return [problem] if problem else []
 
 
@@ -151,7 +151,7 @@ def _not_compiled(cfg: DictConfig, here: bool) -> str | None:
 
 
 def _no_probabilities(cfg: DictConfig) -> Refused | None:
-    """An encoder that draws spikes takes its input for firing probabilities."""
+    """An encoder that makes a spike train takes its input for probabilities or intensities."""
     if get_class(cfg.encoder._target_).constant:  # type: ignore[attr-defined]
         return None
     env = build.build_env(cfg, num_envs=1)
@@ -160,10 +160,23 @@ def _no_probabilities(cfg: DictConfig) -> Refused | None:
     low, high = float(first.min()), float(first.max())
     if first.ndim > 2 and low >= 0 and high <= 1:
         return None
-    rule = f"firing probabilities need observations in [0, 1], and env={cfg.choices.get('env')}"
+    rule = f"makes spikes of observations in [0, 1], and env={cfg.choices.get('env')}"
     instead = "encoder=direct, or env.observation_scale=255 for images"
     shown = f"{rule} shows {low:.3g} to {high:.3g}"
     return Refused("encoder", cfg.choices.get("encoder"), shown, instead)
+
+
+def _wrong_stack(cfg: DictConfig, env: EnvSpec) -> Refused | None:
+    """An encoder that compares frames must know how many an observation stacks."""
+    frames = build.make_encoder(cfg).frames
+    if frames in (None, env.stack):
+        return None
+    name = cfg.choices.get("env")
+    if env.stack == 1:
+        rule = f"compares stacked frames, and an observation of env={name} is a single one"
+        return Refused("encoder", cfg.choices.get("encoder"), rule, "direct")
+    rule = f"an observation of env={name} stacks {env.stack}"
+    return Refused("encoder.frames", frames, rule, str(env.stack))
 
 
 @cache

@@ -1,20 +1,35 @@
 """Encoders: one observation (B, ...) to the input of T simulation steps."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
+
+from sdqn_lab.checks.ranges import Positive, check_arguments
+from sdqn_lab.checks.refused import Refused
 
 
 class Encoder(nn.Module, ABC):
     """What a network needs to know about its input.
 
     Attributes:
-        constant: whether every step sees the same input; the sequence then has a single entry.
+        constant: whether every step sees the same input; the sequence then has a single entry. If
+            not, the input must lie in [0, 1].
+        frames: how many stacked frames an observation must have; None: that does not matter.
     """
 
     constant: ClassVar[bool]
+    frames: int | None = None
+
+    def shape(self, observation_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of one sample at one step, from that of an observation.
+
+        Raises:
+            Refused: the encoder cannot take such observations.
+        """
+        return observation_shape
 
     @abstractmethod
     def forward(
@@ -57,3 +72,88 @@ class Poisson(Encoder):
         shape = (time_window, *x.shape)
         draws = torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
         return (draws < x).to(x.dtype)
+
+
+class Latency(Encoder):
+    """Time coding: one spike per input, the sooner the larger the input::
+
+        t(x) = round((T - 1) (1 - x)),  s_t = 1 if t = t(x) and x >= threshold, else 0
+
+    So 1 fires at step 0, the smallest inputs at step T - 1, and what is below the threshold never.
+    Halves are rounded to the even step. Each input is coded on its own, whatever the rest of the
+    sample or batch is. The input must lie in [0, 1], which is not checked here; above 1 it counts
+    as 1. For inputs of 0 and 1 alone all spikes come at step 0.
+
+    Args:
+        threshold: what stays silent is below it, in (0, 1].
+
+    Raises:
+        Refused: the threshold is outside its range.
+
+    Source: the linear latency code of snnTorch (Eshraghian et al. 2023), normalized and clipped.
+    """
+
+    constant = False
+
+    def __init__(self, *, threshold: Annotated[float, Gt(0), Le(1)] = 0.01) -> None:
+        check_arguments(Latency.__init__, locals())
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(
+        self, x: Tensor, time_window: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Intensities (B, ...) to spikes (time_window, B, ...), at most one per input."""
+        times = ((time_window - 1) * (1 - x.clamp(max=1))).round()
+        # A time that no step has: an input that is no number stays silent too.
+        times = times.where(x >= self.threshold, -1)
+        steps = torch.arange(time_window, device=x.device, dtype=x.dtype)
+        return (times == steps.view(-1, *[1] * x.dim())).to(x.dtype)
+
+
+class Delta(Encoder):
+    """Events between the frames of a stack, as an event camera sees them, at every step::
+
+        d_k   = frame_(k+1) - frame_k,   k = 0, ..., frames - 2, oldest first
+        on_k  = 1[d_k >= threshold],  off_k = 1[d_k <= -threshold]
+
+    The planes on_0, ..., on_(frames - 2), off_0, ..., off_(frames - 2) take the place of the
+    frames, and are the same at all T steps: a decision needs all of them, also with T = 1. What
+    does not move is not seen. Frames from before an episode are zeros, so its first decisions see
+    its whole first picture appear.
+
+    Args:
+        frames: how many an observation (frames * c, ...) stacks along its first axis, >= 2.
+        threshold: smallest change that is an event, > 0, in units of the scaled observation.
+
+    Raises:
+        Refused: an argument is outside its range.
+
+    Source: delta modulation of snnTorch (Eshraghian et al. 2023), whose time axis is here that of
+    the stack; ON and OFF planes are those of event cameras (Lichtsteiner, Posch, Delbruck 2008).
+    """
+
+    constant = True
+    frames: int
+
+    def __init__(self, *, frames: Annotated[int, Ge(2)] = 4, threshold: Positive = 0.1) -> None:
+        check_arguments(Delta.__init__, locals())
+        super().__init__()
+        self.frames, self.threshold = frames, threshold
+
+    def shape(self, observation_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(2 (frames - 1) c, ...) from (frames * c, ...); see `Encoder`."""
+        channels, *rest = observation_shape
+        if channels % self.frames:
+            rule = f"must divide the {channels} channels of an observation"
+            raise Refused("frames", self.frames, rule)
+        return (2 * (self.frames - 1) * channels // self.frames, *rest)
+
+    def forward(
+        self, x: Tensor, time_window: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Stacks (B, frames * c, ...) to events (1, B, 2 (frames - 1) c, ...), 0 or 1."""
+        frames = x.view(len(x), self.frames, -1, *x.shape[2:])
+        change = (frames[:, 1:] - frames[:, :-1]).flatten(1, 2)
+        events = torch.cat([change >= self.threshold, change <= -self.threshold], dim=1)
+        return events.to(x.dtype).unsqueeze(0)

@@ -93,7 +93,12 @@ class MeanMembrane(MembraneReadout):
 
 
 class LastMembrane(MembraneReadout):
-    """Q = the integrator's potential after the last step. Arguments as `MembraneReadout`."""
+    """Q = the integrator's potential after the last step, to which late spikes count more::
+
+        Q = W sum_t (1 / tau) (1 - 1 / tau)^(T - 1 - t) s_t
+
+    `DiscountedSpikes` is its mirror image. Arguments as `MembraneReadout`.
+    """
 
     def forward(self, spike_seq: Tensor) -> Tensor:
         """Spikes (T, B, F) to values (B, A)."""
@@ -109,3 +114,70 @@ class MaxMembrane(MembraneReadout):
     def forward(self, spike_seq: Tensor) -> Tensor:
         """Spikes (T, B, F) to values (B, A)."""
         return self.membrane(spike_seq).amax(0)
+
+
+class DiscountedSpikes(MembraneReadout):
+    """Spikes discounted by their time, so that early ones count more::
+
+        Q = W sum_t (1 / tau) (1 - 1 / tau)^t s_t
+
+    The mirror image of `LastMembrane`: what that one gives for spikes in reversed order. W commutes
+    with the sum and is therefore applied once. With tau = 1 the first step alone counts.
+
+    Args:
+        in_features: F, number of units of the last layer.
+        num_actions: A, number of actions.
+        tau: time constant of the discount in steps, >= 1.
+
+    Raises:
+        Refused: tau is below 1 or not finite.
+    """
+
+    def forward(self, spike_seq: Tensor) -> Tensor:
+        """Spikes (T, B, F) to values (B, A)."""
+        steps = torch.arange(len(spike_seq), device=spike_seq.device, dtype=spike_seq.dtype)
+        weights = (1 - 1 / self.tau) ** steps / self.tau
+        values: Tensor = self.linear(torch.tensordot(weights, spike_seq, dims=1))
+        return values
+
+
+class FirstSpike(Readout):
+    """Time to first spike: Q = W (1 - t / T), t the step of a unit's first spike, T without any.
+
+    A unit that fires at once counts 1, a silent one 0, and what follows a first spike nothing. The
+    gradient is that of `first_spike_time`, so silent units can be recruited.
+
+    Source: time-to-first-spike coding; the form that is linear in the time is ours.
+    """
+
+    temporal = True
+
+    def forward(self, spike_seq: Tensor) -> Tensor:
+        """Spikes (T, B, F) to values (B, A)."""
+        values: Tensor = self.linear(1 - first_spike_time(spike_seq) / len(spike_seq))
+        return values
+
+
+def first_spike_time(spike_seq: Tensor) -> Tensor:
+    """The step of each unit's first spike, from 0; T if there is none::
+
+        t = sum_(j < T) prod_(k <= j) (1 - s_k)
+
+    For spikes of 0 and 1 the product is 1 as long as the unit has been silent. The sum is linear in
+    each s_k, so its gradient is exactly what one spike more or less changes: with n the step of the
+    spike after the first, or T, dt / ds_k is -(t - k) before the first spike, -(n - t) at it, and 0
+    after it. For a silent unit it is -(T - k).
+
+    Args:
+        spike_seq: (T, B, ...), 0 or 1.
+
+    Returns:
+        (B, ...), in [0, T].
+    """
+    silent = torch.ones_like(spike_seq[0])
+    time = torch.zeros_like(silent)
+    # Products one by one: none is divided by, so spikes of exactly 1 have a gradient.
+    for spikes in spike_seq.unbind(0):
+        silent = silent * (1 - spikes)
+        time = time + silent
+    return time

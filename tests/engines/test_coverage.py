@@ -23,10 +23,16 @@ from sdqn_lab.networks.mlp import MLP
 from sdqn_lab.networks.nature import Nature
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.runs.directory import RunDirectory
-from sdqn_lab.spiking.encoder import Poisson
+from sdqn_lab.spiking.encoder import Delta, Latency, Poisson
 from sdqn_lab.spiking.neuron import CODES, IF, LIF, PLIF, ReLU
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
-from sdqn_lab.spiking.readout import LastMembrane, MaxMembrane, MeanMembrane
+from sdqn_lab.spiking.readout import (
+    DiscountedSpikes,
+    FirstSpike,
+    LastMembrane,
+    MaxMembrane,
+    MeanMembrane,
+)
 from sdqn_lab.spiking.surrogate import Atan
 from sdqn_lab.training.cell import run_cell
 from tests.commands import Answer, refused
@@ -108,9 +114,13 @@ NEURON = "a neuron or surrogate without kernels"
 WIDTH = "layers whose width is no multiple of 16 (convolution) or 32"
 NOT_COVERED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "poisson": (lambda: Minatar(encoder=Poisson), ENCODER),
+    "latency": (lambda: Minatar(encoder=Latency), ENCODER),
+    "delta": (lambda: Minatar(encoder=lambda: Delta(frames=2)), ENCODER),
     "last_membrane": (lambda: Minatar(readout=LastMembrane), READOUT),
     "max_membrane": (lambda: Minatar(readout=MaxMembrane), READOUT),
     "mean_membrane": (lambda: Minatar(readout=MeanMembrane), READOUT),
+    "discounted_spikes": (lambda: Minatar(readout=DiscountedSpikes), READOUT),
+    "first_spike": (lambda: Minatar(readout=FirstSpike), READOUT),
     "two heads": (with_two_heads, READOUT),
     "batchnorm": (lambda: Minatar(norm=BatchNorm), NORM),
     "a norm of one's own": (lambda: Minatar(norm=OwnNorm), NORM),
@@ -214,7 +224,9 @@ CELL = ["env=minatar_breakout", "tracker=none", "threads=1", "time_window=2", "d
 REASONS = {
     "norm=batchnorm": NORM,
     "encoder=poisson": ENCODER,
+    "encoder=latency": ENCODER,
     "readout=last_membrane": READOUT,
+    "readout=first_spike": READOUT,
     "neuron=plif": NEURON,
     "precision=bf16": "precision=bf16",
     "network.channels=[16,16]": CONVOLUTIONS,

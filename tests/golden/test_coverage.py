@@ -17,6 +17,9 @@ EXPECTED = {
     "nstep": 6,
     "qlambda": 4,
     "quantile": 7,
+    "latency": 5,
+    "delta": 2,
+    "first_spike": 5,
 }
 
 

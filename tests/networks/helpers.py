@@ -32,7 +32,7 @@ def build(
     readout: type[Readout] = MeanSpikes,
     *,
     torso: Callable[..., Any] = MinAtar,
-    encoder: type[Encoder] = Direct,
+    encoder: Callable[[], Encoder] = Direct,
     shape: tuple[int, ...] = (2, 8, 7),
     num_actions: int = 3,
     time_window: int = 5,
@@ -48,10 +48,11 @@ def build(
     def make_norm(normalized_shape: tuple[int, ...]) -> nn.Module:
         return norm(normalized_shape, v_threshold=first.v_threshold, v_reset=first.v_reset)
 
-    body = torso(shape, neuron, make_norm, **sizes)
+    made = encoder()
+    body = torso(made.shape(shape), neuron, make_norm, **sizes)
     network = SpikingNetwork(
         body,
-        encoder(),
+        made,
         {"q": readout(body.num_features, num_actions)},
         time_window=time_window,
         observation_scale=observation_scale,

@@ -6,7 +6,7 @@ from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Poisson
 from sdqn_lab.spiking.neuron import LIF, PLIF, ReLU
 from sdqn_lab.spiking.norm import BatchNorm, PopNorm
-from sdqn_lab.spiking.readout import LastMembrane, MaxMembrane, MeanMembrane, Readout
+from sdqn_lab.spiking.readout import FirstSpike, LastMembrane, MaxMembrane, MeanMembrane, Readout
 from sdqn_lab.spiking.stats import SpikeRecorder
 from tests.networks.helpers import NEURONS, NORMS, images, small
 
@@ -149,7 +149,7 @@ def test_recorder_names_the_layers_of_a_network() -> None:
     assert 0 < layers["conv1"].firing_rate < 1
 
 
-@pytest.mark.parametrize("cls", [MeanMembrane, LastMembrane, MaxMembrane])
+@pytest.mark.parametrize("cls", [MeanMembrane, LastMembrane, MaxMembrane, FirstSpike])
 def test_refuses_a_membrane_readout_on_neurons_without_time(cls: type[Readout]) -> None:
     with pytest.raises(Refused) as error:
         small(ReLU, PopNorm, cls)

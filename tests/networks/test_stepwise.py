@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.mlp import MLP
 from sdqn_lab.networks.nature import Nature
 from sdqn_lab.networks.network import SpikingNetwork
-from sdqn_lab.spiking.encoder import Direct, Encoder, Poisson
+from sdqn_lab.spiking.encoder import Delta, Direct, Encoder, Latency, Poisson
 from sdqn_lab.spiking.neuron import IF, LIF, PLIF, Neuron, ReLU, SpikingNeuron
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
 from sdqn_lab.spiking.readout import (
+    DiscountedSpikes,
+    FirstSpike,
     LastMembrane,
     MaxMembrane,
     MeanMembrane,
@@ -26,12 +29,12 @@ from sdqn_lab.spiking.readout import (
 )
 from tests.networks.helpers import NEURONS, NORMS, SPIKING, build, images, small
 
-MEMBRANES = [MeanMembrane, LastMembrane, MaxMembrane]
+TIMED = [MeanMembrane, LastMembrane, MaxMembrane, DiscountedSpikes, FirstSpike]
 COMBINATIONS = [
     pytest.param(neuron, norm, readout, id=f"{neuron}-{norm}-{readout.__name__}")
     for neuron in NEURONS
     for norm in NORMS
-    for readout in [MeanSpikes, *(MEMBRANES if neuron in SPIKING else [])]
+    for readout in [MeanSpikes, *(TIMED if neuron in SPIKING else [])]
 ]
 
 
@@ -51,10 +54,10 @@ def test_folded_network_equals_the_plain_loop_in_evaluation(neuron: str, norm: s
     assert_equals_plain_loop(network.eval(), images(4))
 
 
-@pytest.mark.parametrize("encoder", [Direct, Poisson])
+@pytest.mark.parametrize("encoder", [Direct, Poisson, Latency, partial(Delta, frames=2)])
 @pytest.mark.parametrize("norm", NORMS)
-def test_every_encoder_equals_the_plain_loop(encoder: type[Encoder], norm: str) -> None:
-    network = small(LIF, NORMS[norm], encoder=encoder, observation_scale=1.25)
+def test_every_encoder_equals_the_plain_loop(encoder: Callable[[], Encoder], norm: str) -> None:
+    network = small(lively, NORMS[norm], encoder=encoder, observation_scale=1.25)
     assert_equals_plain_loop(network, images(4))
 
 
@@ -126,8 +129,15 @@ def plain_loop(network: SpikingNetwork, observations: Tensor, generator: torch.G
     if isinstance(network.encoder, Poisson):
         draws = torch.rand(steps, *x.shape, generator=generator, dtype=x.dtype)
         inputs = [(draw < x).double() for draw in draws]
+    elif isinstance(network.encoder, Latency):
+        times = ((steps - 1) * (1 - x)).round()
+        inputs = [((times == t) & (x >= network.encoder.threshold)).double() for t in range(steps)]
+    elif isinstance(network.encoder, Delta):
+        changes = x[:, 1:] - x[:, :-1]
+        size = network.encoder.threshold
+        inputs = [torch.cat([changes >= size, changes <= -size], 1).double()] * steps
     membranes: dict[str, Tensor] = {}
-    outputs = []
+    answers = []
     for step_input in inputs:
         h = step_input
         for name, block in network.torso.named_children():
@@ -135,8 +145,8 @@ def plain_loop(network: SpikingNetwork, observations: Tensor, generator: torch.G
             h = h.flatten(1) if name.startswith("hidden") else h
             current = plain_norm(block.norm, block.linear(h))
             h = plain_neuron(block.neuron, current, membranes, name)
-        outputs.append(network.readout.linear(h))
-    return plain_readout(network.readout, outputs)
+        answers.append(h)
+    return plain_readout(network.readout, answers)
 
 
 def plain_norm(norm: nn.Module, current: Tensor) -> Tensor:
@@ -181,10 +191,21 @@ def plain_neuron(neuron: Neuron, x: Tensor, membranes: dict[str, Tensor], layer:
     return spike
 
 
-def plain_readout(readout: Readout, outputs: list[Tensor]) -> Tensor:
+def plain_readout(readout: Readout, answers: list[Tensor]) -> Tensor:
+    if isinstance(readout, FirstSpike):
+        silent = torch.ones_like(answers[0])
+        worth = torch.zeros_like(silent)
+        for t, spikes in enumerate(answers):
+            worth = worth + silent * spikes * (1 - t / len(answers))
+            silent = silent * (1 - spikes)
+        return readout.linear(worth)
+    outputs = [readout.linear(answer) for answer in answers]
     if isinstance(readout, MeanSpikes):
         return sum(outputs, torch.zeros_like(outputs[0])) / len(outputs)
     assert isinstance(readout, MembraneReadout)
+    if isinstance(readout, DiscountedSpikes):
+        terms = [output * (1 - 1 / readout.tau) ** t for t, output in enumerate(outputs)]
+        return sum(terms, torch.zeros_like(outputs[0])) / readout.tau
     v = torch.zeros_like(outputs[0])
     potentials = []
     for output in outputs:

@@ -1,6 +1,11 @@
+from pathlib import Path
+
+import pytest
 import torch
 
-from sdqn_lab.spiking.encoder import Direct, Poisson
+from sdqn_lab.spiking.encoder import Delta, Direct, Latency, Poisson
+from tests.golden import cases, load, tensor
+from tests.refusals import refuses
 
 
 def test_direct_is_the_input_once_for_all_steps() -> None:
@@ -39,3 +44,93 @@ def test_poisson_is_a_function_of_its_generator() -> None:
     state = torch.get_rng_state()
     Poisson()(x, 4, torch.Generator().manual_seed(1))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_latency_fires_once_and_the_sooner_the_larger_the_input() -> None:
+    x = torch.tensor([[1.0, 0.75, 0.5, 0.25, 0.1, 0.0], [0.0, 2.0, 0.09, -1.0, float("nan"), 0.6]])
+    spikes = Latency(threshold=0.1)(x, 5)
+    assert not Latency.constant
+    assert spikes.shape == (5, 2, 6)
+    steps = [[0, 1, 2, 3, 4, None], [None, 0, None, None, None, 2]]
+    for row, wanted in enumerate(steps):
+        for column, step in enumerate(wanted):
+            fired = spikes[:, row, column].nonzero().flatten().tolist()
+            assert fired == ([] if step is None else [step])
+
+
+def test_latency_of_a_single_step_and_of_binary_inputs_is_the_input() -> None:
+    x = torch.tensor([[0.0, 1.0, 1.0, 0.0]])
+    assert torch.equal(Latency()(x, 1), x[None])
+    spikes = Latency()(x, 7)
+    assert torch.equal(spikes[0], x)
+    assert not spikes[1:].any()
+
+
+def test_latency_of_a_sample_depends_on_no_other() -> None:
+    x = torch.rand(6, 3, 4, generator=torch.Generator().manual_seed(0))
+    spikes = Latency()(x, 8)
+    for sample in range(6):
+        assert torch.equal(Latency()(x[sample : sample + 1], 8)[:, 0], spikes[:, sample])
+
+
+@pytest.mark.parametrize("path", cases("latency_*"))
+def test_latency_is_the_linear_code_of_the_originals(path: Path) -> None:
+    """Where they clip: without it, an input below the threshold fires at the last step there."""
+    case = load(path)
+    x, wanted = tensor(case["x"]), tensor(case["spikes"])
+    threshold = float(case.get("threshold", 1e-6))
+    # Without normalization the time constant of snnTorch is our T - 1, and no spike comes later.
+    tau = int(case["tau"]) if "tau" in case and not case["normalize"] else len(wanted) - 1
+    spikes = Latency(threshold=threshold)(x, tau + 1)
+    assert not wanted[tau + 1 :].any()
+    heard = x >= threshold
+    assert torch.equal(spikes * heard, wanted[: tau + 1] * heard)
+    assert not (spikes * ~heard).any()
+    if case.get("clip", False):
+        assert (~heard).any()
+        assert torch.equal(spikes, wanted)
+
+
+def test_delta_gives_events_between_frames_by_plane() -> None:
+    frames = torch.tensor([0.0, 0.5, 0.5, 0.25]).view(1, 4, 1, 1)
+    events = Delta(threshold=0.25)(frames, 16)
+    assert Delta.constant
+    assert events.flatten().tolist() == [1, 0, 0, 0, 0, 1]  # ON of each step, then OFF
+    assert events.shape == (1, 1, 6, 1, 1)
+    assert Delta().shape((4, 84, 84)) == (6, 84, 84)
+
+
+def test_delta_compares_frames_of_several_channels_channel_by_channel() -> None:
+    first, second = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    stack = torch.cat([first, second]).view(1, 6)
+    events = Delta(frames=2)(stack, 1)
+    assert Delta(frames=2).shape((6,)) == (6,)
+    assert events.flatten().tolist() == [0, 0, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("path", cases("delta_*"))
+def test_delta_is_the_originals(path: Path) -> None:
+    """Theirs has a first event against zero or padding, and OFF as -1 or not at all."""
+    case = load(path)
+    x, wanted = tensor(case["x"]), tensor(case["spikes"])[1:]
+    events = Delta(frames=len(x), threshold=float(case["threshold"]))(x.flatten()[None], 1)
+    on, off = events.view(2, len(x) - 1, -1)
+    assert torch.equal(on, (wanted > 0).to(on.dtype))
+    assert on.any() and off.any()
+    if case["off_spike"]:
+        assert torch.equal(on - off, wanted)
+
+
+@pytest.mark.parametrize(
+    ("make", "key", "value", "rule"),
+    [
+        (lambda: Latency(threshold=0.0), "threshold", 0.0, "must lie in (0, 1]"),
+        (lambda: Latency(threshold=1.5), "threshold", 1.5, "must lie in (0, 1]"),
+        (lambda: Delta(frames=1), "frames", 1, "must be >= 2"),
+        (lambda: Delta(threshold=-1.0), "threshold", -1.0, "must be > 0"),
+        (lambda: Delta(frames=3).shape((4, 9, 9)), "frames", 3, "must divide the 4 channels"),
+    ],
+)
+def test_refuses_what_it_cannot_encode(make, key: str, value: object, rule: str) -> None:  # type: ignore[no-untyped-def]
+    with refuses(key, value, rule=rule):
+        make()

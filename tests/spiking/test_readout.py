@@ -1,17 +1,23 @@
+from pathlib import Path
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.spiking.readout import (
+    DiscountedSpikes,
+    FirstSpike,
     LastMembrane,
     MaxMembrane,
     MeanMembrane,
     MeanSpikes,
     Readout,
+    first_spike_time,
 )
+from tests.golden import cases, load, tensor
 
-ALL = [MeanSpikes, MeanMembrane, LastMembrane, MaxMembrane]
+ALL = [MeanSpikes, MeanMembrane, LastMembrane, MaxMembrane, DiscountedSpikes, FirstSpike]
 each_readout = pytest.mark.parametrize("cls", ALL)
 
 
@@ -37,6 +43,11 @@ SPIKES = torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]], [[1.0, 0.0]]])
         (MeanMembrane(2, 1, tau=1.0), 2 / 3),
         (LastMembrane(2, 1, tau=1.0), 2.0),
         (MaxMembrane(2, 1, tau=1.0), 2.0),
+        # discounts 1/2, 1/4, 1/8; of the first step alone with tau = 1
+        (DiscountedSpikes(2, 1), 2 / 2 - 2 / 4 + 2 / 8),
+        (DiscountedSpikes(2, 1, tau=1.0), 2.0),
+        # first spikes at steps 0 and 1 of three
+        (FirstSpike(2, 1), 2 * 1 - 4 * 2 / 3),
     ],
 )
 def test_reads_the_value_of_a_hand_calculation(readout: Readout, expected: float) -> None:
@@ -73,11 +84,76 @@ def test_the_mean_of_spikes_commutes_with_the_map() -> None:
     torch.testing.assert_close(readout(spikes), per_step.mean(0))
 
 
-def test_only_membranes_need_time() -> None:
-    assert [cls.temporal for cls in ALL] == [False, True, True, True]
+def test_only_the_mean_of_spikes_needs_no_time() -> None:
+    assert [cls for cls in ALL if not cls.temporal] == [MeanSpikes]
 
 
-@pytest.mark.parametrize("cls", [MeanMembrane, LastMembrane, MaxMembrane])
+@pytest.mark.parametrize("tau", [1.0, 1.5, 2.0, 20.0])
+def test_discounted_spikes_mirror_the_last_membrane(tau: float) -> None:
+    spikes = (torch.rand(7, 3, 5, generator=torch.Generator().manual_seed(0)) > 0.5).double()
+    mirror, readout = (cls(5, 4, tau=tau).double() for cls in (LastMembrane, DiscountedSpikes))
+    readout.load_state_dict(mirror.state_dict())
+    torch.testing.assert_close(readout(spikes), mirror(spikes.flip(0)))
+
+
+def derivative_by_flipping(spikes: Tensor) -> Tensor:
+    """What one spike more, or one less, changes in the time: its size with the spike's sign."""
+    changes = torch.zeros_like(spikes)
+    for index in spikes.flatten().nonzero().flatten().tolist() + (
+        (1 - spikes).flatten().nonzero().flatten().tolist()
+    ):
+        on, off = spikes.clone().flatten(), spikes.clone().flatten()
+        on[index], off[index] = 1, 0
+        times = [first_spike_time(each.view_as(spikes)).sum() for each in (on, off)]
+        changes.view(-1)[index] = times[0] - times[1]
+    return changes
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 1.0])
+def test_the_gradient_of_the_first_spike_is_what_one_spike_changes(share: float) -> None:
+    draws = torch.rand(6, 3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    spikes = (draws < share).double().requires_grad_()
+    time = first_spike_time(spikes)
+    plain = [next((t for t in range(6) if column[t]), 6) for column in spikes.flatten(1).T.tolist()]
+    assert time.flatten().tolist() == plain
+    time.sum().backward()
+    assert spikes.grad is not None
+    assert torch.equal(spikes.grad, derivative_by_flipping(spikes.detach()))
+
+
+@pytest.mark.parametrize("path", cases("first_spike_multilinear_*"))
+def test_first_spike_time_is_the_closed_form(path: Path) -> None:
+    case = load(path)
+    spikes = tensor(case["spikes"]).requires_grad_()
+    time = first_spike_time(spikes)
+    assert torch.equal(time, tensor(case["time"]))
+    (slopes,) = torch.autograd.grad(time.sum(), spikes, retain_graph=True)
+    assert torch.equal(slopes, tensor(case["dtime_dspikes"]))
+    (weighted_slopes,) = torch.autograd.grad((tensor(case["w"]) * time).sum(), spikes)
+    torch.testing.assert_close(weighted_slopes, tensor(case["dloss_dspikes"]), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("path", cases("first_spike_T*"))
+def test_first_spike_times_are_the_originals_and_silence_is_our_own(path: Path) -> None:
+    """A silent unit counts T - 1 in snnTorch and infinity in Norse, and here T."""
+    case = load(path)
+    spikes, silent = tensor(case["spikes"]), tensor(case["norse_silent"])
+    time = first_spike_time(spikes)
+    assert torch.equal(time.clamp(max=len(spikes) - 1), tensor(case["first_spike_time"]))
+    assert torch.equal(time[~silent], tensor(case["norse_time"])[~silent])
+    assert (time[silent] == len(spikes)).all()
+
+
+def test_every_unit_gets_a_gradient_from_the_first_spike_also_a_silent_one() -> None:
+    readout = weighted(FirstSpike(2, 1), 1.0, -3.0)
+    spikes = torch.zeros(4, 1, 2, requires_grad=True)
+    readout(spikes).sum().backward()
+    assert spikes.grad is not None
+    # Q = W (1 - t / T), dt / ds_k = -(T - k).
+    assert spikes.grad[:, 0].tolist() == [[1.0, -3.0], [0.75, -2.25], [0.5, -1.5], [0.25, -0.75]]
+
+
+@pytest.mark.parametrize("cls", [MeanMembrane, LastMembrane, MaxMembrane, DiscountedSpikes])
 @pytest.mark.parametrize("tau", [0.5, -1.0, float("inf"), float("nan")])
 def test_refuses_a_time_constant_below_one_step(cls: type[MeanMembrane], tau: float) -> None:
     with pytest.raises(Refused) as error:
