@@ -133,10 +133,12 @@ def test_aggregates_are_those_of_the_normalized_scores(study, normalized):
 
 
 def test_the_probability_of_improvement_counts_pairs_of_runs(study, normalized):
-    for row in table(study, "improvement").itertuples():
+    rows = table(study, "improvement")
+    (baseline,) = {"dqn", "pqn"} & normalized.keys()
+    for row in rows.itertuples():
         won = []
         for game, ours in normalized[row.arm].items():
-            pairs = ours[:, None] - normalized["dqn"][game]
+            pairs = ours[:, None] - normalized[baseline][game]
             won.append((pairs > 0).mean() + (pairs == 0).mean() / 2)
         assert row.probability_estimate == pytest.approx(np.mean(won), rel=1e-9)
 
