@@ -173,33 +173,28 @@ def _finish(sweep_dir: Path, cells: list[Path], stopped: bool) -> int:
     """The exit code that the cells' directories say, after a table and curves over them."""
     # A sweeper that searched knows its cells alone; here are their directories.
     directories = cells or [path.parent for path in sorted(sweep_dir.glob("*/status.json"))]
-    _show_cells(sweep_dir, directories)
+    # A launcher's ledger knows more than the cells: a lost cell could not write that it is lost.
+    seen = observe(sweep_dir) if (sweep_dir / LEDGER).exists() else Observation(sweep_dir, [])
+    reported = {report.name: report.state for report in seen.reports}
+    runs = [Run(path, reported.get(path.name)) for path in directories]
+    print_cells(runs, output(), f"{len(runs)} cells in {sweep_dir}")
+    for line in notes(seen):
+        console().print(line, soft_wrap=True)
+    if any(run.evaluations for run in runs):
+        # Imported here: plotting takes a second to load, and most commands draw nothing.
+        from sdqn_lab.analysis.comparison import Comparison
+        from sdqn_lab.analysis.sections.learning_curves import curves_over_steps
+
+        curves_over_steps(Comparison(runs)).write(sweep_dir)
+        output().print(f"learning curves: {sweep_dir / 'learning-curves.png'}", soft_wrap=True)
+        line = f"the whole comparison: python -m sdqn_lab.report {quote(str(sweep_dir))}"
+        output().print(line, soft_wrap=True)
     states = {RunDirectory(path).state for path in directories}
     if "failed" in states:
         return 1
     if states == {"finished"}:
         return 0
     return PREEMPTED_EXIT if stopped or "preempted" in states else 1
-
-
-def _show_cells(sweep_dir: Path, directories: list[Path]) -> None:
-    # Imported here: plotting takes a second to load, and most commands draw nothing.
-    from sdqn_lab.analysis.comparison import Comparison
-    from sdqn_lab.analysis.sections.learning_curves import curves_over_steps
-
-    # A launcher's ledger knows more than the cells: a lost cell could not write that it is lost.
-    seen = observe(sweep_dir) if (sweep_dir / LEDGER).exists() else Observation(sweep_dir, [])
-    states = {report.name: report.state for report in seen.reports}
-    runs = [Run(path, states.get(path.name)) for path in directories]
-    print_cells(runs, output(), f"{len(runs)} cells in {sweep_dir}")
-    for line in notes(seen):
-        console().print(line, soft_wrap=True)
-    if not any(run.evaluations for run in runs):
-        return
-    curves_over_steps(Comparison(runs)).write(sweep_dir)
-    output().print(f"learning curves: {sweep_dir / 'learning-curves.png'}", soft_wrap=True)
-    line = f"the whole comparison: python -m sdqn_lab.report {quote(str(sweep_dir))}"
-    output().print(line, soft_wrap=True)
 
 
 def task(cfg: DictConfig) -> float:

@@ -68,6 +68,11 @@ def alternatives(name: str, known: Iterable[str], kind: str = "keys") -> str:
     return f"{hint}{kind}: {', '.join(names) or 'none'}"
 
 
+def one_line(error: BaseException) -> str:
+    """An exception's whole text in one line, or its class where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def first_line(error: BaseException) -> str:
     """An exception's first line of text, or its class where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sdqn_lab.agents.base import Agent
 from sdqn_lab.checks.ranges import fault
-from sdqn_lab.checks.refused import ConfigError, Refused, alternatives, written
+from sdqn_lab.checks.refused import ConfigError, Refused, alternatives, one_line, written
 from sdqn_lab.config.foreign import OWN_CODE, unfit_keys
 from sdqn_lab.config.schema import Config
 from sdqn_lab.envs.base import VectorEnv
@@ -221,8 +221,3 @@ def plain(node: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(node)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's whole text in one line."""
-    return " ".join(str(error).split()) or type(error).__name__

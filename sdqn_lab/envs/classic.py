@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
-from sdqn_lab.checks.refused import Refused
+from sdqn_lab.checks.refused import Refused, one_line
 from sdqn_lab.envs.base import PICTURE_TOO_LATE, Actions, EnvironmentFailed, Protocol, Step
 from sdqn_lab.envs.serial import Serial
 
@@ -97,8 +97,7 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
             # Without the checker, which only warns: shapes and numbers are refused here.
             super().__init__(gymnasium.make(id, disable_env_checker=True))
         except (gymnasium.error.Error, ImportError) as error:
-            reason = " ".join(str(error).split())
-            rule = f"must be an environment that Gymnasium can make ({reason})"
+            rule = f"must be an environment that Gymnasium can make ({one_line(error)})"
             instead = "env.id=CartPole-v1, or env.id=module:Id-v0 for one of your own"
             raise Refused("id", id, rule, instead) from error
         self._id = id
@@ -186,7 +185,7 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
             screen.reset(seed=self._fresh_seed)
             shape = np.shape(screen.render())
         except Exception as error:  # whatever may be missing for drawing
-            rule = f"must be an environment that draws itself ({' '.join(str(error).split())})"
+            rule = f"must be an environment that draws itself ({one_line(error)})"
             instead = "pip install pygame for Gymnasium's own, or another env.id"
             raise Refused("env.id", self._id, rule, instead) from error
         if len(shape) != 3 or shape[-1] != 3:

@@ -59,7 +59,20 @@ class CellLauncher(Launcher):
         every = [[*own, *overrides] for overrides in job_overrides]
         cells = plan_cells(sweep_dir, every, here=not runs_on_cluster(self.config.hydra.launcher))
         self.launch_cells(sweep_dir, list({cell.path: cell for cell in cells}.values()))
-        return [_returned(cell) for cell in cells]
+        # The objective of each; an exception, which Hydra raises, for one that did not finish.
+        jobs = []
+        for cell in cells:
+            directory = RunDirectory(cell.path)
+            job = JobReturn(overrides=cell.overrides, cfg=cell.cfg, status=JobStatus.COMPLETED)
+            try:
+                if directory.state != "finished":
+                    rule = f"{directory.state}, so it has no objective"
+                    raise LaunchError(f"{cell.path.name}: {rule}")
+                job.return_value = objective(directory.metrics, cell.cfg.objective)
+            except (LaunchError, ValueError) as error:
+                job.status, job.return_value = JobStatus.FAILED, error
+            jobs.append(job)
+        return jobs
 
     def launch_cells(self, sweep_dir: Path, cells: "Sequence[Cell]") -> None:
         """Prepare cells and start those that are not finished.
@@ -164,16 +177,3 @@ class LocalLauncher(CellLauncher):
         any_gpu = cfg.device in ("auto", "cuda") and self.settings["gpus"] != 0
         gpus = visible_gpus()[: self.settings["gpus"]] if any_gpu else []
         return slots(self.settings["processes"], gpus, cfg.threads)
-
-
-def _returned(cell: "Cell") -> JobReturn:
-    """The objective of a finished cell; an exception, which Hydra raises, for any other."""
-    directory = RunDirectory(cell.path)
-    job = JobReturn(overrides=cell.overrides, cfg=cell.cfg, status=JobStatus.COMPLETED)
-    try:
-        if directory.state != "finished":
-            raise LaunchError(f"{cell.path.name}: {directory.state}, so it has no objective")
-        job.return_value = objective(directory.metrics, cell.cfg.objective)
-    except (LaunchError, ValueError) as error:
-        job.status, job.return_value = JobStatus.FAILED, error
-    return job

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdqn_lab.checks.refused import ConfigError, Refused
+from sdqn_lab.commands.shell import output
 from sdqn_lab.config.composition import compose_raw, resolved
 from sdqn_lab.config.directories import state_of
 from sdqn_lab.config.foreign import outside_code
@@ -21,7 +22,7 @@ from sdqn_lab.launching.cells import prepare_cells
 from sdqn_lab.launching.ledger import Ledger, Submission, locked
 from sdqn_lab.launching.local import CellLauncher
 from sdqn_lab.launching.observe import ACTIVE, STARTABLE, observe
-from sdqn_lab.launching.table import out, summary
+from sdqn_lab.launching.table import summary
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.files import write_atomic
 
@@ -77,7 +78,7 @@ def relaunch(sweep_dir: Path, overrides: list[str], trust: bool = False) -> int:
             launcher.start(sweep_dir, names)
     launcher.wait(sweep_dir)
     after = observe(sweep_dir)
-    out().print(summary(after))
+    output().print(summary(after))
     # Where the command does not wait, cells that stopped may be about to start.
     settled = launcher.settings.get("wait", True)
     return 1 if after.count("failed", "lost", *(["stopped"] if settled else [])) else 0

@@ -20,11 +20,12 @@ from omegaconf import OmegaConf
 from sdqn_lab.checks.ranges import Count, Natural, Positive, check_arguments
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.commands.shell import console as new_console
+from sdqn_lab.commands.shell import output
 from sdqn_lab.launching import queue
 from sdqn_lab.launching.ledger import Ledger, Submission
 from sdqn_lab.launching.local import CellLauncher
 from sdqn_lab.launching.observe import ACTIVE, Observation, observe, unfinished
-from sdqn_lab.launching.table import out, watching
+from sdqn_lab.launching.table import watching
 from sdqn_lab.launching.task import EARLY_SIGNALS, CellsTask
 from sdqn_lab.runs.stopping import PREEMPTED_EXIT, STOP_SIGNALS, StopFlag
 
@@ -124,7 +125,7 @@ class SlurmLauncher(CellLauncher):
         seen = observe(sweep_dir)
         if seen.problem:
             raise queue.SlurmError(seen.problem)
-        waiting, console = set(seen.names(ACTIVE)), out()
+        waiting, console = set(seen.names(ACTIVE)), output()
         todo = [name for name in unfinished(sweep_dir, names) if name not in waiting]
         if done := len(names) - len(todo):
             console.print(f"{done} of {len(names)} cells are finished or in the queue already")

@@ -1,6 +1,5 @@
 """A sweep as a person sees it: counts, a row per cell, what went wrong."""
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,19 +17,11 @@ STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "lost": 
 URGENCY = ("failed", "lost", "running", "requeued", "stopped", "missing", "queued", "finished")
 """Order of states in a table that has no room for all cells."""
 COLUMNS = ("cell", "state", "steps", "steps/s", "ETA", "return", "evaluation", "starts")
-PLAIN_WIDTH = 160
-"""Columns of a table that goes into a file or a pipe."""
 MAX_ROWS = 60
 LIVE_SECONDS = 2.0
 LINE_SECONDS = 10.0
 SUMMARY_SECONDS = 300.0
 """How long a sweep without a terminal is silent while no cell changes its state."""
-
-
-def out() -> Console:
-    """Where tables go: the terminal as wide as it is, anything else wide enough."""
-    terminal = sys.stdout.isatty()
-    return Console(width=None if terminal else PLAIN_WIDTH, emoji=False, highlight=False)
 
 
 def summary(seen: Observation) -> str:

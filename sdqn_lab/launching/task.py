@@ -187,19 +187,15 @@ class CellsTask:
             if end < math.inf:
                 print(f"not finished, trying again: {', '.join(todo)}", flush=True)
                 stop.wait(RETRY_SECONDS)
-            run_cells([self.sweep_dir / name for name in todo], self._slots(len(todo)), stop)
+            # Equal shares of what SLURM gave this job.
+            shares = slots(len(todo), visible_gpus(), None)
+            if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):
+                own = {"SLURM_CPUS_PER_TASK": str(max(1, int(cpus) // len(todo)))}
+                shares = [Slot({**share.environment, **own}, share.cpus) for share in shares]
+            run_cells([self.sweep_dir / name for name in todo], shares, stop)
             if stop.requested or time.monotonic() > end:
                 return
             end = min(end, time.monotonic() + LEFT_OVER_SECONDS)
-
-    def _slots(self, count: int) -> list[Slot]:
-        """Equal shares of what SLURM gave this job."""
-        shares = slots(count, visible_gpus(), None)
-        cpus = os.environ.get("SLURM_CPUS_PER_TASK")
-        if cpus is None:
-            return shares
-        own = {"SLURM_CPUS_PER_TASK": str(max(1, int(cpus) // count))}
-        return [Slot({**share.environment, **own}, share.cpus) for share in shares]
 
     def _leave(self, stop: StopCondition, log: AttemptLog) -> None:
         """The cells have saved; see to it that the job comes back, unless it was taken away."""

@@ -1,7 +1,10 @@
 """A whole sweep made longer by one command."""
 
+import os
+import shutil
 from pathlib import Path
 
+import pytest
 from omegaconf import OmegaConf
 
 from sdqn_lab import run, sweep
@@ -9,8 +12,38 @@ from sdqn_lab.launching.ledger import Ledger
 from sdqn_lab.runs.directory import RunDirectory
 from tests.launching.sweeps import TINY, cells
 
+# Sweeps of real cells are made once.
+pytestmark = pytest.mark.xdist_group("extension")
 SWEEP = Path("sweep")
-COMMAND = ["-m", *TINY, "seed=0,1", f"hydra.sweep.dir={SWEEP}"]
+COMMAND = ["-m", *TINY, "seed=0,1", "keep_state=true", f"hydra.sweep.dir={SWEEP}"]
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory) -> dict[int, Path]:
+    """By their steps, a sweep and the same made longer; not to be changed."""
+    home, before = tmp_path_factory.mktemp("made"), Path.cwd()
+    os.chdir(home)
+    try:
+        assert run.main(COMMAND) == 0
+        shutil.copytree(SWEEP, "short")
+        assert sweep.main(["relaunch", str(SWEEP), "budget.steps=400"]) == 0
+    finally:
+        os.chdir(before)
+    return {200: home / "short", 400: home / SWEEP}
+
+
+@pytest.fixture
+def short(made_once) -> list[Path]:
+    """Cells of a copy of the sweep in the working directory; they kept their state."""
+    shutil.copytree(made_once[200], SWEEP)
+    return cells(SWEEP)
+
+
+@pytest.fixture
+def longer(made_once) -> list[Path]:
+    """The same, made longer."""
+    shutil.copytree(made_once[400], SWEEP)
+    return cells(SWEEP)
 
 
 def steps(cell: Path) -> tuple[int, str]:
@@ -18,24 +51,24 @@ def steps(cell: Path) -> tuple[int, str]:
     return cfg.budget.steps, RunDirectory(cell).state
 
 
-def test_finished_cells_that_kept_their_state_go_on_and_the_sweeps_own_command_leaves_them_so():
-    assert run.main([*COMMAND, "keep_state=true"]) == 0
-    before = {cell: (cell / "metrics.jsonl").read_text() for cell in cells(SWEEP)}
-    assert sweep.main(["relaunch", str(SWEEP), "budget.steps=400"]) == 0
-    for cell, records in before.items():
+def test_finished_cells_that_kept_their_state_go_on_and_the_sweeps_own_command_leaves_them_so(
+    made_once, longer
+):
+    found = {cell: (cell / "metrics.jsonl").read_bytes() for cell in longer}
+    for cell, records in found.items():
         assert steps(cell) == (400, "finished")
         assert RunDirectory(cell).saved_steps >= 400
-        assert (cell / "metrics.jsonl").read_text().startswith(records)
-    longer = {cell: (cell / "metrics.jsonl").read_bytes() for cell in before}
-    assert run.main([*COMMAND, "keep_state=true"]) == 0
-    for cell, records in longer.items():
+        assert records.startswith((made_once[200] / cell.name / "metrics.jsonl").read_bytes())
+    assert run.main(COMMAND) == 0
+    for cell, records in found.items():
         assert steps(cell) == (400, "finished")
         assert (cell / "metrics.jsonl").read_bytes() == records
 
 
-def test_a_sweep_that_cannot_be_made_longer_is_left_as_it_was(capsys):
-    assert run.main(COMMAND) == 0
-    before = {cell: (cell / "config.yaml").read_bytes() for cell in cells(SWEEP)}
+def test_a_sweep_that_cannot_be_made_longer_is_left_as_it_was(short, capsys):
+    for cell in short:
+        shutil.rmtree(cell / "checkpoint")  # as without keep_state
+    before = {cell: (cell / "config.yaml").read_bytes() for cell in short}
     for asked in ("budget.steps=400", "budget.steps=100", "budget.steps=x", "budget.steps=400,500"):
         capsys.readouterr()
         assert sweep.main(["relaunch", str(SWEEP), asked]) == 2
@@ -65,12 +98,9 @@ def test_cells_whose_algorithm_does_not_fit_a_longer_run_are_left_as_they_were(c
         assert steps(cell) == (100, "finished")
 
 
-def test_the_sweeps_own_command_does_not_cut_short_a_longer_cell_that_was_stopped():
-    assert run.main([*COMMAND, "keep_state=true"]) == 0
-    stopped, _ = cells(SWEEP)
-    assert sweep.main(["relaunch", str(SWEEP), "budget.steps=400"]) == 0
-    RunDirectory(stopped).update(state="preempted")
-    assert run.main([*COMMAND, "keep_state=true"]) == 0
-    for cell in cells(SWEEP):
+def test_the_sweeps_own_command_does_not_cut_short_a_longer_cell_that_was_stopped(longer):
+    RunDirectory(longer[0]).update(state="preempted")
+    assert run.main(COMMAND) == 0
+    for cell in longer:
         assert steps(cell) == (400, "finished")
     assert {entry.steps for entry in Ledger.read(SWEEP).cells.values()} == {400}

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from sdqn_lab.commands.shell import output
 from sdqn_lab.launching import queue
 from sdqn_lab.launching.ledger import is_held, locked
 from sdqn_lab.launching.observe import WRONG, observe, unfinished
-from sdqn_lab.launching.table import SUMMARY_SECONDS, notes, out, summary, table, watching
+from sdqn_lab.launching.table import SUMMARY_SECONDS, notes, summary, table, watching
 from sdqn_lab.runs.directory import RunDirectory
 from tests.launching.sweeps import GONE, attempt, cell, made_up
 
@@ -182,7 +183,7 @@ def test_the_summary_counts_and_estimates_from_what_runs_now():
 
 def test_a_long_table_shows_what_went_wrong_first_and_says_what_it_hides():
     made_up(SWEEP, dict.fromkeys((f"good{i:03}" for i in range(80)), "finished") | {"z": "failed"})
-    console = out()
+    console = output()
     with console.capture() as shown:
         console.print(table(observe(SWEEP)))
     assert "│ z " in shown.get()
