@@ -16,6 +16,8 @@ EXPECTED = {
     "net_full": 9,
     "nstep": 6,
     "qlambda": 4,
+    "gae": 4,
+    "ppo_categorical": 3,
 }
 
 
