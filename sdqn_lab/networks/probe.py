@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sdqn_lab.checks.refused import Refused
-from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.neuron import Neuron, SpikingNeuron
 from sdqn_lab.spiking.readout import Readout
@@ -30,8 +29,9 @@ class LayerProbe:
     """One layer: a linear map with the norm and neuron behind it.
 
     Attributes:
-        name: its place in the torso (`conv1`, ..., `hidden`), or a head's name as
-            `SpikingNetwork.layers` gives it: the readout's linear map.
+        name: its place in the torso (`conv1`, ..., `hidden`; in the own torso of a head behind the
+            head's name, `value.hidden`), or a head's name as `SpikingNetwork.layers` gives it: the
+            readout's linear map.
         parameters: trainable numbers of linear map, norm and neuron.
         synapses: multiply-adds of one dense pass for one sample, without the bias.
         analog: whether its input consists of numbers; else it is spikes, 0 or 1.
@@ -105,9 +105,10 @@ def probe(
         raise Refused("observations", tuple(observations.shape), "must not be empty")
     # A copy: hooks, evaluation mode and patched neurons must not reach the network itself.
     network = deepcopy(network).eval()
-    blocks = {n: m for n, m in network.torso.named_modules() if isinstance(m, Block)}
+    blocks = list(network.blocks())
     heads = {name: layer for name, layer in network.layers() if isinstance(layer, Readout)}
-    watched = [*blocks.values(), *(block.linear for block in blocks.values()), *heads.values()]
+    modules = [module for _, block, _ in blocks for module in (block, block.linear)]
+    watched = [*modules, *heads.values()]
     flows: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # what went in, and what came out
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
@@ -121,8 +122,9 @@ def probe(
     for hook in hooks:
         hook.remove()
     first, firing, layers = flows[watched[0]][0], recorder.layers(), []
-    analog = network.encoder.constant or bool(((first != 0) & (first != 1)).any())
-    for name, block in blocks.items():
+    analog = encoded = network.encoder.constant or bool(((first != 0) & (first != 1)).any())
+    for name, block, begins in blocks:
+        analog = encoded if begins else analog
         (x_seq, activity), (inputs, currents) = flows[block], flows[block.linear]
         steps = len(activity)
         inputs = inputs.view(*x_seq.shape[:2], *inputs.shape[1:])
