@@ -119,3 +119,18 @@ class Greedy(Policy):
         """Argmax of each row."""
         actions: IntArray = outputs.argmax(dim=1).cpu().numpy()
         return actions
+
+
+class Sampled(Policy):
+    """An action drawn with probability softmax(logits)[action]; outputs are (N, A) logits.
+
+    Evaluation and play draw too: the policy whose return is learned is the one that is scored.
+    """
+
+    outputs_name, head = "logits", "policy"
+
+    def choose(self, outputs: Tensor, rng: np.random.Generator) -> IntArray:
+        """Argmax of logits + noise of the Gumbel distribution, which is such a draw."""
+        logits = outputs.cpu().numpy()
+        actions: IntArray = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+        return actions
