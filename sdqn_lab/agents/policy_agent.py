@@ -13,7 +13,7 @@ from sdqn_lab.agents.base import Agent, Arguments, Array, Decision, EnvSpec, Row
 from sdqn_lab.agents.losses import categorical
 from sdqn_lab.agents.policy import Sampled
 from sdqn_lab.agents.returns import gae
-from sdqn_lab.agents.rollout import Rollout
+from sdqn_lab.agents.rollout import Rollout, rollout_bytes, rollout_problems, rollout_updates
 from sdqn_lab.agents.schedules import LinearSchedule
 from sdqn_lab.agents.seeding import stream, stream_seed
 from sdqn_lab.checks.refused import Refused
@@ -167,19 +167,8 @@ class PolicyAgent(Agent):
 
     @staticmethod
     def problems(arguments: Arguments, run: RunFacts) -> list[Refused]:
-        """A rollout must fit the run, and so must the decay."""
-        found = []
-        rows, num_envs = arguments["rollout_steps"], arguments["num_envs"]
-        if run.steps <= rows * num_envs:
-            whole = f"algo.rollout_steps={rows} and algo.num_envs={num_envs}"
-            rule = f"ends before a rollout is complete ({whole})"
-            found.append(Refused("budget.steps", run.steps, rule, f"{rows * num_envs + 1} or more"))
-        decay = arguments["learning_rate_decay_steps"]
-        if decay is not None and decay < run.steps:
-            rule = f"the learning rate is 0 from there on, and budget.steps={run.steps}"
-            instead = f"{run.steps} or more, or null"
-            found.append(Refused("algo.learning_rate_decay_steps", decay, rule, instead))
-        return found
+        """A rollout must fit its minibatches and the run, the decay the run."""
+        return rollout_problems(arguments, run)
 
 
 class ActorCritic(PolicyAgent):
@@ -318,32 +307,19 @@ class ActorCritic(PolicyAgent):
 
     @staticmethod
     def memory_bytes(arguments: Arguments, env: EnvSpec) -> int:
-        """Bytes of the rollout, and of the copy that is learned from."""
-        steps = (arguments["rollout_steps"] + 2) * arguments["num_envs"]
-        row = torch.Size(env.observation_shape).numel() * env.dtype.itemsize
-        others = 8 + 4 + 1 + 1 + 4 + 4  # actions, rewards, terminal, valid, value, log_prob
-        return 2 * int(steps * (row + others))
+        """Bytes of the rollout, which keeps two numbers, and of the copy that is learned from."""
+        return rollout_bytes(arguments, env, extras=2)
 
     @staticmethod
     def updates_made(arguments: Arguments, steps: int) -> int:
         """Those of all rollouts that are followed by another row, steps of all environments."""
-        rows = -(-steps // arguments["num_envs"])
-        rollouts = max(0, rows - 1) // arguments["rollout_steps"]
-        return int(rollouts * arguments.get("epochs", 1) * arguments.get("minibatches", 1))
+        return rollout_updates(arguments, steps)
 
     @staticmethod
     def problems(arguments: Arguments, run: RunFacts) -> list[Refused]:
-        """A rollout must fit its minibatches, the run and the memory, the decay the run."""
+        """See `PolicyAgent`; a rollout must fit the memory too."""
         found = PolicyAgent.problems(arguments, run)
-        parts, rows = arguments.get("minibatches", 1), arguments["rollout_steps"]
-        steps = rows * arguments["num_envs"]
-        # Of one sample there is no deviation, and a batch normalization has no statistics.
-        if parts > max(1, steps // 2):
-            whole = f"algo.rollout_steps={rows} and algo.num_envs={arguments['num_envs']}"
-            rule = f"leaves less than two of a rollout's {steps} steps to each ({whole})"
-            instead = f"{max(1, steps // 2)} or less"
-            found.append(Refused("algo.minibatches", parts, rule, instead))
-        needed = ActorCritic.memory_bytes(arguments, run.env)
+        rows, needed = arguments["rollout_steps"], ActorCritic.memory_bytes(arguments, run.env)
         return found + run.too_large("algo.rollout_steps", rows, "a rollout", needed, "cpu")
 
 
