@@ -49,9 +49,10 @@ class Noisy(nn.Module):
             torch.manual_seed(seed)
             self.first, self.norm = nn.Linear(3, 8), nn.BatchNorm1d(8)
             self.policy, self.value = nn.Linear(8, ACTIONS), nn.Linear(8, 1)
-        self.heads = heads
+        self.heads, self.modes = heads, []
 
     def forward(self, observations, *, time_window=None, generator=None):
+        self.modes.append(self.training)
         x = observations + 0.1 * torch.rand(observations.shape, generator=generator)
         x = torch.relu(self.norm(self.first(x)))
         logits = self.policy(x)
@@ -201,6 +202,15 @@ def test_the_share_of_the_returns_that_values_explain():
     assert explained_variance(torch.ones(0), torch.ones(0)) == {}
 
 
+def test_updates_say_what_share_the_values_of_acting_explain():
+    agent = made("ppo", num_envs=2, rollout_steps=1, gamma=0.0)
+    observe(agent, [1, 3], [1, 5])
+    observe(agent, [0, 0], [0, 0])
+    # Returns 1 and 5, values 1 and 3: variances 4 of the returns, 1 of what is left.
+    (metrics,) = agent.learn(0)
+    assert metrics["value/explained_variance"].item() == 0.75
+
+
 # What is learned from: whole episodes
 
 
@@ -236,6 +246,16 @@ def test_a_row_is_kept_only_while_a_running_episode_needs_it():
         observe(agent, [4 + number, 14 + number], [1, 1])
     list(agent.learn(0))
     assert [row.observations[0, 0] for row in agent.rows] == [2, 3, 4, 5]
+
+
+def test_a_lost_life_ends_the_return_although_the_game_goes_on():
+    agent = made("reinforce", num_envs=1, rollout_steps=2)
+    observe(agent, [1], [4], terminal=[0])
+    observe(agent, [2], [8])
+    observe(agent, [3], [16], terminal=[0])
+    lesson = agent.lesson()
+    assert values_of(lesson) == [1, 2, 3]
+    assert lesson["return"].tolist() == [4.0, 16.0, 16.0]
 
 
 def test_the_end_of_an_iteration_ends_running_episodes():
@@ -376,6 +396,21 @@ def test_the_learning_rate_falls_to_zero_in_the_optimizer(name, decay, rates):
         assert list(agent.learn(step))
         found += [group["lr"] for group in agent.optimizer.param_groups]
     assert found == rates
+
+
+@each_algorithm
+def test_the_network_acts_in_evaluation_mode_and_learns_in_training_mode(name):
+    network = Noisy(0, 1 if name == "reinforce" else 2)
+    agent = made(name, network, num_envs=2, rollout_steps=2)
+    for _ in range(3):
+        observe(agent, [1, 2], [0, 1], terminal=[0, 1])
+        list(agent.learn(0))
+    observe(agent, [1, 2], [0, 1])
+    agent.close(np.zeros((2, 3), np.float32))
+    closing = [] if name == "reinforce" else [False]
+    # An actor-critic learns once the row after the rollout is there.
+    acted = 2 if name == "reinforce" else 3
+    assert network.modes == [*[False] * acted, True, *[False] * (4 - acted), *closing]
 
 
 # Acting
