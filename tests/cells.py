@@ -15,6 +15,7 @@ from rich.console import Console
 
 from sdqn_lab import config
 from sdqn_lab.agents.dqn import DQN
+from sdqn_lab.agents.policy_agent import PolicyAgent
 from sdqn_lab.agents.pqn import PQN
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.metrics import read_metrics, reproducible
@@ -27,6 +28,7 @@ POINTS = {
     "act": (Collector, "step"),
     "learn": (DQN, "update"),
     "learn from a rollout": (PQN, "update"),
+    "learn a policy": (PolicyAgent, "update"),
     "evaluate": (evaluation, "Moment"),
     "save": (Checkpoint, "save"),
     "write a file": (checkpoint, "write_new"),

@@ -162,6 +162,51 @@ def test_qr_dqn_takes_the_settings_of_dqn_where_none_are_published(env):
     assert differs == expected
 
 
+PPO = {"epochs": 4, "gae_lambda": 0.95, "value_coef": 0.5, "entropy_coef": 0.01}
+PPO |= {"max_grad_norm": 0.5, "adam_eps": 1e-5, "clip_values": True, "normalize_advantages": True}
+A2C = {"rollout_steps": 5, "gae_lambda": 1.0, "gamma": 0.99, "learning_rate": 7e-4}
+A2C |= {"rmsprop_eps": 1e-5, "max_grad_norm": 0.5, "learning_rate_decay_steps": None}
+A2C |= {"normalize_advantages": False}
+
+
+@pytest.mark.parametrize(
+    ("algo", "env", "published"),
+    [
+        # CleanRL's ppo_atari.py and ppo.py, and gymnax's settings for MinAtar.
+        ("ppo", "pong", {**PPO, "num_envs": 8, "minibatches": 4, "clip_ratio": 0.1}),
+        ("ppo", "pong", {"gamma": 0.99, "learning_rate": 2.5e-4, "shared_trunk": True}),
+        ("ppo", "acrobot", {**PPO, "num_envs": 4, "minibatches": 4, "clip_ratio": 0.2}),
+        ("ppo", "acrobot", {"gamma": 0.99, "learning_rate": 2.5e-4, "shared_trunk": False}),
+        ("ppo", "minatar_asterix", {**PPO, "num_envs": 64, "minibatches": 8, "clip_ratio": 0.2}),
+        ("ppo", "minatar_asterix", {"gamma": 0.999, "learning_rate": 5e-4}),
+        # Stable-Baselines3.
+        ("a2c", "pong", {**A2C, "num_envs": 16, "value_coef": 0.25, "entropy_coef": 0.01}),
+        ("a2c", "acrobot", {**A2C, "num_envs": 8, "value_coef": 0.5, "entropy_coef": 0.0}),
+        # Norse.
+        ("reinforce", "cartpole", {"learning_rate": 1e-3, "normalize_returns": True}),
+    ],
+)
+def test_the_published_settings_of_policy_gradients(algo, env, published):
+    found = config.compose([f"env={env}", f"algo={algo}"]).algo
+    assert {key: found[key] for key in published} == published
+
+
+@pytest.mark.parametrize(("env", "decays"), [("pong", True), ("minatar_asterix", False)])
+def test_the_learning_rate_of_ppo_falls_over_the_run_where_its_source_says_so(env, decays):
+    cfg = config.compose([f"env={env}", "algo=ppo", "budget.steps=123456"])
+    assert cfg.algo.learning_rate_decay_steps == (123_456 if decays else None)
+
+
+@pytest.mark.parametrize("algo", ["reinforce", "a2c", "ppo"])
+def test_spiking_arms_of_policy_gradients_have_a_norm_at_every_layer(algo):
+    cfg = config.compose(["env=cartpole", f"experiment=pl_{algo}"])
+    assert (cfg.choices.neuron, cfg.choices.norm) == ("lif", "popnorm")
+    assert cfg.network.normalize_hidden
+    baseline = config.compose(["env=cartpole", f"experiment={algo}"])
+    assert (baseline.choices.neuron, baseline.choices.norm) == ("relu", "none")
+    assert baseline.algo == cfg.algo
+
+
 @pytest.mark.parametrize(
     ("env", "steps"), [("pong", 10_000_000), ("minatar_asterix", 5_000_000), ("acrobot", 200_000)]
 )

@@ -159,8 +159,13 @@ def test_the_table_of_budgets_equals_the_files(column, env):
         assert int(row[column].replace(",", "")) == steps
 
 
-def test_every_written_metric_is_documented_and_every_documented_one_is_written(first_run):
-    lines = (first_run / "outputs" / "first" / "metrics.jsonl").read_text().splitlines()
+def test_every_written_metric_is_documented_and_every_documented_one_is_written(
+    first_run, tmp_path
+):
+    cfg = config.compose(["env=cartpole", "experiment=pl_ppo", "budget=smoke", "tracker=none"])
+    assert run_cell(cfg, RunDirectory(tmp_path), Console(quiet=True)) == 0
+    folders = first_run / "outputs" / "first", tmp_path
+    lines = [line for each in folders for line in (each / "metrics.jsonl").read_text().splitlines()]
     written = {key for line in lines for key in json.loads(line)}
     text = (ROOT / "docs" / "METRICS.md").read_text()
     documented = {cells[0].strip("`") for cells in rows(text) if cells[0].startswith("`")}

@@ -49,6 +49,15 @@ PQN = [
     *("algo.epsilon_decay_steps=1500", "protocol.eval_episodes=3", "budget.log_every_steps=250"),
 ]
 QR_DQN = [*MINATAR, "experiment=pl_qr_dqn", "algo.quantiles=8", "budget.steps=1000"]
+POLICY = [
+    *COMMON,
+    *("env=minatar_breakout", "network.hidden=16", "budget.steps=1500", "algo.num_envs=6"),
+    *("algo.iteration_steps=500", "algo.rollout_steps=16", "protocol.eval_episodes=2"),
+    *("protocol.episode_cap_frames=60", "budget.log_every_steps=150"),
+]
+PPO = [*POLICY, "experiment=pl_ppo", "algo.minibatches=3", "algo.shared_trunk=false"]
+A2C = [*POLICY, "experiment=pl_a2c"]
+REINFORCE = [*POLICY, "experiment=pl_reinforce"]
 
 
 def test_a_run_that_another_process_has_finished_meanwhile_is_not_begun_anew(tmp_path):
@@ -92,12 +101,17 @@ KILLS = [
 
 
 KILLS_OF_PQN = [("act", 25), ("learn from a rollout", 8), ("write a file", 4), ("evaluate", 3)]
+KILLS_OF_POLICIES = [("act", 40), ("learn a policy", 5), ("evaluate", 3)]
 
 
 @pytest.mark.parametrize(
     ("overrides", "kills"),
-    [(MINATAR, KILLS), (ATARI, KILLS[:5]), (PQN, KILLS_OF_PQN), (QR_DQN, KILLS[1:3])],
-    ids=["minatar", "atari", "pqn", "qr_dqn"],
+    [
+        *((MINATAR, KILLS), (ATARI, KILLS[:5]), (PQN, KILLS_OF_PQN)),
+        (QR_DQN, KILLS[1:3]),
+        *((PPO, KILLS_OF_POLICIES), (REINFORCE, KILLS_OF_POLICIES)),
+    ],
+    ids=["minatar", "atari", "pqn", "qr_dqn", "ppo", "reinforce"],
 )
 def test_killed_in_each_phase_a_run_resumes_to_the_same_metrics(overrides, kills, tmp_path):
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
@@ -118,7 +132,11 @@ def test_two_runs_of_one_cell_are_equal_and_another_seed_differs(tmp_path):
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("overrides", [MINATAR, PQN], ids=["dqn", "pqn"])
+@pytest.mark.parametrize(
+    "overrides",
+    [MINATAR, PQN, PPO, A2C, REINFORCE],
+    ids=["dqn", "pqn", "ppo", "a2c", "reinforce"],
+)
 def test_a_stop_request_saves_and_the_run_goes_on_exactly(overrides, tmp_path, monkeypatch):
     # Under PQN in the middle of a rollout: after 40 and 200 of 16 rows each.
     overrides = [*overrides, "encoder=poisson", "norm=batchnorm", "checkpoint_every_minutes=60"]

@@ -1,1 +1,1 @@
-"""Agents and their parts: replay, rollout, returns, losses, schedules, DQN, PQN."""
+"""Agents and their parts: replay, rollout, returns, losses, schedules; one file an algorithm."""

@@ -160,11 +160,14 @@ class Agent(ABC):
         has_compiled_updates: whether `engines` can make them, for networks that it covers.
         parameter_copies: what training keeps for each parameter: itself, its gradient and two
             moments of the optimizer.
+        head_gains: by head, the factor of the orthogonal matrix that its linear map starts from;
+            heads without one have torch's initialization.
         memory: rows for incremental checkpoints; None where all memory is in `state_dict`.
     """
 
     learns_by_gradient: ClassVar[bool] = True
     has_compiled_updates: ClassVar[bool] = False
+    head_gains: ClassVar[Mapping[str, float]] = {}
     parameter_copies: ClassVar[int] = 4
     memory: Memory | None = None
 
@@ -240,6 +243,11 @@ class Agent(ABC):
     @abstractmethod
     def heads(num_actions: int, arguments: Arguments) -> dict[str, int]:
         """What the network must end in: the width of each head by its name."""
+
+    @staticmethod
+    def own_torsos(arguments: Arguments) -> tuple[str, ...]:
+        """Heads that read a torso of their own; the others share one."""
+        return ()
 
     @staticmethod
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Temporal-difference errors of values and of quantiles, and the losses taken of them."""
+"""Temporal-difference errors, of values and of quantiles, losses of them, and of policies."""
 
 from typing import Literal
 
@@ -39,6 +39,78 @@ def td_error(
     next_value = next_q_target.gather(1, best).squeeze(1)
     target = (returns + discounts * next_value).detach()
     return target - q.gather(1, actions.unsqueeze(1)).squeeze(1)
+
+
+def categorical(logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of the actions taken, and entropy, of pi = softmax(logits)::
+
+        log pi(a) = logits[a] - log sum_b exp(logits[b])
+        H         = - sum_b pi(b) log pi(b)
+
+    Args:
+        logits: (B, A).
+        actions: (B,) int64, in [0, A).
+
+    Returns:
+        Both (B,); the entropy in nats, in [0, log A].
+    """
+    log_pi = logits.log_softmax(dim=1)
+    taken = log_pi.gather(1, actions.unsqueeze(1)).squeeze(1)
+    return taken, -(log_pi.exp() * log_pi).sum(dim=1)
+
+
+def ppo_policy_loss(
+    log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, clip_ratio: float
+) -> Tensor:
+    """Clipped objective of a policy, as a loss; (B,) -> ()::
+
+        rho  = exp(log_prob - old_log_prob)
+        loss = mean max(-A rho, -A clip(rho, 1 - clip_ratio, 1 + clip_ratio))
+
+    Where a step has already moved rho beyond the clip in the direction of A, it has no gradient.
+
+    Args:
+        log_prob: (B,) of the actions taken, under the policy that learns.
+        old_log_prob: (B,) of the same under the policy that acted.
+        advantages: (B,) A, as they are: not normalized here.
+        clip_ratio: > 0.
+
+    Source: Schulman et al. 2017 (arXiv 1707.06347), equation 7.
+    """
+    ratio = (log_prob - old_log_prob).exp()
+    clipped = ratio.clamp(1.0 - clip_ratio, 1.0 + clip_ratio)
+    return torch.maximum(-advantages * ratio, -advantages * clipped).mean()
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float
+) -> Tensor:
+    """Half the mean squared error of values that may move by `clip_range` only; (B,) -> ()::
+
+        v_clip = old + clip(v - old, -clip_range, clip_range)
+        loss   = mean max((v - R)^2, (v_clip - R)^2) / 2
+
+    Args:
+        values: (B,) v, of the network that learns.
+        old_values: (B,) of the network that acted.
+        returns: (B,) R.
+        clip_range: > 0, in units of the values.
+
+    Source: OpenAI baselines' PPO2, as CleanRL states it.
+    """
+    clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    errors = torch.maximum((values - returns).square(), (clipped - returns).square())
+    return 0.5 * errors.mean()
+
+
+def normalized(advantages: Tensor) -> Tensor:
+    """(A - mean) / (std + 1e-8), the unbiased std of the batch; (B,) -> (B,).
+
+    Of fewer than two there is no such std; they stay as they are.
+    """
+    if len(advantages) < 2:
+        return advantages
+    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
 
 
 def mse(error: Tensor) -> Tensor:

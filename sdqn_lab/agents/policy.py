@@ -156,3 +156,18 @@ class GreedyInMean(Greedy):
     def values(self, outputs: Tensor) -> Tensor:
         """Mean over quantiles; (N, A * M) to (N, A)."""
         return self.quantiles(outputs).mean(2)
+
+
+class Sampled(Policy):
+    """An action drawn with probability softmax(logits)[action]; outputs are (N, A) logits.
+
+    Evaluation and play draw too: the policy whose return is learned is the one that is scored.
+    """
+
+    outputs_name, head = "logits", "policy"
+
+    def choose(self, outputs: Tensor, rng: np.random.Generator) -> IntArray:
+        """Argmax of logits + noise of the Gumbel distribution, which is such a draw."""
+        logits = outputs.cpu().numpy()
+        actions: IntArray = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+        return actions

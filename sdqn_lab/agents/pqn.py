@@ -11,7 +11,7 @@ from sdqn_lab.agents.base import Arguments, Array, Decision, EnvSpec, Row, RunFa
 from sdqn_lab.agents.losses import mse
 from sdqn_lab.agents.q_agent import QAgent
 from sdqn_lab.agents.returns import lambda_returns
-from sdqn_lab.agents.rollout import Rollout
+from sdqn_lab.agents.rollout import Rollout, rollout_bytes, rollout_problems, rollout_updates
 from sdqn_lab.agents.schedules import LinearSchedule
 from sdqn_lab.agents.seeding import stream
 from sdqn_lab.checks.ranges import Count, Positive, Share, check_arguments
@@ -228,39 +228,18 @@ class PQN(QAgent):
 
     @staticmethod
     def memory_bytes(arguments: Arguments, env: EnvSpec) -> int:
-        """Bytes of the rollout, and of the copy that is learned from."""
-        steps = (arguments["rollout_steps"] + 2) * arguments["num_envs"]
-        row = torch.Size(env.observation_shape).numel() * env.dtype.itemsize
-        others = 8 + 4 + 1 + 1 + 4  # actions, rewards, terminal, valid, value
-        return 2 * int(steps * (row + others))
+        """Bytes of the rollout, which keeps the value, and of the copy that is learned from."""
+        return rollout_bytes(arguments, env, extras=1)
 
     @staticmethod
     def updates_made(arguments: Arguments, steps: int) -> int:
         """Those of all rollouts that are followed by another row, steps of all environments."""
-        rows = -(-steps // arguments["num_envs"])
-        rollouts = max(0, rows - 1) // arguments["rollout_steps"]
-        return int(rollouts * arguments["epochs"] * arguments["minibatches"])
+        return rollout_updates(arguments, steps)
 
     @staticmethod
     def problems(arguments: Arguments, run: RunFacts) -> list[Refused]:
         """A rollout must fit its minibatches, the run and the memory, the decay the run."""
-        found = QAgent.problems(arguments, run)
-        parts, num_envs = arguments["minibatches"], arguments["num_envs"]
-        steps = arguments["rollout_steps"] * num_envs
-        whole = f"algo.rollout_steps={arguments['rollout_steps']} and algo.num_envs={num_envs}"
-        # Of one sample a batch normalization has no statistics.
-        if parts > max(1, steps // 2):
-            rule = f"leaves less than two of a rollout's {steps} steps to each ({whole})"
-            instead = f"{max(1, steps // 2)} or less"
-            found.append(Refused("algo.minibatches", parts, rule, instead))
-        if run.steps <= steps:
-            rule = f"ends before a rollout is complete ({whole})"
-            found.append(Refused("budget.steps", run.steps, rule, f"{steps + 1} or more"))
-        decay = arguments["learning_rate_decay_steps"]
-        if decay is not None and decay < run.steps:
-            rule = f"the learning rate is 0 from there on, and budget.steps={run.steps}"
-            instead = f"{run.steps} or more, or null"
-            found.append(Refused("algo.learning_rate_decay_steps", decay, rule, instead))
+        found = QAgent.problems(arguments, run) + rollout_problems(arguments, run)
         key, needed = "algo.rollout_steps", PQN.memory_bytes(arguments, run.env)
         return found + run.too_large(key, arguments["rollout_steps"], "a rollout", needed, "cpu")
 

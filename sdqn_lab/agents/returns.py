@@ -97,3 +97,31 @@ def lambda_returns(
         mixed = (1.0 - lambda_) * next_values[t] + lambda_ * returns[t + 1]
         returns[t] = rewards[t] + discounts[t] * mixed
     return returns
+
+
+def gae(
+    rewards: Arrays, discounts: Arrays, values: Arrays, next_values: Arrays, lambda_: float
+) -> Arrays:
+    """Mix the advantages of all numbers of steps, up to the end of the rows, by lambda::
+
+        delta_t = r_t + d_t v_{t+1} - v_t
+        A_t     = delta_t + lambda d_t A_{t+1},  0 after the last row
+
+    A_t + v_t is the lambda-return of `lambda_returns` where v_{t+1} is the value of the next row.
+
+    Args:
+        rewards: (M, N) r, time first; NumPy or torch, like the others.
+        discounts: (M, N) d, of the value after each step; 0 where none is expected.
+        values: (M, N) v of each step's own observation.
+        next_values: (M, N) v of the observation after each step.
+        lambda_: in [0, 1]; 0: advantages of one step; 1: of all steps up to the last row.
+
+    Returns:
+        (M, N) A.
+
+    Source: Schulman et al. 2016 (arXiv 1506.02438).
+    """
+    advantages: Arrays = rewards + discounts * next_values - values
+    for t in reversed(range(len(rewards) - 1)):
+        advantages[t] = advantages[t] + lambda_ * discounts[t] * advantages[t + 1]
+    return advantages

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
-from sdqn_lab.agents.base import Array, Row
+from sdqn_lab.agents.base import Arguments, Array, EnvSpec, Row, RunFacts
 from sdqn_lab.checks.ranges import Count, check_arguments
 from sdqn_lab.checks.refused import Refused
 
@@ -88,3 +89,45 @@ class Rollout:
             self._columns[name] = np.empty((self.num_steps + 2, *values.shape[1:]), values.dtype)
             self.rows = len(values)
             self._columns[name][: self.rows] = values
+
+
+def rollout_problems(arguments: Arguments, run: RunFacts) -> list[Refused]:
+    """A rollout must fit its minibatches and the run, and the learning rate's decay the run.
+
+    Args:
+        arguments: of an algorithm with `rollout_steps`, `num_envs`, `learning_rate_decay_steps`,
+            and `minibatches` if it has more than one.
+        run: what is asked of the run.
+    """
+    found, rows, num_envs = list[Refused](), arguments["rollout_steps"], arguments["num_envs"]
+    parts, steps = arguments.get("minibatches", 1), rows * num_envs
+    whole = f"algo.rollout_steps={rows} and algo.num_envs={num_envs}"
+    # Of one sample a batch normalization has no statistics.
+    if parts > max(1, steps // 2):
+        rule = f"leaves less than two of a rollout's {steps} steps to each ({whole})"
+        instead = f"{max(1, steps // 2)} or less"
+        found.append(Refused("algo.minibatches", parts, rule, instead))
+    if run.steps <= steps:
+        rule = f"ends before a rollout is complete ({whole})"
+        found.append(Refused("budget.steps", run.steps, rule, f"{steps + 1} or more"))
+    decay = arguments["learning_rate_decay_steps"]
+    if decay is not None and decay < run.steps:
+        rule = f"the learning rate is 0 from there on, and budget.steps={run.steps}"
+        instead = f"{run.steps} or more, or null"
+        found.append(Refused("algo.learning_rate_decay_steps", decay, rule, instead))
+    return found
+
+
+def rollout_bytes(arguments: Arguments, env: EnvSpec, extras: int) -> int:
+    """Bytes of a rollout with `extras` float32 numbers a step, and of the copy to learn from."""
+    steps = (arguments["rollout_steps"] + 2) * arguments["num_envs"]
+    row = torch.Size(env.observation_shape).numel() * env.dtype.itemsize
+    others = 8 + 4 + 1 + 1 + 4 * extras  # actions, rewards, terminal, valid, and what acting kept
+    return 2 * int(steps * (row + others))
+
+
+def rollout_updates(arguments: Arguments, steps: int) -> int:
+    """Updates of all rollouts that are followed by another row, steps of all environments."""
+    rows = -(-steps // arguments["num_envs"])
+    rollouts = max(0, rows - 1) // arguments["rollout_steps"]
+    return int(rollouts * arguments.get("epochs", 1) * arguments.get("minibatches", 1))

@@ -6,13 +6,14 @@ a group is called with the group's plain values, and nothing else of a config is
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from sdqn_lab.agents.base import Agent, EnvSpec
 from sdqn_lab.agents.seeding import stream_seed
@@ -43,40 +44,55 @@ def build_network(
     Raises:
         Refused: the network cannot take this observation, or an argument is out of range.
     """
-    heads = agent_class(cfg).heads(num_actions, algo_arguments(cfg))
-    return build_heads(cfg, observation_shape, heads)
+    algorithm, arguments = agent_class(cfg), algo_arguments(cfg)
+    heads, apart = algorithm.heads(num_actions, arguments), algorithm.own_torsos(arguments)
+    network = build_heads(cfg, observation_shape, heads, apart)
+    for head, gain in algorithm.head_gains.items():
+        nn.init.orthogonal_(network.heads[head].linear.weight, gain)
+    return network
 
 
 def build_heads(
-    cfg: DictConfig, observation_shape: tuple[int, ...], heads: Mapping[str, int]
+    cfg: DictConfig,
+    observation_shape: tuple[int, ...],
+    heads: Mapping[str, int],
+    own_torsos: Collection[str] = (),
 ) -> SpikingNetwork:
-    """Build a network with heads of the given widths; see `build_network`."""
+    """Build a network with heads of the given widths, some on their own torso.
+
+    See `build_network`; heads have torch's initialization here.
+    """
     # Asked and not read from the config: artificial neurons have no such keys, and count as
     # threshold 1 and reset 0 (docs/DEVIATIONS.md, row 20).
     first = make_neuron(cfg)
     scale = {"v_threshold": first.v_threshold, "v_reset": first.v_reset}
     # Torso before heads: weights are drawn in this order, and another would give other weights.
     encoder = make_encoder(cfg)
-    torso = _instantiate(
-        cfg.network,
-        observation_shape=encoder.shape(tuple(observation_shape)),
-        make_neuron=lambda: make_neuron(cfg),
-        make_norm=lambda shape: _instantiate(cfg.norm, normalized_shape=shape, **scale),
+    torso, *others = (
+        _instantiate(
+            cfg.network,
+            observation_shape=encoder.shape(tuple(observation_shape)),
+            make_neuron=lambda: make_neuron(cfg),
+            make_norm=lambda shape: _instantiate(cfg.norm, normalized_shape=shape, **scale),
+        )
+        for _ in range(1 + len(own_torsos))
     )
-    for module in torso.modules():
-        if isinstance(module, Block):
-            module.precision = cfg.precision
     readouts = {
         name: _instantiate(cfg.readout, in_features=torso.num_features, num_actions=width)
         for name, width in heads.items()
     }
-    return SpikingNetwork(
+    network = SpikingNetwork(
         torso,
         encoder,
         readouts,
+        own_torsos=dict(zip(own_torsos, others, strict=True)),
         time_window=cfg.time_window,
         observation_scale=cfg.env.observation_scale,
     )
+    for module in network.modules():
+        if isinstance(module, Block):
+            module.precision = cfg.precision
+    return network
 
 
 def make_neuron(cfg: DictConfig) -> Neuron:

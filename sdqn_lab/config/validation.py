@@ -117,7 +117,8 @@ def _wrong_shapes(cfg: DictConfig, here: bool) -> list[Refused]:
 
 def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
     batch_size = cfg.algo.get("batch_size", 2)
-    heads = build.agent_class(cfg).heads(env.num_actions, build.algo_arguments(cfg))
+    algorithm, arguments = build.agent_class(cfg), build.algo_arguments(cfg)
+    heads, apart = algorithm.heads(env.num_actions, arguments), algorithm.own_torsos(arguments)
     parts = {group: plain(cfg[group]) for group in (*TRIALS, "network", "env")} | {
         "backend": cfg.backend,
         "precision": cfg.precision,
@@ -125,7 +126,7 @@ def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
     }
     try:
         parameters, lacking = _trial_forward(
-            json.dumps(parts), env.observation_shape, json.dumps(heads), batch_size
+            json.dumps(parts), env.observation_shape, json.dumps(heads), apart, batch_size
         )
     except (ValueError, TypeError, RuntimeError) as error:
         if "more than 1 value per channel" in str(error):  # torch has no exception of its own
@@ -134,7 +135,7 @@ def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
         return refusal(cfg, "network", error)
     if cfg.backend == "compiled" and (reason := _not_compiled(cfg, here) or lacking):
         return Refused("backend", "compiled", f"not for {reason}", "backend=auto")
-    need = 4 * parameters * build.agent_class(cfg).parameter_copies
+    need = 4 * parameters * algorithm.parameter_copies
     if here and need > (free := _free_bytes(cfg)["device"]):
         rule = f"training {parameters:,} parameters needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB"
         option = cfg.choices.get("network")
@@ -181,14 +182,14 @@ def _wrong_stack(cfg: DictConfig, env: EnvSpec) -> Refused | None:
 
 @cache
 def _trial_forward(
-    parts: str, shape: tuple[int, ...], heads: str, batch_size: int
+    parts: str, shape: tuple[int, ...], heads: str, own_torsos: tuple[str, ...], batch_size: int
 ) -> tuple[int, str | None]:
     """Run a weightless network once; the number of its parameters, and its `obstacle`."""
     cfg = OmegaConf.create(json.loads(parts))
     # On the meta device a network of any size takes neither memory nor time.
     with torch.no_grad(), torch.device("meta"):
         # Only in training mode does a norm refuse a batch from which it gets no statistics.
-        network = build.build_heads(cfg, shape, json.loads(heads)).train()
+        network = build.build_heads(cfg, shape, json.loads(heads), own_torsos).train()
         network(torch.empty(batch_size, *shape))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     # Memory that nobody writes to is not taken.

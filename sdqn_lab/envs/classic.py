@@ -114,7 +114,7 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
             wrapper = "env.id=ID of it under a wrapper (gymnasium.wrappers.FlattenObservation)"
             raise Refused("id", id, rule, wrapper)
         if not isinstance(actions, Discrete):
-            rule = "must have Discrete actions (Q-learning chooses among finitely many), "
+            rule = "must have Discrete actions (agents here choose among finitely many), "
             rule += f"and has {_described(actions)}"
             raise Refused("id", id, rule, "CartPole-v1")
         self._shape, self._channels_last = shape, len(shape) == 3 and shape[-1] <= shape[0]

@@ -27,6 +27,7 @@ class SpikingNetwork(nn.Module):
         torso: the blocks, with activity (T, B, num_features).
         encoder: observation to sequence.
         heads: readouts by name, each from sequence to outputs (B, K).
+        own_torsos: by head, for heads that read a torso of their own; the others share `torso`.
         time_window: T, simulation steps per decision, >= 1.
         observation_scale: the observation is divided by it, > 0 (255 for bytes).
 
@@ -43,6 +44,7 @@ class SpikingNetwork(nn.Module):
         encoder: Encoder,
         heads: Mapping[str, Readout],
         *,
+        own_torsos: "Mapping[str, Torso] | None" = None,
         time_window: int,
         observation_scale: float,
     ) -> None:
@@ -50,6 +52,7 @@ class SpikingNetwork(nn.Module):
         if not observation_scale > 0:
             raise Refused("observation_scale", observation_scale, "must be > 0")
         self.torso = torso
+        self.own_torsos = nn.ModuleDict(own_torsos)
         self.encoder = encoder
         # A single head is called `readout`, whatever it stands for: so weights keep their names.
         self._names = {name: "readout" if len(heads) == 1 else f"{name}_readout" for name in heads}
@@ -69,9 +72,18 @@ class SpikingNetwork(nn.Module):
         """The readouts by the names that the algorithm gave them."""
         return {name: cast(Readout, self._modules[own]) for name, own in self._names.items()}
 
+    def torsos(self) -> dict[str, nn.Module]:
+        """The torso that heads share, then those of single heads, by what their layers begin with.
+
+        That is nothing, or the head's name and a dot.
+        """
+        return {"": self.torso} | {f"{head}.": own for head, own in self.own_torsos.items()}
+
     def layers(self) -> Iterator[tuple[str, nn.Module]]:
-        """The torso's layers by name, then the heads: `head` alone, or several by their names."""
-        yield from self.torso.named_children()
+        """The torsos' layers by name, then the heads: `head` alone, or several by their names."""
+        for prefix, torso in self.torsos().items():
+            for name, layer in torso.named_children():
+                yield prefix + name, layer
         heads = self.heads
         for name, readout in heads.items():
             yield ("head" if len(heads) == 1 else name), readout
@@ -110,8 +122,10 @@ class SpikingNetwork(nn.Module):
         heads = list(self.heads.items())
         # Here and not sooner: on the way to a GPU bytes are a quarter of what floats would be.
         x = observations.to(heads[0][1].linear.weight.dtype) / self.observation_scale
-        activity = self.torso(self.encoder(x, steps, generator), steps)
-        outputs = {name: readout(activity) for name, readout in heads}
+        x_seq = self.encoder(x, steps, generator)
+        shared = self.torso(x_seq, steps)
+        activity = {name: torso(x_seq, steps) for name, torso in self.own_torsos.items()}
+        outputs = {name: readout(activity.get(name, shared)) for name, readout in heads}
         return outputs if len(heads) > 1 else outputs[heads[0][0]]
 
     def steps(self, time_window: int | None) -> int:

@@ -5,6 +5,7 @@ synapse that leaves it, and inputs at the border of a convolution have fewer of 
 operation costs is arithmetic on these counts and lives elsewhere.
 """
 
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -30,8 +31,9 @@ class LayerProbe:
     """One layer: a linear map with the norm and neuron behind it.
 
     Attributes:
-        name: its place in the torso (`conv1`, ..., `hidden`), or a head's name as
-            `SpikingNetwork.layers` gives it: the readout's linear map.
+        name: its place in the torso (`conv1`, ..., `hidden`; in the own torso of a head behind the
+            head's name, `value.hidden`), or a head's name as `SpikingNetwork.layers` gives it: the
+            readout's linear map.
         parameters: trainable numbers of linear map, norm and neuron.
         synapses: multiply-adds of one dense pass for one sample, without the bias.
         analog: whether its input consists of numbers; else it is spikes, 0 or 1.
@@ -76,6 +78,16 @@ class Probe:
 
 
 @torch.no_grad()
+def blocks_of(network: SpikingNetwork) -> Iterator[tuple[str, Block, bool]]:
+    """Every block at any depth by its name, and whether a torso begins with it."""
+    for prefix, torso in network.torsos().items():
+        begins = True
+        for name, module in torso.named_modules():
+            if isinstance(module, Block):
+                yield prefix + name, module, begins
+                begins = False
+
+
 def probe(
     network: SpikingNetwork,
     observations: Tensor,
@@ -105,9 +117,10 @@ def probe(
         raise Refused("observations", tuple(observations.shape), "must not be empty")
     # A copy: hooks, evaluation mode and patched neurons must not reach the network itself.
     network = deepcopy(network).eval()
-    blocks = {n: m for n, m in network.torso.named_modules() if isinstance(m, Block)}
+    blocks = list(blocks_of(network))
     heads = {name: layer for name, layer in network.layers() if isinstance(layer, Readout)}
-    watched = [*blocks.values(), *(block.linear for block in blocks.values()), *heads.values()]
+    modules = [module for _, block, _ in blocks for module in (block, block.linear)]
+    watched = [*modules, *heads.values()]
     flows: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # what went in, and what came out
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
@@ -121,8 +134,9 @@ def probe(
     for hook in hooks:
         hook.remove()
     first, firing, layers = flows[watched[0]][0], recorder.layers(), []
-    analog = network.encoder.constant or bool(((first != 0) & (first != 1)).any())
-    for name, block in blocks.items():
+    analog = encoded = network.encoder.constant or bool(((first != 0) & (first != 1)).any())
+    for name, block, begins in blocks:
+        analog = encoded if begins else analog
         (x_seq, activity), (inputs, currents) = flows[block], flows[block.linear]
         steps = len(activity)
         inputs = inputs.view(*x_seq.shape[:2], *inputs.shape[1:])

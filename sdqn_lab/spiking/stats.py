@@ -40,14 +40,16 @@ class _Counts(NamedTuple):
 def neurons(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every layer's name, and the module that answers with the activity of its neuron.
 
-    That is the layer, or a neuron that stands alone. A layer is named by its path in the torso.
+    That is the layer, or a neuron that stands alone. A layer is named by its path in the torso; in
+    the own torso of a head, by the head's name before it (`value.hidden1`).
     """
     inside: set[nn.Module] = set()
     for name, module in network.named_modules():
         if isinstance(module, Layer):
             inside.add(module.neuron)
         if isinstance(module, Layer | Neuron) and module not in inside:
-            yield name.removeprefix("torso.").removesuffix(".neuron"), module
+            path = name.removeprefix("own_torsos.").removeprefix("torso.")
+            yield path.removesuffix(".neuron"), module
 
 
 class SpikeRecorder:

@@ -1,17 +1,27 @@
 """TD error and losses against hand arithmetic, those of quantiles also against the originals."""
 
+from math import log
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from sdqn_lab.agents.losses import (
+    categorical,
+    clipped_value_loss,
     huber,
     mse,
+    normalized,
     of_actions,
+    ppo_policy_loss,
     quantile_huber,
     quantile_targets,
     td_error,
 )
 from tests.golden import cases, load, tensor
+
+GOLDEN_PPO = sorted((Path(__file__).parents[1] / "golden").glob("ppo_categorical_*.npz"))
 
 Q = torch.tensor([[1.0, 2.0, 3.0]])
 TARGET = torch.tensor([[10.0, 40.0, 20.0]])
@@ -149,3 +159,82 @@ def test_the_best_next_action_has_the_largest_mean_and_the_first_of_equal_ones()
     assert not targets.requires_grad
     double = quantile_targets(*numbers, next_online=online, next_target=following)
     assert double.tolist() == [[1.5, 1.0]]
+
+
+# Policies
+
+
+@pytest.mark.parametrize("path", GOLDEN_PPO, ids=lambda path: path.stem)
+def test_losses_and_gradients_of_ppo_are_the_originals(path):
+    golden = {name: value for name, value in np.load(path).items() if name != "made_by"}
+    of = {k: torch.from_numpy(v) for k, v in golden.items() if v.ndim}
+    logits, values = of["logits"].requires_grad_(), of["new_values"].requires_grad_()
+    clip, returns = float(golden["clip_coef"]), of["returns"]
+    log_prob, entropy = categorical(logits, of["actions"])
+    advantages = normalized(of["advantages"]) if golden["norm_adv"] else of["advantages"]
+    policy = ppo_policy_loss(log_prob, of["old_logprob"], advantages, clip)
+    if golden["clip_vloss"]:
+        value = clipped_value_loss(values, of["old_values"], returns, clip)
+    else:
+        value = 0.5 * mse(values - returns)
+    loss = policy + float(golden["vf_coef"]) * value - float(golden["ent_coef"]) * entropy.mean()
+    loss.backward()
+    found = {
+        **{"new_logprob": log_prob, "entropy": entropy, "policy_loss": policy},
+        **{"value_loss": value, "entropy_loss": entropy.mean(), "loss": loss},
+        **{"dloss_dlogits": logits.grad, "dloss_dnew_values": values.grad},
+    }
+    for name, ours in found.items():
+        np.testing.assert_allclose(ours.detach(), golden[name], rtol=0, atol=5e-6, err_msg=name)
+
+
+def test_log_probability_and_entropy_by_hand():
+    # softmax(0, log 3) = (1/4, 3/4)
+    logits = torch.tensor([[0.0, log(3.0)], [5.0, 5.0]], dtype=torch.float64)
+    log_prob, entropy = categorical(logits, torch.tensor([1, 0]))
+    assert log_prob.tolist() == pytest.approx([log(0.75), log(0.5)])
+    assert entropy.tolist() == pytest.approx([-0.25 * log(0.25) - 0.75 * log(0.75), log(2)])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "slope"),
+    [
+        (1.0, 2.0, -2.0, -2.0),
+        # Moved far enough: the clip's value, and no gradient.
+        (1.5, 2.0, -2.2, 0.0),
+        (0.5, -2.0, 1.8, 0.0),
+        # Moved in the wrong direction: the whole way back counts.
+        (0.5, 2.0, -1.0, -1.0),
+        (1.5, -2.0, 3.0, 3.0),
+    ],
+)
+def test_the_clip_of_ppo_holds_in_the_direction_of_the_advantage_alone(
+    ratio, advantage, loss, slope
+):
+    log_prob = torch.tensor([log(ratio) - 1.0], dtype=torch.float64, requires_grad=True)
+    old, advantages = (torch.tensor([x], dtype=torch.float64) for x in (-1.0, advantage))
+    found = ppo_policy_loss(log_prob, old, advantages, 0.1)
+    found.backward()
+    assert (found.item(), log_prob.grad.item()) == pytest.approx((loss, slope))
+
+
+@pytest.mark.parametrize(
+    ("value", "returned", "loss", "slope"),
+    [
+        (1.1, 3.0, 0.5 * 1.9**2, -1.9),  # within the range
+        (2.0, 3.0, 0.5 * 1.8**2, 0.0),  # moved by 0.2 at most: the larger error, no gradient
+        (2.0, 0.0, 0.5 * 2.0**2, 2.0),  # away from the return: the whole error
+    ],
+)
+def test_values_move_by_the_clip_range_at_most(value, returned, loss, slope):
+    values = torch.tensor([value], dtype=torch.float64, requires_grad=True)
+    old, returns = (torch.tensor([x], dtype=torch.float64) for x in (1.0, returned))
+    found = clipped_value_loss(values, old, returns, 0.2)
+    found.backward()
+    assert (found.item(), values.grad.item()) == pytest.approx((loss, slope))
+
+
+def test_advantages_are_normalized_by_the_unbiased_deviation():
+    assert normalized(torch.tensor([1.0, 3.0])).tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5])
+    assert normalized(torch.tensor([2.0, 2.0])).tolist() == [0.0, 0.0]
+    assert normalized(torch.tensor([7.0])).tolist() == [7.0]

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdqn_lab.agents.returns import lambda_returns, n_step_return, summed_steps
+from sdqn_lab.agents.returns import gae, lambda_returns, n_step_return, summed_steps
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("nstep_*.npz"))
 GOLDEN_LAMBDA = sorted((Path(__file__).parents[1] / "golden").glob("qlambda_*.npz"))
+GOLDEN_GAE = sorted((Path(__file__).parents[1] / "golden").glob("gae_*.npz"))
 
 
 def column(*values, dtype=bool):
@@ -204,3 +205,42 @@ def test_lambda_returns_are_the_weighted_mean_of_all_n_step_returns(lambda_):
         expected += weight * (summed.returns + summed.discounts * values[n - 1])
     ours = lambda_returns(rewards, np.full((steps, 3), gamma), values, lambda_)
     np.testing.assert_allclose(ours[0], expected, rtol=0, atol=1e-12)
+
+
+# Generalized advantage estimation
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("path", GOLDEN_GAE, ids=lambda path: path.stem)
+def test_advantages_equal_the_originals(path, kind):
+    """`done_after_step` is our discount of 0; the value after the last step is a row of its own."""
+    golden = np.load(path)
+    values = np.concatenate([golden["values"], golden["next_value"][None]])
+    discounts = float(golden["gamma"]) * (1.0 - golden["done_after_step"])
+    arrays = [golden["rewards"], discounts, values[:-1], values[1:]]
+    if kind == "torch":
+        arrays = [torch.from_numpy(np.asarray(array, np.float64)) for array in arrays]
+    advantages = np.asarray(gae(*arrays, float(golden["lam"])))
+    for name in ("", "_sb3"):
+        np.testing.assert_allclose(advantages, golden[f"advantages{name}"], rtol=0, atol=2e-6)
+        returns = advantages + golden["values"]
+        np.testing.assert_allclose(returns, golden[f"returns{name}"], rtol=0, atol=2e-6)
+
+
+def test_advantages_by_hand():
+    # delta_1 = 2 + 0.5 * 8 - 4 = 2; delta_0 = 1 + 0.5 * 4 - 6 = -3; A_0 = -3 + 0.5 * 0.5 * 2
+    arrays = np.array([[[1.0], [2.0]], [[0.5], [0.5]], [[6.0], [4.0]], [[4.0], [8.0]]])
+    assert gae(*arrays, 0.5).tolist() == [[-2.5], [2.0]]
+    # An end after the first step: 1 - 6, and nothing of what follows.
+    arrays[1, 0] = 0.0
+    assert gae(*arrays, 0.5).tolist() == [[-5.0], [2.0]]
+
+
+@given(windows(), st.floats(0, 1))
+def test_advantages_and_values_add_up_to_the_lambda_return(window, lambda_):
+    rewards, terminal, _, gamma = window
+    r = np.array(rewards, np.float64)[:, None]
+    d = np.where(column(*terminal), 0.0, gamma)
+    v = np.linspace(-2, 3, len(rewards) + 1)[:, None]
+    expected = lambda_returns(r, d, v[1:], lambda_)
+    np.testing.assert_allclose(gae(r, d, v[:-1], v[1:], lambda_) + v[:-1], expected, atol=1e-9)

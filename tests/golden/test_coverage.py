@@ -20,6 +20,8 @@ EXPECTED = {
     "latency": 5,
     "delta": 2,
     "first_spike": 5,
+    "gae": 4,
+    "ppo_categorical": 3,
 }
 
 

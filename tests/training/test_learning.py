@@ -73,6 +73,35 @@ def test_pqn_walks_to_the_far_end_of_a_chain():
     assert last["eval/length_steps_mean"] == 4.0
 
 
+POLICIES = {
+    "ppo": ["algo.rollout_steps=32", "algo.learning_rate=4e-3", "algo.minibatches=2"],
+    "a2c": ["algo.learning_rate=4e-3", "algo.reward_scale=1"],
+    "reinforce": ["algo.num_envs=4", "algo.rollout_steps=16", "algo.learning_rate=1e-2"],
+}
+
+
+@pytest.mark.parametrize(
+    ("algo", "way"),
+    [
+        *(
+            (algo, f"algo.shared_trunk={way}")
+            for algo in ("ppo", "a2c")
+            for way in ("true", "false")
+        ),
+        ("reinforce", "algo.normalize_returns=true"),
+    ],
+)
+@pytest.mark.parametrize("arm", ["", "pl_"])
+def test_a_policy_names_the_state_it_sees(arm, algo, way):
+    overrides = ["env=cartpole", f"experiment={arm}{algo}", "network.hidden=64", "time_window=4"]
+    overrides += ["budget.steps=4000", "algo.iteration_steps=4000", "protocol.eval_episodes=4"]
+    overrides += [*POLICIES[algo], way, "algo.gamma=0.5"]
+    trainer, tape = toy_trainer(config.compose(overrides))
+    trainer.run()
+    # Actions are drawn in evaluation too.
+    assert tape.evaluations()[-1] >= 0.85 * IDENTITY_OPTIMUM
+
+
 def test_a_dead_network_learns_nothing():
     overrides = ["surrogate=quadratic_gate", "norm=none", "neuron.v_threshold=50"]
     cfg = toy_config("algo.gamma=0.5", *BUDGET, *overrides)

@@ -1,0 +1,334 @@
+"""What agents share that act by probabilities of actions, with values beside them or without."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from sdqn_lab.agents.base import Agent, Arguments, Array, Decision, EnvSpec, Row, RunFacts
+from sdqn_lab.agents.losses import categorical
+from sdqn_lab.agents.policy import Sampled
+from sdqn_lab.agents.returns import gae
+from sdqn_lab.agents.rollout import Rollout, rollout_bytes, rollout_problems, rollout_updates
+from sdqn_lab.agents.schedules import LinearSchedule
+from sdqn_lab.agents.seeding import stream, stream_seed
+from sdqn_lab.checks.refused import Refused
+
+Batch = Mapping[str, Tensor]
+"""B transitions to learn from, by column, on the agent's device: observations (B, ...) in the
+environment's dtype, actions (B,) int64, and numbers (B,) float32."""
+
+
+class PolicyAgent(Agent):
+    """Draws actions with probability pi(a|s) = softmax(logits)[a] and learns by gradient steps.
+
+    Args:
+        network: called as network(observations, generator=...) -> logits (B, A), or with several
+            heads a dictionary with them under "policy".
+        env: the environment's shapes.
+        seed: of actions ("explore"), of minibatches ("shuffle") and of a network that draws
+            ("encoder").
+        num_envs: environments stepped together.
+        iteration_steps: agent steps between evaluations.
+        gamma: discount of one agent step.
+        optimizer: of the network's parameters.
+        learning_rate_decay_steps: agent steps in which its learning rate falls to 0, on a straight
+            line; None: it is constant.
+        max_grad_norm: largest L2 norm of the gradient over all parameters, > 0; None: no limit.
+        entropy_coef: weight of the entropy in the loss.
+        reward_scale: learning sees rewards times this.
+
+    Attributes:
+        updates: gradient steps made.
+        generator: where a network that draws draws from while it acts and learns.
+    """
+
+    head_gains: ClassVar[Mapping[str, float]] = {"policy": 0.01}
+
+    def __init__(
+        self,
+        network: nn.Module,
+        env: EnvSpec,
+        *,
+        seed: int,
+        num_envs: int,
+        iteration_steps: int,
+        gamma: float,
+        optimizer: torch.optim.Optimizer,
+        learning_rate_decay_steps: int | None,
+        max_grad_norm: float | None,
+        entropy_coef: float,
+        reward_scale: float,
+    ) -> None:
+        super().__init__(
+            network, env, seed=seed, num_envs=num_envs, iteration_steps=iteration_steps
+        )
+        self.gamma, self.max_grad_norm = gamma, max_grad_norm
+        self.entropy_coef, self.reward_scale = entropy_coef, reward_scale
+        self.optimizer = optimizer
+        begin = optimizer.param_groups[0]["lr"]
+        end = begin if learning_rate_decay_steps is None else 0.0
+        self.learning_rate = LinearSchedule(begin, end, learning_rate_decay_steps or 1)
+        self.updates = 0
+        self._policy = self.policy(network, env.num_actions)
+        self._explore, self._shuffle = stream(seed, "explore"), stream(seed, "shuffle")
+        self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "encoder"))
+        self._policy.generator = self.generator
+        self._seen: Tensor | None = None
+
+    @abstractmethod
+    def loss(self, batch: Batch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, 0-d, and metrics, 0-d without gradient.
+
+        Args:
+            batch: what was done.
+            outputs: what the network answers now, (B, K) by head.
+        """
+
+    def act(self, observations: Array, step: int) -> Decision:
+        """Draw an action for each environment."""
+        return Decision(self._policy.act(observations, self._explore).actions, {})
+
+    def anneal(self, step: int) -> None:
+        """Give the optimizer the learning rate of agent step `step`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+
+    def update(self, batch: Batch) -> dict[str, Tensor | float]:
+        """Make one gradient step; its metrics, 0-d, with "grad/norm": L2 norm before clipping."""
+        self._seen = batch["observations"]
+        outputs = self.network.train()(self._seen, generator=self.generator)
+        by_head = outputs if isinstance(outputs, dict) else {"policy": outputs}
+        loss, metrics = self.loss(batch, by_head)
+        # None and not zeros: the optimizer leaves a parameter alone that the loss does not reach.
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        grad_norm = get_total_norm(cast(list[Tensor], [p.grad for p in parameters]))
+        # The norm that is reported, before clipping, is also the one that clipping needs.
+        if self.max_grad_norm is not None:
+            clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
+        self.optimizer.step()
+        self.updates += 1
+        return {**metrics, "grad/norm": grad_norm}
+
+    def sample(self, rng: np.random.Generator) -> Tensor | None:
+        """Observations of the last batch; None before the first."""
+        return self._seen
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network, optimizer, number of updates and random streams, as plain containers.
+
+        Like that of a module it shares memory with the agent: write or copy it before going on.
+        """
+        return {
+            "network": dict(self.network.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+            "generator": self.generator.get_state(),
+            "explore": self._explore.bit_generator.state,
+            "shuffle": self._shuffle.bit_generator.state,
+            "seen": self._seen,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state made by `state_dict` of an agent built alike.
+
+        Generators of different kinds of device have different states: moved to another kind, the
+        encoder draws from the stream that this agent was built with.
+        """
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates, self._seen = state["updates"], state["seen"]
+        self._explore.bit_generator.state = state["explore"]
+        self._shuffle.bit_generator.state = state["shuffle"]
+        if self.generator.get_state().shape == state["generator"].shape:
+            self.generator.set_state(state["generator"].cpu())
+
+    @staticmethod
+    def heads(num_actions: int, arguments: Arguments) -> dict[str, int]:
+        """One logit for each action."""
+        return {"policy": num_actions}
+
+    @staticmethod
+    def policy(
+        network: nn.Module,
+        num_actions: int,
+        *,
+        epsilon: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Sampled:
+        """Drawn as in training, but for epsilon."""
+        return Sampled(network, num_actions, epsilon=epsilon, generator=generator)
+
+    @staticmethod
+    def problems(arguments: Arguments, run: RunFacts) -> list[Refused]:
+        """A rollout must fit its minibatches and the run, the decay the run."""
+        return rollout_problems(arguments, run)
+
+
+class ActorCritic(PolicyAgent):
+    """Learns from rollouts by advantages, which the values of its second head make.
+
+    A rollout is M = `rollout_steps` steps of N environments. While acting, v_t = V(s_t) is kept, in
+    evaluation mode. With it, once v_M is known::
+
+        delta_t = r_t + d_t v_{t+1} - v_t
+        A_t     = delta_t + gae_lambda d_t A_{t+1},  R_t = A_t + v_t
+        r_t     = reward_scale * reward
+        d_t     = gamma, or 0 after a terminal step
+
+    The sum of a truncated episode ends with the value of its final observation. Steps of a rollout
+    are shuffled `epochs` times and cut into `minibatches` parts, an update for each; steps that
+    only start an episode are left out. v_M is known when the next rollout's first actions are
+    drawn, so these are drawn before the update.
+
+    Args:
+        network: called as network(observations, generator=...) -> {"policy": logits (B, A),
+            "value": V (B, 1)}.
+        env: the environment's shapes.
+        rollout_steps: M.
+        epochs: passes over a rollout.
+        minibatches: updates of a pass.
+        gae_lambda: 0: advantages of one step; 1: rewards until the rollout's end.
+        value_coef: weight of the values' loss.
+        settings: see `PolicyAgent`.
+
+    Source: Schulman et al. 2016 (arXiv 1506.02438).
+    """
+
+    head_gains: ClassVar[Mapping[str, float]] = {"policy": 0.01, "value": 1.0}
+
+    def __init__(
+        self,
+        network: nn.Module,
+        env: EnvSpec,
+        *,
+        rollout_steps: int,
+        epochs: int = 1,
+        minibatches: int = 1,
+        gae_lambda: float,
+        value_coef: float,
+        **settings: Any,
+    ) -> None:
+        super().__init__(network, env, **settings)
+        self.epochs, self.minibatches = epochs, minibatches
+        self.gae_lambda, self.value_coef = gae_lambda, value_coef
+        self.rollout = Rollout(rollout_steps)
+
+    @torch.no_grad()
+    def answers(self, observations: Array) -> Mapping[str, Tensor]:
+        """Logits (N, A) and values (N, 1) of one vector step, in evaluation mode, by head."""
+        if self.network.training:
+            self.network.eval()
+        inputs = torch.from_numpy(observations).to(self.device)
+        outputs = self.network(inputs, generator=self.generator)
+        return cast(Mapping[str, Tensor], outputs)
+
+    def act(self, observations: Array, step: int) -> Decision:
+        """Draw an action for each environment, and keep what learning needs of the answer."""
+        outputs = self.answers(observations)
+        choice = self._policy.act(observations, self._explore, outputs=outputs["policy"])
+        actions = torch.from_numpy(choice.actions).to(self.device)
+        log_prob, _ = categorical(outputs["policy"], actions)
+        value = outputs["value"].squeeze(1)
+        extras = {"value": value.cpu().numpy(), "log_prob": log_prob.cpu().numpy()}
+        return Decision(choice.actions, extras)
+
+    def observe(self, row: Row, extras: Mapping[str, Array]) -> None:
+        """Add a row to the rollout."""
+        self.rollout.append(row, extras)
+
+    def close(self, observations: Array) -> None:
+        """End the timeline: running episodes are truncated, with the values of these."""
+        value = self.answers(observations)["value"].squeeze(1).cpu().numpy()
+        self.rollout.close(observations, {"value": value, "log_prob": np.zeros_like(value)})
+
+    def learn(self, step: int) -> Iterator[dict[str, Tensor | float]]:
+        """Make the updates of a complete rollout, and forget it."""
+        while self.rollout.complete:
+            lesson = self.lesson()
+            explained = explained_variance(lesson["value"], lesson["return"])
+            self.anneal(step)
+            for _ in range(self.epochs):
+                order = torch.from_numpy(self._shuffle.permutation(len(lesson["actions"])))
+                for index in order.to(self.device).tensor_split(self.minibatches):
+                    # Empty where nearly all steps of the rollout only started episodes.
+                    if len(index):
+                        batch = {name: column[index] for name, column in lesson.items()}
+                        yield {**self.update(batch), **explained}
+            self.rollout.advance()
+
+    def lesson(self) -> Batch:
+        """The valid steps of the complete rollout, in order of time.
+
+        Beside what was seen and done: "value" and "log_prob" of acting, "advantage" A, "return" R.
+        """
+        columns = self.rollout.columns()
+        value, valid = columns["value"], columns["valid"][:-1]
+        # A row that is not valid has the advantage 0: the one before ends with its value.
+        advantage = gae(
+            np.where(valid, self.reward_scale * columns["rewards"][:-1], value[:-1]),
+            np.where(valid & ~columns["terminal"][:-1], self.gamma, 0.0),
+            value[:-1],
+            value[1:],
+            self.gae_lambda,
+        )
+        kept = ("observations", "actions", "value", "log_prob")
+        found = {name: columns[name][:-1] for name in kept}
+        found["advantage"] = advantage.astype(np.float32)
+        found["return"] = (advantage + value[:-1]).astype(np.float32)
+        return {
+            name: torch.from_numpy(column[valid]).to(self.device) for name, column in found.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, the rollout so far included; it shares memory with the agent."""
+        return {**super().state_dict(), "rollout": self.rollout.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state made by `state_dict` of an agent built alike; see `PolicyAgent`."""
+        super().load_state_dict(state)
+        self.rollout.load_state_dict(state["rollout"])
+
+    @staticmethod
+    def heads(num_actions: int, arguments: Arguments) -> dict[str, int]:
+        """One logit for each action, and one value."""
+        return {"policy": num_actions, "value": 1}
+
+    @staticmethod
+    def own_torsos(arguments: Arguments) -> tuple[str, ...]:
+        """That of the value, unless it shares the policy's."""
+        return () if arguments["shared_trunk"] else ("value",)
+
+    @staticmethod
+    def memory_bytes(arguments: Arguments, env: EnvSpec) -> int:
+        """Bytes of the rollout, which keeps two numbers, and of the copy that is learned from."""
+        return rollout_bytes(arguments, env, extras=2)
+
+    @staticmethod
+    def updates_made(arguments: Arguments, steps: int) -> int:
+        """Those of all rollouts that are followed by another row, steps of all environments."""
+        return rollout_updates(arguments, steps)
+
+    @staticmethod
+    def problems(arguments: Arguments, run: RunFacts) -> list[Refused]:
+        """See `PolicyAgent`; a rollout must fit the memory too."""
+        found = PolicyAgent.problems(arguments, run)
+        rows, needed = arguments["rollout_steps"], ActorCritic.memory_bytes(arguments, run.env)
+        return found + run.too_large("algo.rollout_steps", rows, "a rollout", needed, "cpu")
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> dict[str, Tensor]:
+    """Share 1 - Var(R - V) / Var(R) of the returns' variance; nothing where that is 0; (B,) each.
+
+    Returns:
+        "value/explained_variance", at most 1; 0 for values that do not depend on the observation.
+    """
+    if not len(returns) or not (variance := returns.var(correction=0)) > 0:
+        return {}
+    return {"value/explained_variance": 1.0 - (returns - values).var(correction=0) / variance}
