@@ -87,7 +87,7 @@ def test_a_foreign_repository_around_the_package_is_not_taken_for_its_own(checko
 
 
 def test_without_git_the_digest_alone_tells(checkout, monkeypatch):
-    monkeypatch.setattr(provenance, "_git_program", lambda: None)
+    monkeypatch.setattr("shutil.which", lambda program: None)
     assert provenance.code()["git_sha"] is None
     assert len(provenance.code()["code"]) == 16
 

@@ -18,14 +18,14 @@ from tests.launching.sweeps import records as numbers
 SMALL = ["budget=smoke", "time_window=2", "tracker=none", "threads=1"]
 
 
-def command(*arguments: str, rc: int = 0) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "sdqn_lab.run", *arguments],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == rc, done.stderr
+    assert done.returncode == 0, done.stderr
     return done
 
 
@@ -34,8 +34,8 @@ def records(path: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("env", ["seaquest", "minatar_freeway", "acrobot"])
-def test_a_smoke_run_has_real_frames_updates_one_evaluation_and_one_checkpoint(env):
-    command(f"env={env}", *SMALL, "hydra.run.dir=here", "keep_state=true")
+def test_a_smoke_run_has_real_frames_updates_one_evaluation_and_one_checkpoint(env, single):
+    assert single(f"env={env}", *SMALL, "hydra.run.dir=here", "keep_state=true").code == 0
     here = Path("here")
     status = RunDirectory(here).status()
     recorded = records(here)
@@ -56,21 +56,18 @@ def test_a_smoke_run_has_real_frames_updates_one_evaluation_and_one_checkpoint(e
 
 
 def test_a_multirun_names_cells_by_what_they_are_and_ends_with_one_table():
-    arguments = ["-m", "norm=popnorm,none", "env=minatar_breakout,minatar_asterix", *SMALL]
+    arguments = ["-m", "env=minatar_breakout,minatar_asterix", *SMALL]
     done = command(*arguments)
     (sweep_dir,) = Path("multirun").iterdir()
     cells = sorted(p.name.rpartition("_")[0] for p in sweep_dir.iterdir() if p.is_dir())
-    assert cells == sorted(
-        f"{env}_lif_{norm}_atan_T2_seed0"
-        for env in ("minatar_breakout", "minatar_asterix")
-        for norm in ("popnorm", "none")
-    )
-    assert done.stdout.count("finished") == 4
+    games = ("minatar_asterix", "minatar_breakout")
+    assert cells == [f"{game}_lif_popnorm_atan_T2_seed0" for game in games]
+    assert done.stdout.count("finished") == 2
     assert "protocol: minatar" in done.stdout
     assert (sweep_dir / "learning-curves.png").stat().st_size > 10_000
     before = {p: p.stat().st_mtime_ns for p in sweep_dir.rglob("metrics.jsonl")}
     again = command(*arguments)
-    assert again.stderr.count("finished already, not touched") == 4
+    assert again.stderr.count("finished already, not touched") == 2
     assert before == {p: p.stat().st_mtime_ns for p in sweep_dir.rglob("metrics.jsonl")}
 
 
@@ -136,48 +133,18 @@ def test_resume_starts_anew_in_place_where_there_is_no_checkpoint(single):
     assert RunDirectory("here").state == "finished"
 
 
-BROKEN = """
-import gymnasium
-from gymnasium.envs.classic_control import CartPoleEnv
-
-
-class Broken(CartPoleEnv):
-    def step(self, action):
-        if self.np_random.random() < 0.01:
-            raise RuntimeError("the pole snapped")
-        return super().step(action)
-
-
-gymnasium.register("Broken-v0", Broken)
-"""
-
-
-def test_one_cell_that_dies_neither_stops_the_others_nor_looks_finished():
-    """A user's own environment raises in the middle of training."""
-    Path("broken.py").write_text(BROKEN)
-    ids = "env.id='broken:Broken-v0','CartPole-v1'"
-    done = command("-m", "env=gymnasium", ids, *SMALL, "hydra.sweep.dir=here", rc=1)
-    states = {p.name[:6]: RunDirectory(p).state for p in Path("here").iterdir() if p.is_dir()}
-    assert states == {"broken": "failed", "CartPo": "finished"}
-    (victim,) = Path("here").glob("broken*")
-    assert "RuntimeError: the pole snapped" in RunDirectory(victim).status()["error"]
-    lines = [line for line in done.stderr.splitlines() if f"{victim.name}: failed: " in line]
-    cause = f"RuntimeError: the pole snapped; log: {victim}/log.txt"
-    assert lines and all(line.endswith(cause) for line in lines)
-    assert "Traceback" not in done.stderr
-
-
-def test_health_refuse_stops_a_dead_network_in_one_line():
+def test_health_refuse_stops_a_dead_network_in_one_line(single):
     overrides = ["experiment=pl_sdqn_lecture", "env=minatar_breakout", "health=refuse", *SMALL]
-    done = command(*overrides, "hydra.run.dir=here", rc=1)
-    assert "refused: here: dead: no gradient reaches any parameter" in done.stderr
-    assert "surrogate=quadratic_gate" in done.stderr
-    assert "surrogate=atan" in done.stderr
-    assert "Traceback" not in done.stderr
+    answer = single(*overrides, "hydra.run.dir=here")
+    assert answer.code == 1
+    assert "refused: here: dead: no gradient reaches any parameter" in answer.err
+    assert "surrogate=quadratic_gate" in answer.err
+    assert "surrogate=atan" in answer.err
+    assert "Traceback" not in answer.err
     assert RunDirectory("here").state == "failed"
     assert not Path("here/metrics.jsonl").exists()
 
 
 def test_hydras_own_flags_still_work(single):
-    assert "time_window: 2" in command("time_window=2", "--cfg", "job").stdout
+    assert "time_window: 2" in single("time_window=2", "--cfg", "job").out
     assert "neuron: if, lif, plif, relu" in single("--help").out

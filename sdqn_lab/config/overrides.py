@@ -98,24 +98,22 @@ def expand(overrides: Iterable[str]) -> list[list[str]]:
     Raises:
         ConfigError: an override is none, or sweeps over what cannot be counted.
     """
+    every: list[list[str]] = []
     with config_loader() as loader:
-        return [list(cell) for cell in product(*(_values(o, loader) for o in parse(overrides)))]
-
-
-def _values(override: Override, loader: ConfigLoader) -> list[str]:
-    """The override for each of its values; a single one where it does not sweep."""
-    key = override.get_key_element()
-    if not override.is_sweep_override():
-        return [f"{key}={override.get_value_element_as_str()}"]
-    line = override.input_line or key
-    if not override.is_discrete_sweep():
-        rule = "an interval has no values to run, only a sweeper that searches takes it"
-        raise ConfigError([Refused(line, None, rule, f"{key}=VALUE,VALUE or range()")])
-    override.config_loader = loader  # glob() asks it for the options of a group
-    values = list(override.sweep_string_iterator())
-    if not values:
-        raise ConfigError([Refused(line, None, "fits no option", f"{key}=OPTION")])
-    return [f"{key}={value}" for value in values]
+        for override in parse(overrides):
+            key, line = override.get_key_element(), override.input_line or ""
+            if not override.is_sweep_override():
+                every.append([f"{key}={override.get_value_element_as_str()}"])
+                continue
+            if not override.is_discrete_sweep():
+                rule = "an interval has no values to run, only a sweeper that searches takes it"
+                raise ConfigError([Refused(line, None, rule, f"{key}=VALUE,VALUE or range()")])
+            override.config_loader = loader  # glob() asks it for the options of a group
+            values = list(override.sweep_string_iterator())
+            if not values:
+                raise ConfigError([Refused(line, None, "fits no option", f"{key}=OPTION")])
+            every.append([f"{key}={value}" for value in values])
+    return [list(cell) for cell in product(*every)]
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import os
 import platform
 import shutil
 import subprocess
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,7 @@ def scheduler() -> dict[str, Any]:
 
 def _git(*arguments: str) -> str | None:
     """Git's answer, or None where this is no checkout."""
-    git = _git_program()
+    git = shutil.which("git")
     if git is None:
         return None
     done = subprocess.run(
@@ -84,8 +83,3 @@ def _git(*arguments: str) -> str | None:
     )
     # Comparing a new file with nothing exits with 1, as all differences do.
     return done.stdout.strip() if done.returncode in (0, 1) else None
-
-
-@cache
-def _git_program() -> str | None:
-    return shutil.which("git")

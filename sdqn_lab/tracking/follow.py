@@ -21,7 +21,7 @@ from pathlib import Path
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.runs.directory import TRACKER_LOCK, RunDirectory
 from sdqn_lab.tracking.deliver import complete_lines, deliver
-from sdqn_lab.tracking.tracker import TrackedRun, Tracker, later, one_line
+from sdqn_lab.tracking.tracker import TrackedRun, Tracker, brief, later
 
 PACKAGE = "sdqn_lab.tracking."
 WARNING = "WARNING"
@@ -159,7 +159,7 @@ def follow(
             run = TrackedRun.of(directory, lambda reason: say(warning(directory, reason)))
             deliver(directory, run, made(run, trusted), ended)
     except Exception as error:  # a tracker may break in any way
-        say(warning(directory, f"{type(error).__name__}: {one_line(error)}"))
+        say(warning(directory, f"{type(error).__name__}: {brief(error)}"))
         traceback.print_exc()
         return False
     return True

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sdqn_lab.runs.directory import TRACKER_LOCK, BusyError, RunDirectory
 from sdqn_lab.tracking.deliver import Delivered, deliver
-from sdqn_lab.tracking.tracker import TrackedRun, one_line
+from sdqn_lab.tracking.tracker import TrackedRun, brief
 from sdqn_lab.tracking.wandb import SyncError, Upload
 
 WANDB = "sdqn_lab.tracking.wandb.WandB"
@@ -61,8 +61,7 @@ def sync_run(
     except SyncError as error:
         raise type(error)(f"{directory.path}: {error}") from error
     except Exception as error:  # damaged files, a client that died: the caller gets one line
-        line = one_line(error) or type(error).__name__
-        raise SyncError(f"{directory.path}: {line}") from error
+        raise SyncError(f"{directory.path}: {brief(error)}") from error
     if synced is None:
         say(f"{name}: {why_not}, skipped")
     else:

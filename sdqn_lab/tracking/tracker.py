@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdqn_lab.checks.refused import one_line
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.files import read_yaml
 
@@ -129,6 +130,6 @@ def later(directory: Path) -> str:
     return f"metrics.jsonl is complete; python -m sdqn_lab.sweep sync {directory} uploads it to W&B"
 
 
-def one_line(error: Exception) -> str:
-    """An error's message without line breaks, of bearable length."""
-    return " ".join(str(error).split())[:300]
+def brief(error: Exception) -> str:
+    """An error in one line of bearable length: a server may answer with a page."""
+    return one_line(error)[:300]

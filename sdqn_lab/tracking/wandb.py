@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdqn_lab.runs.files import write_json
-from sdqn_lab.tracking.tracker import TrackedRun, Tracker, one_line
+from sdqn_lab.tracking.tracker import TrackedRun, Tracker, brief
 
 # The client takes most of a second to import, so functions that use it do so themselves.
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Address:
         try:
             return cls(**json.loads(file.read_text()))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{file}: not what a run writes ({one_line(error)})") from error
+            raise ValueError(f"{file}: not what a run writes ({brief(error)})") from error
 
     def write(self, directory: Path) -> None:
         """Keep it."""
@@ -157,7 +157,7 @@ class WandB(Tracker):
             if mode not in ("offline", "dryrun") and has_key():
                 return self._begin(address, "online")
         except Exception as error:  # wrong key, no server: there are many ways to say no
-            problem = one_line(error)
+            problem = brief(error)
             self.teardown()  # the service process still holds the run's id
             self._setup()
         if problem:
@@ -303,7 +303,7 @@ class Upload(WandB):
             if has_key():
                 return self._begin(address, "online", **UPLOAD_SETTINGS)
         except Exception as error:  # wrong key, no server: there are many ways to say no
-            raise NoConnectionError(f"W&B does not accept the run: {one_line(error)}") from error
+            raise NoConnectionError(f"W&B does not accept the run: {brief(error)}") from error
         raise NoConnectionError(f"{NO_KEY}; write wandb login, or set WANDB_API_KEY")
 
     def close(self, exit_code: int) -> None:

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from sdqn_lab.analysis.records import read_records
 from sdqn_lab.analysis.time_windows import Point, write_time_windows
 from sdqn_lab.assembly import build
-from sdqn_lab.checks.refused import Refused
+from sdqn_lab.checks.refused import Refused, one_line
 from sdqn_lab.training.evaluation import Start
 from sdqn_lab.watching import summary
 from sdqn_lab.watching.episodes import Episodes, play
@@ -139,8 +139,7 @@ def check_game(player: Player) -> None:
                 player.policy.outputs(env.reset(seed=0))
     # A user's environment may fail in any way.
     except Exception as error:
-        line = " ".join(str(error).split()) or type(error).__name__
-        raise Refused("protocol", name, f"env.id={game}: {line}") from error
+        raise Refused("protocol", name, f"env.id={game}: {one_line(error)}") from error
     if actions != player.num_actions:
         full = str(player.protocol.full_action_space).lower()
         rule = f"has {actions} actions (protocol.full_action_space={full}), and the network"
