@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from sdqn_lab.checks.refused import ConfigError
 from sdqn_lab.runs import stopping
@@ -23,6 +24,8 @@ from sdqn_lab.training.collector import Collector
 from sdqn_lab.training.resume import resumed
 from tests.cells import kill_at, numbers, run
 
+# Several compare with the same undisturbed run, which is made once.
+pytestmark = pytest.mark.xdist_group("resume")
 COMMON = ["tracker=none", "threads=1", "time_window=2", "checkpoint_every_minutes=0.002"]
 MINATAR = [
     *COMMON,
@@ -58,6 +61,15 @@ POLICY = [
 PPO = [*POLICY, "experiment=pl_ppo", "algo.minibatches=3", "algo.shared_trunk=false"]
 A2C = [*POLICY, "experiment=pl_a2c"]
 REINFORCE = [*POLICY, "experiment=pl_reinforce"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of `MINATAR` that nobody disturbed; not to be changed."""
+    path = tmp_path_factory.mktemp("whole")
+    torch.use_deterministic_algorithms(True)
+    assert run(MINATAR, path) == 0
+    return path
 
 
 def test_a_run_that_another_process_has_finished_meanwhile_is_not_begun_anew(tmp_path):
@@ -113,22 +125,26 @@ KILLS_OF_POLICIES = [("act", 40), ("learn a policy", 5), ("evaluate", 3)]
     ],
     ids=["minatar", "atari", "pqn", "qr_dqn", "ppo", "reinforce"],
 )
-def test_killed_in_each_phase_a_run_resumes_to_the_same_metrics(overrides, kills, tmp_path):
+def test_killed_in_each_phase_a_run_resumes_to_the_same_metrics(overrides, kills, whole, tmp_path):
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
-    assert run(overrides, undisturbed) == 0
+    if overrides is MINATAR:
+        undisturbed = whole
+    else:
+        assert run(overrides, undisturbed) == 0
     for call, count in kills:
         kill_at(call, count, overrides, folder)
     assert run(overrides, folder) == 0
     assert numbers(folder) == numbers(undisturbed)
 
 
-def test_two_runs_of_one_cell_are_equal_and_another_seed_differs(tmp_path):
-    for name in ("one", "two"):
-        assert run(MINATAR, tmp_path / name) == 0
+def test_two_runs_of_one_cell_are_equal_and_another_seed_differs(whole, tmp_path):
+    assert run(MINATAR, tmp_path / "again") == 0
     assert run([*MINATAR, "seed=1"], tmp_path / "other") == 0
-    assert numbers(tmp_path / "one") == numbers(tmp_path / "two")
-    assert numbers(tmp_path / "one") != numbers(tmp_path / "other")
-    weights = [(tmp_path / n / "network_last.safetensors").read_bytes() for n in ("one", "two")]
+    assert numbers(tmp_path / "again") == numbers(whole)
+    assert numbers(tmp_path / "other") != numbers(whole)
+    weights = [
+        (path / "network_last.safetensors").read_bytes() for path in (whole, tmp_path / "again")
+    ]
     assert weights[0] == weights[1]
 
 
@@ -152,9 +168,8 @@ def test_a_stop_request_saves_and_the_run_goes_on_exactly(overrides, tmp_path, m
 
 
 def test_a_stop_request_in_an_evaluation_is_heard_and_the_evaluation_repeated(
-    tmp_path, monkeypatch
+    whole, tmp_path, monkeypatch
 ):
-    assert run(MINATAR, tmp_path / "whole") == 0
     played, stopped = evaluation.evaluate, tmp_path / "stopped"
 
     def interrupted(*args, **kwargs):
@@ -165,30 +180,28 @@ def test_a_stop_request_in_an_evaluation_is_heard_and_the_evaluation_repeated(
     monkeypatch.setattr(loop, "evaluate", interrupted)
     assert run(MINATAR, stopped) == PREEMPTED_EXIT
     assert run(MINATAR, stopped) == 0
-    assert numbers(stopped) == numbers(tmp_path / "whole")
+    assert numbers(stopped) == numbers(whole)
 
 
-def test_a_stop_at_the_very_last_step_still_leaves_its_evaluation_to_come(tmp_path, monkeypatch):
-    assert run(MINATAR, tmp_path / "whole") == 0
-    stopped = tmp_path / "stopped"
+def test_a_stop_at_the_very_last_step_still_leaves_its_evaluation_to_come(
+    whole, tmp_path, monkeypatch
+):
     terminate_after_the_last(monkeypatch, "_log_if_due")
-    assert run(MINATAR, stopped) == PREEMPTED_EXIT
-    assert run(MINATAR, stopped) == 0
-    assert numbers(stopped) == numbers(tmp_path / "whole")
-
-
-def test_a_finished_run_keeps_networks_and_drops_its_state(tmp_path):
+    assert run(MINATAR, tmp_path) == PREEMPTED_EXIT
     assert run(MINATAR, tmp_path) == 0
-    assert (tmp_path / "network_last.safetensors").exists()
-    assert (tmp_path / "network_best.safetensors").exists()
-    assert not (tmp_path / "checkpoint").exists()
+    assert numbers(tmp_path) == numbers(whole)
 
 
-def test_a_run_that_kept_its_state_can_be_extended(tmp_path):
-    assert run([*MINATAR, "keep_state=true", "budget.steps=2000"], tmp_path / "short") == 0
-    assert run([*MINATAR, "keep_state=true"], tmp_path / "short") == 0
-    assert run(MINATAR, tmp_path / "whole") == 0
-    assert numbers(tmp_path / "short") == numbers(tmp_path / "whole")
+def test_a_finished_run_keeps_networks_and_drops_its_state(whole):
+    assert (whole / "network_last.safetensors").exists()
+    assert (whole / "network_best.safetensors").exists()
+    assert not (whole / "checkpoint").exists()
+
+
+def test_a_run_that_kept_its_state_can_be_extended(whole, tmp_path):
+    assert run([*MINATAR, "keep_state=true", "budget.steps=2000"], tmp_path) == 0
+    assert run([*MINATAR, "keep_state=true"], tmp_path) == 0
+    assert numbers(tmp_path) == numbers(whole)
 
 
 def test_a_run_whose_learning_rate_has_fallen_to_zero_is_not_extended(tmp_path):
@@ -215,27 +228,27 @@ def test_a_record_shorter_than_the_checkpoint_knows_is_refused(tmp_path):
         MetricsFile(path, 7)
 
 
-def test_a_crash_between_networks_and_checkpoint_loses_neither(tmp_path):
+def test_a_crash_between_networks_and_checkpoint_loses_neither(whole, tmp_path):
     """The last save dies half way; the resumed run still ends with its networks."""
-    crashed, overrides = tmp_path / "crashed", [*MINATAR, "checkpoint_every_minutes=60"]
-    assert run(overrides, tmp_path / "whole") == 0
-    kill_at("save", 3, overrides, crashed)
-    assert run(overrides, crashed) == 0
+    overrides = [*MINATAR, "checkpoint_every_minutes=60"]
+    kill_at("save", 3, overrides, tmp_path)
+    assert run(overrides, tmp_path) == 0
     for name in ("network_last.safetensors", "network_best.safetensors"):
-        assert (crashed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_two_processes_never_work_on_one_run(tmp_path):
     directory = RunDirectory(tmp_path)
+    words = [*MINATAR, "budget.steps=400"]
     with directory.lock(), pytest.raises(BusyError, match="another process works on it"):
-        run(MINATAR, tmp_path)
+        run(words, tmp_path)
     assert directory.status() == {}
-    assert run(MINATAR, tmp_path) == 0
+    assert run(words, tmp_path) == 0
 
 
 def test_a_signal_that_comes_too_late_still_stops_a_command_of_several_runs(tmp_path, monkeypatch):
     terminate_after_the_last(monkeypatch, "_evaluate")
-    assert run(MINATAR, tmp_path) == PREEMPTED_EXIT
+    assert run([*MINATAR, "budget.steps=400"], tmp_path) == PREEMPTED_EXIT
     assert RunDirectory(tmp_path).state == "finished"
     assert not (tmp_path / "checkpoint").exists()
 
