@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from sdqn_lab.checks.refused import Refused
-from sdqn_lab.networks.blocks import Torso
+from sdqn_lab.networks.blocks import Block, Torso
 from sdqn_lab.spiking.encoder import Encoder
-from sdqn_lab.spiking.neuron import Neuron
+from sdqn_lab.spiking.neuron import Neuron, SpikingNeuron
+from sdqn_lab.spiking.norm import PopNorm
 from sdqn_lab.spiking.readout import Readout
 
 
@@ -84,6 +85,24 @@ class SpikingNetwork(nn.Module):
             for name, layer in self.layers()
         }
         return {name: get_total_norm(of_layer) for name, of_layer in grads.items() if of_layer}
+
+    def notes(self) -> Iterator[str]:
+        """What a person should know of this combination of parts before training."""
+        absorbed = [
+            name
+            for name, block in self.torso.named_modules()
+            if isinstance(block, Block)
+            and isinstance(block.norm, PopNorm)
+            and isinstance(block.neuron, SpikingNeuron)
+            and block.neuron.learn_threshold
+            and block.neuron.v_reset == 0
+        ]
+        if absorbed:
+            yield (
+                f"the learned thresholds of {', '.join(absorbed)} are no new freedom: a PopNorm's "
+                "weight and bias, both scaled, give the same spikes; only the surrogate's width "
+                "changes"
+            )
 
     def forward(
         self,

@@ -162,6 +162,8 @@ def _train(
         )
         name, why = directory.path.name, agent.general_path
         progress.say(f"{name}: {f'general path: {why}' if why else 'compiled updates'}")
+        for note in agent.network.notes():
+            progress.say(f"{name}: note: {note}")
         if agent.memory is not None:
             progress.say(f"{name}: {agent.memory}")
         if facts:

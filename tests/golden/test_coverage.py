@@ -20,6 +20,8 @@ EXPECTED = {
     "latency": 5,
     "delta": 2,
     "first_spike": 5,
+    "alif": 2,
+    "threshold": 4,
 }
 
 

@@ -10,7 +10,7 @@ IDENTITY_OPTIMUM = 16.0
 """One reward per step, sixteen steps per episode."""
 
 
-@pytest.mark.parametrize("neuron", ["lif", "if", "plif", "relu"])
+@pytest.mark.parametrize("neuron", ["lif", "if", "plif", "alif", "relu"])
 @pytest.mark.parametrize("norm", ["none", "batchnorm", "popnorm"])
 def test_names_the_state_it_sees(neuron, norm):
     overrides = [f"neuron={neuron}", f"norm={norm}", "network.normalize_hidden=true"]
