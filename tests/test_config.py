@@ -8,7 +8,7 @@ from pkgutil import iter_modules
 import pytest
 import torch
 from hydra.utils import get_class
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict, read_write
 
 from sdqn_lab import config
 from sdqn_lab.agents.base import EnvSpec
@@ -256,7 +256,10 @@ def test_a_cell_is_named_by_its_axes_and_seed():
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=1", "algo.gamma=0.98", "neuron.tau=3", "budget.steps=999000", "norm.eps=1e-4"],
+    [
+        *("seed=1", "algo.gamma=0.98", "neuron.tau=3", "budget.steps=999000", "norm.eps=1e-4"),
+        "neuron.learn_threshold=layer",
+    ],
 )
 def test_any_key_that_changes_a_number_changes_the_name(override):
     assert name(override) != name()
@@ -275,6 +278,14 @@ def test_any_key_that_changes_a_number_changes_the_name(override):
 )
 def test_keys_that_change_no_number_leave_the_name(override):
     assert name(override) == name()
+
+
+def test_a_cell_from_before_thresholds_could_be_learned_keeps_its_name():
+    cfg = config.compose([])
+    older = cfg.copy()
+    with read_write(older), open_dict(older):
+        older.neuron.pop("learn_threshold")
+    assert config.cell_name(older, older.choices) == config.cell_name(cfg, cfg.choices)
 
 
 @pytest.mark.parametrize("override", ["time_window=4", "surrogate=sigmoid", "surrogate.alpha=3"])

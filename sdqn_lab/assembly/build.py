@@ -107,6 +107,8 @@ def make_neuron(cfg: DictConfig) -> Neuron:
     neuron.backend = cfg.backend
     if cfg.backend == "fused" and neuron.temporal and not neuron.fusible:
         parts = " with ".join(type(part).__name__ for part in (neuron, *extra.values()))
+        learned = cfg.neuron.get("learn_threshold", False)
+        parts += f" and neuron.learn_threshold={learned}" if learned else ""
         raise Refused("backend", "fused", f"there are no kernels for {parts}", "backend=auto")
     return neuron
 

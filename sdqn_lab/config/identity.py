@@ -42,6 +42,9 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     plain["budget"].pop("size")
     # Where frames lie moves no number.
     plain["algo"].pop("replay_device", None)
+    # Cells made before thresholds could be learned keep their names.
+    if plain["neuron"].get("learn_threshold") is False:
+        plain["neuron"].pop("learn_threshold")
     # Written out or left out, it is the same cell.
     if plain["time_window_eval"] == plain["time_window"]:
         plain["time_window_eval"] = None

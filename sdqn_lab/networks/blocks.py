@@ -13,7 +13,7 @@ from sdqn_lab.spiking.kernels.cpu import FusedLayer, LayerConstants, takes
 from sdqn_lab.spiking.kernels.periodic import periodic_map
 from sdqn_lab.spiking.kernels.sparse import sparse_linear
 from sdqn_lab.spiking.neuron import Layer, Neuron, SpikingNeuron, run_neuron
-from sdqn_lab.spiking.norm import NoNorm, PopNorm
+from sdqn_lab.spiking.norm import NoNorm, Norm, PopNorm
 
 Precision = Literal["float32", "bf16"]
 MakeNeuron = Callable[[], Neuron]
@@ -61,6 +61,9 @@ class Block(Layer):
         self.linear = linear
         self.norm = norm
         self.neuron = neuron
+        if isinstance(neuron, SpikingNeuron) and neuron.learn_threshold == "channel":
+            # Only here it is known how many there are: the first entry of a current's shape.
+            neuron.spread(cast(Norm, norm).normalized_shape[0])
 
     def forward(self, x_seq: Tensor, time_window: int) -> Tensor:
         """Inputs (T, B, ...), or (1, B, ...) if constant, to activity (time_window, B, ...).

@@ -9,7 +9,8 @@ from torch.nn.utils import get_total_norm
 
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.spiking.encoder import Encoder
-from sdqn_lab.spiking.neuron import Neuron
+from sdqn_lab.spiking.neuron import Neuron, SpikingNeuron
+from sdqn_lab.spiking.norm import PopNorm
 from sdqn_lab.spiking.readout import Readout
 
 if TYPE_CHECKING:
@@ -98,6 +99,24 @@ class SpikingNetwork(nn.Module):
             for name, layer in self.layers()
         }
         return {name: get_total_norm(of_layer) for name, of_layer in grads.items() if of_layer}
+
+    def notes(self) -> Iterator[str]:
+        """What a person should know of this combination of parts before training."""
+        absorbed = [
+            prefix + name
+            for prefix, torso in self.torsos().items()
+            for name, block in torso.named_modules()
+            if isinstance(getattr(block, "norm", None), PopNorm)
+            and isinstance(neuron := block.neuron, SpikingNeuron)
+            and neuron.learn_threshold
+            and neuron.v_reset == 0
+        ]
+        if absorbed:
+            yield (
+                f"the learned thresholds of {', '.join(absorbed)} are no new freedom: a PopNorm's "
+                "weight and bias, both scaled, give the same spikes; only the surrogate's width "
+                "changes"
+            )
 
     def forward(
         self,

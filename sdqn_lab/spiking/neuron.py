@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sdqn_lab.checks.ranges import NonNegative, check_arguments
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.spiking.kernels import cpu
 from sdqn_lab.spiking.kernels.cpu import FusedLayer, LayerConstants, takes
@@ -135,7 +136,9 @@ class SpikingNeuron(Neuron):
         v <- v (1 - s) + v_reset s      (reset = hard)
         v <- v - v_threshold s          (reset = soft)
 
-    The membrane starts at v_reset.
+    The membrane starts at v_reset. A threshold that is learned is v_reset + exp(w), which stays
+    above v_reset whatever the optimizer does; it begins at `v_threshold`, to which norms and
+    histograms are scaled. A surrogate keeps its width in absolute units.
 
     Args:
         v_threshold: firing threshold, > 0 and > v_reset.
@@ -143,12 +146,15 @@ class SpikingNeuron(Neuron):
         surrogate: spike function; its derivative is used in the backward pass.
         detach_reset: whether s counts as a constant in the reset (no gradient through it).
         reset: "hard" or "soft".
+        learn_threshold: False, "layer" (one w) or "channel" (one w per channel, or per unit of a
+            fully connected layer; a single one until `spread` says how many there are).
 
     Raises:
         Refused: an argument is outside its range, or reset is soft and v_reset is not 0.
     """
 
     temporal = True
+    log_threshold: nn.Parameter | None
 
     def __init__(
         self,
@@ -158,6 +164,7 @@ class SpikingNeuron(Neuron):
         surrogate: Surrogate = _ATAN,
         detach_reset: bool = True,
         reset: str = "hard",
+        learn_threshold: bool | str = False,
     ) -> None:
         super().__init__()
         if not 0 < v_threshold < math.inf:
@@ -169,6 +176,11 @@ class SpikingNeuron(Neuron):
             raise Refused("reset", reset, "must be hard or soft")
         if reset == "soft" and v_reset != 0:
             raise Refused("v_reset", v_reset, "must be 0 with reset=soft")
+        if learn_threshold not in (False, "layer", "channel"):
+            raise Refused("learn_threshold", learn_threshold, "must be false, layer or channel")
+        start = torch.tensor(math.log(v_threshold - v_reset)) if learn_threshold else None
+        self.register_parameter("log_threshold", None if start is None else nn.Parameter(start))
+        self.learn_threshold = learn_threshold
         self.v_threshold = v_threshold
         self.v_reset = v_reset
         self.surrogate = surrogate
@@ -190,21 +202,39 @@ class SpikingNeuron(Neuron):
         code = CODES.get(type(self.surrogate))
         if slopes is None or code is None or self.backend == "reference":
             return None
-        # A slope that is learned would get no gradient from a kernel.
-        if not all(isinstance(slope, float | int) for slope in slopes):
+        # What is learned would get no gradient from a kernel.
+        constant = all(isinstance(slope, float | int) for slope in slopes)
+        if not constant or self.log_threshold is not None:
             return None
         reals = (*slopes, self.v_threshold, self.v_reset, self.surrogate.alpha, 0.0)
         leaky = slopes[1] == 1 - slopes[0]
         flags = (leaky, self.reset == "hard", self.detach_reset, False)
         return LayerConstants._make([*map(real, reals), code, *flags])
 
+    def spread(self, channels: int) -> None:
+        """Give each of so many channels a threshold, if that is how they are learned."""
+        if self.learn_threshold == "channel" and self.log_threshold is not None:
+            each = self.log_threshold.detach().flatten()[:1].repeat(channels)
+            self.log_threshold = nn.Parameter(each)
+
+    def threshold(self, v: Tensor) -> Tensor | float:
+        """What membranes (B, C, ...) are compared with: a number; learned, (1 or C, 1, ...)."""
+        if self.log_threshold is None:
+            return self.v_threshold
+        learned = self.v_reset + self.log_threshold.exp()
+        return learned.view(-1, *[1] * (v.dim() - 2))
+
     def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the class's equation: current and membrane (B, ...) to (spike, membrane)."""
         v = self.charge(x, v)
-        spike = self.surrogate(v - self.v_threshold)
+        return self.fire(v, self.threshold(v))
+
+    def fire(self, v: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
+        """The spike of a charged membrane (B, ...) under a threshold, and the membrane after it."""
+        spike = self.surrogate(v - threshold)
         s = spike.detach() if self.detach_reset else spike
         if self.reset == "soft":
-            return spike, v - self.v_threshold * s
+            return spike, v - threshold * s
         return spike, v * (1 - s) + self.v_reset * s
 
     def forward(self, x_seq: Tensor) -> Tensor:
@@ -229,9 +259,10 @@ class SpikingNeuron(Neuron):
 
     def extra_repr(self) -> str:
         """The settings that all spiking neurons share."""
+        learned = f", learn_threshold={self.learn_threshold}" if self.learn_threshold else ""
         return (
             f"v_threshold={self.v_threshold}, v_reset={self.v_reset}, surrogate={self.surrogate}, "
-            f"detach_reset={self.detach_reset}, reset={self.reset}"
+            f"detach_reset={self.detach_reset}, reset={self.reset}{learned}"
         )
 
 
@@ -277,6 +308,7 @@ class LIF(SpikingNeuron):
         surrogate: Surrogate = _ATAN,
         detach_reset: bool = True,
         reset: str = "hard",
+        learn_threshold: bool | str = False,
     ) -> None:
         super().__init__(
             v_threshold=v_threshold,
@@ -284,6 +316,7 @@ class LIF(SpikingNeuron):
             surrogate=surrogate,
             detach_reset=detach_reset,
             reset=reset,
+            learn_threshold=learn_threshold,
         )
         if not 1 <= tau < math.inf:
             raise Refused("tau", tau, "must be >= 1 and finite")
@@ -328,6 +361,7 @@ class PLIF(SpikingNeuron):
         surrogate: Surrogate = _ATAN,
         detach_reset: bool = True,
         reset: str = "hard",
+        learn_threshold: bool | str = False,
     ) -> None:
         super().__init__(
             v_threshold=v_threshold,
@@ -335,6 +369,7 @@ class PLIF(SpikingNeuron):
             surrogate=surrogate,
             detach_reset=detach_reset,
             reset=reset,
+            learn_threshold=learn_threshold,
         )
         if not 1 < tau < math.inf:
             raise Refused("tau", tau, "must be > 1 and finite")
@@ -344,3 +379,71 @@ class PLIF(SpikingNeuron):
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         """v + (x - v) sigmoid(w)."""
         return v + (x - v) * self.w.sigmoid()
+
+
+class ALIF(LIF):
+    """LIF whose threshold rises with every spike and falls back, so that it fires less often::
+
+        v <- v + (x - v) / tau
+        a <- a (1 - 1 / tau_adapt)                                  from a = 0
+        s  = 1[v > v_threshold + a],  then the reset of `SpikingNeuron` by that threshold
+        a <- a + beta s
+
+    Adaptation is as short as a decision: it begins anew with each, so with tau_adapt far above T it
+    only grows. The gradient goes through a, whatever detach_reset says. `step` is the first of a
+    decision's steps, where a is 0.
+
+    Args:
+        tau: membrane time constant in steps, >= 1.
+        beta: by how much a spike raises the threshold, >= 0, in units of the membrane.
+        tau_adapt: time constant of adaptation in steps, >= 1; 1: a spike counts for nothing.
+        v_threshold: see `SpikingNeuron`, as all other arguments.
+
+    Raises:
+        Refused: an argument is outside its range.
+
+    Source: Bellec et al. 2018 (LSNN), in the order of steps of Norse 1.1.0.
+    """
+
+    def __init__(
+        self,
+        *,
+        tau: float = 2.0,
+        beta: NonNegative = 0.5,
+        tau_adapt: float = 8.0,
+        v_threshold: float = 1.0,
+        v_reset: float = 0.0,
+        surrogate: Surrogate = _ATAN,
+        detach_reset: bool = True,
+        reset: str = "hard",
+        learn_threshold: bool | str = False,
+    ) -> None:
+        check_arguments(ALIF.__init__, locals())
+        super().__init__(
+            tau=tau,
+            v_threshold=v_threshold,
+            v_reset=v_reset,
+            surrogate=surrogate,
+            detach_reset=detach_reset,
+            reset=reset,
+            learn_threshold=learn_threshold,
+        )
+        if not 1 <= tau_adapt < math.inf:
+            raise Refused("tau_adapt", tau_adapt, "must be >= 1 and finite")
+        self.beta, self.tau_adapt = beta, tau_adapt
+
+    def reference(self, x_seq: Tensor) -> Tensor:
+        """Currents (T, B, ...) to spikes (T, B, ...), by the loop of the class's equation."""
+        v = torch.full_like(x_seq[0], self.v_reset)
+        raised = torch.zeros_like(v)
+        spikes = []
+        for x in x_seq.unbind(0):
+            v, raised = self.charge(x, v), raised * (1 - 1 / self.tau_adapt)
+            spike, v = self.fire(v, self.threshold(v) + raised)
+            raised = raised + self.beta * spike
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+    def extra_repr(self) -> str:
+        """The adaptation, then the settings of a LIF."""
+        return f"beta={self.beta}, tau_adapt={self.tau_adapt}, {super().extra_repr()}"

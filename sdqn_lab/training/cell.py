@@ -163,6 +163,8 @@ def _train(
         name, why = directory.path.name, agent.general_path
         fast = "compiled updates" if agent.device.type == "cpu" else "updates as CUDA graphs"
         progress.say(f"{name}: {f'general path: {why}' if why else fast}")
+        for note in agent.network.notes():
+            progress.say(f"{name}: note: {note}")
         if agent.memory is not None:
             progress.say(f"{name}: {agent.memory}")
         if facts:

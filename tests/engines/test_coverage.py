@@ -24,7 +24,7 @@ from sdqn_lab.networks.nature import Nature
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.spiking.encoder import Delta, Latency, Poisson
-from sdqn_lab.spiking.neuron import CODES, IF, LIF, PLIF, ReLU
+from sdqn_lab.spiking.neuron import ALIF, CODES, IF, LIF, PLIF, ReLU
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
 from sdqn_lab.spiking.readout import (
     DiscountedSpikes,
@@ -125,6 +125,8 @@ NOT_COVERED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "batchnorm": (lambda: Minatar(norm=BatchNorm), NORM),
     "a norm of one's own": (lambda: Minatar(norm=OwnNorm), NORM),
     "plif": (lambda: Minatar(PLIF), NEURON),
+    "alif": (lambda: Minatar(ALIF), NEURON),
+    "a learned threshold": (lambda: Minatar(lambda: LIF(learn_threshold="layer")), NEURON),
     "a neuron of one's own": (lambda: Minatar(Own), NEURON),
     "a surrogate of one's own": (lambda: Minatar(lambda: LIF(surrogate=OwnSurrogate())), NEURON),
     "two convolutions": (lambda: Minatar(channels=(16, 16)), CONVOLUTIONS),
@@ -228,6 +230,7 @@ REASONS = {
     "readout=last_membrane": READOUT,
     "readout=first_spike": READOUT,
     "neuron=plif": NEURON,
+    "neuron.learn_threshold=layer": NEURON,
     "precision=bf16": "precision=bf16",
     "network.channels=[16,16]": CONVOLUTIONS,
     "network.hidden=100": WIDTH,

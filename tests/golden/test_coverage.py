@@ -22,6 +22,8 @@ EXPECTED = {
     "first_spike": 5,
     "gae": 4,
     "ppo_categorical": 3,
+    "alif": 2,
+    "threshold": 4,
 }
 
 

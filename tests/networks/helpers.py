@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sdqn_lab.networks.minatar import MinAtar
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Direct, Encoder
-from sdqn_lab.spiking.neuron import IF, LIF, PLIF, Neuron, ReLU
+from sdqn_lab.spiking.neuron import ALIF, IF, LIF, PLIF, Neuron, ReLU
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
 from sdqn_lab.spiking.readout import MeanSpikes, Readout
 
@@ -20,6 +20,9 @@ NEURONS: dict[str, Callable[[], Neuron]] = {
     "lif_attached": lambda: LIF(detach_reset=False),
     "if": IF,
     "plif": PLIF,
+    "alif": lambda: ALIF(tau=1.5, detach_reset=False),
+    "lif_layer": lambda: LIF(v_threshold=0.5, v_reset=-0.25, learn_threshold="layer"),
+    "lif_channel": lambda: LIF(detach_reset=False, learn_threshold="channel"),
     "relu": ReLU,
 }
 SPIKING = [name for name in NEURONS if name != "relu"]

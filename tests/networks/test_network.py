@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 
@@ -181,3 +183,26 @@ def test_batchnorm_makes_answers_depend_on_the_batch_in_training_only() -> None:
     assert not torch.allclose(network(batch)[:2], network(batch[:2]))
     network.eval()
     torch.testing.assert_close(network(batch)[:2], network(batch[:2]))
+
+
+def test_a_learned_threshold_behind_popnorm_is_said_to_be_no_new_freedom() -> None:
+    learned = partial(LIF, learn_threshold="layer")
+    (note,) = small(learned, PopNorm, channels=(2, 3)).notes()
+    assert "conv1, conv2 are no new freedom" in note  # the hidden layer has no norm here
+    for make, norm in [
+        (LIF, PopNorm),
+        (learned, BatchNorm),
+        (partial(learned, v_reset=-0.5), PopNorm),  # which cannot be scaled along
+        (ReLU, PopNorm),
+    ]:
+        assert not list(small(make, norm).notes())
+
+
+def test_thresholds_of_channels_are_as_many_as_outputs_of_their_maps() -> None:
+    network = small(partial(LIF, learn_threshold="channel"), PopNorm, channels=(2, 3))
+    sizes = {n: p.numel() for n, p in network.named_parameters() if "log_threshold" in n}
+    assert sizes == {
+        "torso.conv1.neuron.log_threshold": 2,
+        "torso.conv2.neuron.log_threshold": 3,
+        "torso.hidden.neuron.log_threshold": 16,
+    }

@@ -244,10 +244,13 @@ def test_firing_rates_are_those_of_the_networks_own_forward(neuron: str, norm: s
     assert seen["hidden"]
 
 
-@pytest.mark.parametrize("neuron", [*SPIKING, "user"])
+@pytest.mark.parametrize("neuron", [*(name for name in SPIKING if name != "alif"), "user"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_share_of_membranes_above_threshold_is_the_firing_rate(neuron: str, norm: str) -> None:
-    """The membranes come from the plain steps, the spikes from whichever kernel runs."""
+    """The membranes come from the plain steps, the spikes from whichever kernel runs.
+
+    An adaptive threshold is not where the histogram's unit is.
+    """
     network = build(ALL[neuron], NORMS[norm], channels=(3, 4), gain=9.0)
     for layer in probe(network, images(6)).layers[:-1]:
         assert layer.membrane is not None

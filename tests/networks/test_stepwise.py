@@ -15,7 +15,7 @@ from sdqn_lab.networks.mlp import MLP
 from sdqn_lab.networks.nature import Nature
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Delta, Direct, Encoder, Latency, Poisson
-from sdqn_lab.spiking.neuron import IF, LIF, PLIF, Neuron, ReLU, SpikingNeuron
+from sdqn_lab.spiking.neuron import ALIF, IF, LIF, PLIF, Neuron, ReLU, SpikingNeuron
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
 from sdqn_lab.spiking.readout import (
     DiscountedSpikes,
@@ -182,10 +182,21 @@ def plain_neuron(neuron: Neuron, x: Tensor, membranes: dict[str, Tensor], layer:
     else:
         assert isinstance(neuron, LIF)
         v = v * (1 - 1 / neuron.tau) + x / neuron.tau
-    spike = neuron.surrogate(v - neuron.v_threshold)
+    threshold: Tensor | float = neuron.v_threshold
+    if neuron.learn_threshold:
+        assert neuron.log_threshold is not None
+        learned = neuron.v_reset + neuron.log_threshold.exp()
+        threshold = learned.reshape(1, -1, *[1] * (v.dim() - 2))
+    if isinstance(neuron, ALIF):
+        raised = membranes.get(f"{layer}/raised", torch.zeros_like(v))
+        raised = raised - raised / neuron.tau_adapt
+        threshold = threshold + raised
+    spike = neuron.surrogate(v - threshold)
+    if isinstance(neuron, ALIF):
+        membranes[f"{layer}/raised"] = raised + neuron.beta * spike
     s = spike.detach() if neuron.detach_reset else spike
     if neuron.reset == "soft":
-        membranes[layer] = v - neuron.v_threshold * s
+        membranes[layer] = v - threshold * s
     else:
         membranes[layer] = v + (neuron.v_reset - v) * s
     return spike

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.spiking.kernels import cpu, jit
-from sdqn_lab.spiking.neuron import CODES, IF, LIF, PLIF, SpikingNeuron
+from sdqn_lab.spiking.neuron import ALIF, CODES, IF, LIF, PLIF, SpikingNeuron
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
 from sdqn_lab.spiking.surrogate import Atan, Gate, Surrogate
 from tests.compiled import fingerprints_twice
@@ -264,9 +265,11 @@ class Learned(LIF):
         return v + (x - v) * self.gain
 
 
-@pytest.mark.parametrize("neuron", [Inherited, Twice, Learned, PLIF])
+@pytest.mark.parametrize(
+    "neuron", [Inherited, Twice, Learned, PLIF, ALIF, partial(LIF, learn_threshold="channel")]
+)
 def test_a_class_that_names_no_constant_slopes_itself_takes_the_reference(
-    neuron: type[SpikingNeuron],
+    neuron: Callable[[], SpikingNeuron],
 ) -> None:
     layer, x = neuron(), torch.full((6, 1, 1), 3.0, requires_grad=True)
     assert not layer.fusible

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from sdqn_lab.checks.refused import Refused
-from sdqn_lab.spiking.neuron import IF, LIF, PLIF, Neuron, ReLU, SpikingNeuron
+from sdqn_lab.networks.blocks import Block
+from sdqn_lab.spiking.neuron import ALIF, IF, LIF, PLIF, Neuron, ReLU, SpikingNeuron
+from sdqn_lab.spiking.norm import PopNorm
 from sdqn_lab.spiking.surrogate import Atan
-from tests.golden import cases, load, neuron_of, tensor
+from tests.golden import SURROGATES, cases, load, neuron_of, tensor
 
-SPIKING: list[Callable[..., SpikingNeuron]] = [IF, LIF, PLIF]
+SPIKING: list[Callable[..., SpikingNeuron]] = [IF, LIF, PLIF, ALIF]
 each_spiking = pytest.mark.parametrize("make", SPIKING)
 
 
@@ -262,6 +264,8 @@ def test_names_its_settings_when_printed(make: Callable[..., SpikingNeuron]) -> 
         ("v_reset", {"v_reset": -math.inf}),
         ("reset", {"reset": "none"}),
         ("v_reset", {"reset": "soft", "v_reset": -0.5}),
+        ("learn_threshold", {"learn_threshold": "unit"}),
+        ("learn_threshold", {"learn_threshold": True}),
     ],
 )
 def test_refuses_settings_outside_their_range(
@@ -272,7 +276,7 @@ def test_refuses_settings_outside_their_range(
     assert (error.value.key, error.value.value) == (key, settings[key])
 
 
-@pytest.mark.parametrize("make", [LIF, PLIF])
+@pytest.mark.parametrize("make", [LIF, PLIF, ALIF])
 @pytest.mark.parametrize("tau", [0.5, -1.0, math.inf, math.nan])
 def test_refuses_a_time_constant_below_one_step(make: Callable[..., Any], tau: float) -> None:
     with pytest.raises(Refused) as error:
@@ -285,3 +289,161 @@ def test_a_time_constant_of_one_step_has_no_memory_and_cannot_be_learned() -> No
     assert torch.equal(LIF(tau=1.0)(x), (x > 1).float())
     with pytest.raises(Refused, match="> 1"):
         PLIF(tau=1.0)
+
+
+# Thresholds that learn
+
+
+def learned_gradient(neuron: SpikingNeuron) -> Tensor:
+    """By the thresholds themselves, of which w is the logarithm above v_reset."""
+    w = neuron.log_threshold
+    assert w is not None and w.grad is not None
+    return w.grad / w.detach().exp()
+
+
+@pytest.mark.parametrize("path", cases("threshold_braincog_*"))
+def test_the_gradient_of_a_learned_threshold_is_the_originals(path: Path) -> None:
+    """There the threshold itself is learned, or the number whose sigmoid it is."""
+    case = load(path)
+    settings: dict[str, Any] = {
+        "v_threshold": float(case["threshold"]),
+        "surrogate": SURROGATES[str(case["surrogate"])](alpha=float(case["alpha"])),
+        "learn_threshold": "layer",
+    }
+    is_lif = str(case["node"]) == "LIFNode"
+    neuron = LIF(tau=float(case["tau"]), **settings) if is_lif else IF(**settings)
+    x = tensor(case["x"]).requires_grad_()
+    spikes = neuron(x)
+    assert torch.equal(spikes, tensor(case["spikes"]))
+    (tensor(case["w"]) * spikes).sum().backward()
+    torch.testing.assert_close(x.grad, tensor(case["dloss_dx"]), rtol=1e-4, atol=1e-5)
+    theta = float(case["threshold"])
+    slope = theta * (1 - theta) if case["sigmoid"] else 1.0
+    expected = float(case["dloss_dparameter"])
+    assert slope * learned_gradient(neuron).item() == pytest.approx(expected, rel=1e-4)
+
+
+@each_spiking
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+@pytest.mark.parametrize("detach_reset", [True, False])
+def test_a_learned_threshold_begins_where_a_fixed_one_stands(
+    detach_reset: bool, reset: str, make: Callable[..., SpikingNeuron]
+) -> None:
+    settings = {"v_threshold": 1.0, "reset": reset, "detach_reset": detach_reset}
+    x = 3 * torch.rand(7, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    answers = []
+    for how in (False, "layer", "channel"):
+        neuron, given = make(learn_threshold=how, **settings).double(), x.clone().requires_grad_()
+        neuron.spread(5)
+        spikes = neuron(given)
+        spikes.sum().backward()
+        answers.append((spikes.detach(), given.grad))
+        if how:
+            w = neuron.log_threshold
+            assert w is not None and w.shape == ((5,) if how == "channel" else ())
+            assert w.grad is not None and bool((w.grad != 0).all())
+            assert "learn_threshold" in repr(neuron)
+            assert neuron.kernel_constants() is None
+    for answer in answers[1:]:
+        torch.testing.assert_close(answer, answers[0], rtol=1e-12, atol=1e-12)
+
+
+def test_a_threshold_stays_above_v_reset_whatever_the_optimizer_does() -> None:
+    neuron = IF(v_threshold=0.25, v_reset=-0.5, learn_threshold="layer").double()
+    assert neuron.log_threshold is not None
+    optimizer = torch.optim.SGD([neuron.log_threshold], lr=1.0)
+    for _ in range(30):
+        optimizer.zero_grad()
+        threshold = neuron.threshold(torch.zeros(1, 1))
+        assert isinstance(threshold, Tensor) and threshold.item() > -0.5
+        neuron.log_threshold.sum().backward()  # pushes it down without end
+        optimizer.step()
+
+
+def test_each_channel_of_an_image_has_its_own_threshold() -> None:
+    block = Block(torch.nn.Conv2d(1, 3, 1), PopNorm((3, 2, 2)), IF(learn_threshold="channel"))
+    neuron = block.neuron
+    assert isinstance(neuron, IF) and neuron.log_threshold is not None
+    neuron.log_threshold.data = torch.tensor([0.5, 1.5, 2.5]).log()
+    spikes = neuron(torch.full((1, 1, 3, 2, 2), 2.0))
+    assert spikes[0, 0, :, 0, 0].tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("how", ["layer", "channel"])
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+@pytest.mark.parametrize("make", SPIKING[:3])
+def test_behind_popnorm_a_learned_threshold_is_no_new_freedom(
+    make: Callable[..., SpikingNeuron], reset: str, how: str
+) -> None:
+    """Scale the affine map as the threshold, and every spike stays; by powers of two, exactly."""
+    torch.manual_seed(0)
+    neuron = make(learn_threshold=how, reset=reset)
+    block = Block(torch.nn.Conv2d(2, 4, 3), PopNorm((4, 6, 6)), neuron)
+    with torch.no_grad():
+        block.norm.weight.uniform_(0.5, 3.0)
+        block.norm.bias.uniform_(-0.5, 1.5)
+    x = torch.rand(5, 3, 2, 8, 8)
+    before = block(x, 5)
+    assert 0.05 < before.mean() < 0.95
+    factors = torch.tensor([0.5, 2.0, 4.0, 8.0] if how == "channel" else [4.0])
+    w = neuron.log_threshold
+    assert w is not None
+    with torch.no_grad():
+        w.add_(factors.log().view(w.shape))
+        assert not torch.equal(block(x, 5), before)
+        for affine in (block.norm.weight, block.norm.bias):
+            affine.mul_(factors.view(-1, 1, 1))
+    assert (block(x, 5) != before).float().mean() < 1e-3  # exp(log(2)) is 2 up to rounding
+
+
+# Adaptation
+
+
+@pytest.mark.parametrize("path", cases("alif_norse_*"))
+def test_adaptive_thresholds_are_those_of_norse(path: Path) -> None:
+    """Its membrane integrates a filtered current, which is recorded, one step late."""
+    case = load(path)
+    dt = float(case["dt"])
+    neuron = ALIF(
+        tau=1 / (dt * float(case["tau_mem_inv"])),
+        tau_adapt=1 / (dt * float(case["tau_adapt_inv"])),
+        beta=float(case["beta"]),
+        v_threshold=float(case["v_th"]),
+    )
+    currents = tensor(case["i"])
+    spikes = neuron(torch.cat([torch.zeros_like(currents[:1]), currents[:-1]]))
+    assert torch.equal(spikes, tensor(case["spikes"]))
+    assert 0 < spikes.mean() < 1
+
+
+def test_adaptation_by_hand() -> None:
+    neuron = ALIF(tau=1.0, beta=1.0, tau_adapt=2.0)
+    # Thresholds 1, 1.5 (after a spike, halved), 1.75, 1.375, 1.1875 and 1.59375.
+    spikes = neuron(drive(1.25, 1.75, 1.5, 1.25, 1.25, 1.5))
+    assert spikes.flatten().tolist() == [1, 1, 0, 0, 1, 0]
+
+
+def test_without_beta_or_with_a_time_constant_of_one_step_it_is_a_lif() -> None:
+    x = 3 * torch.rand(8, 2, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    spikes = LIF()(x)
+    assert torch.equal(ALIF(beta=0.0)(x), spikes)
+    assert torch.equal(ALIF(tau_adapt=1.0)(x), spikes)
+    assert ALIF()(x).sum() < spikes.sum()
+
+
+def test_the_gradient_goes_through_the_adaptation() -> None:
+    x = drive(0.9, 0.9).requires_grad_()
+    ALIF(tau=1.0, beta=1.0, tau_adapt=2.0)(x)[1].sum().backward()
+    # The second spike's slope at 0.9 - 1, times - beta / 2 and the first one's slope.
+    slope = 1 / (1 + (math.pi * -0.1) ** 2)
+    assert x.grad is not None
+    assert x.grad.flatten().tolist() == pytest.approx([-0.5 * slope * slope, slope])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("beta", -0.1), ("tau_adapt", 0.5), ("tau_adapt", math.nan)]
+)
+def test_refuses_an_adaptation_out_of_range(key: str, value: float) -> None:
+    with pytest.raises(Refused) as error:
+        ALIF(**{key: value})  # type: ignore[arg-type]
+    assert (error.value.key) == key

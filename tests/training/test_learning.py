@@ -10,7 +10,11 @@ IDENTITY_OPTIMUM = 16.0
 """One reward per step, sixteen steps per episode."""
 
 
-PAIRS = [(norm, neuron) for norm in ("none", "popnorm") for neuron in ("lif", "if", "plif", "relu")]
+PAIRS = [
+    (norm, neuron)
+    for norm in ("none", "popnorm")
+    for neuron in ("lif", "if", "plif", "alif", "relu")
+]
 # One that spikes and one that does not: of batchnorm, neurons differ in nothing else.
 PAIRS += [("batchnorm", "lif"), ("batchnorm", "relu")]
 
