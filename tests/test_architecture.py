@@ -29,16 +29,28 @@ LAYERS |= {
     "analysis": {"checks", "runs", "envs", "tracking", "launching"},
     "launching": {"checks", "runs", "agents", "tracking", "assembly", "config", "commands"},
     "watching": SCIENCE | {"config", "training", "analysis"},
+    "exporting": SCIENCE | {"config", "training", "analysis", "watching"},
     "benchmarks": SCIENCE | {"config", "training"},
     "commands": SCIENCE | {"config"},
 }
 """What each room may import; entry points may import all of them, and no room an entry point."""
-ENTRY_POINTS = {"__init__", "__main__", "build", "run", "sweep", "report", "play", "bench"}
+ENTRY_POINTS = {
+    "__init__",
+    "__main__",
+    "build",
+    "run",
+    "sweep",
+    "report",
+    "play",
+    "export",
+    "bench",
+}
 KNOWS_HYDRA = {
     "assembly",
     "config",
     "training",
     "watching",
+    "exporting",
     "launching",
     "benchmarks",
     "commands",

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from sdqn_lab.analysis.records import read_records
 from sdqn_lab.engines.network import compiled
 from sdqn_lab.envs.base import VectorEnv
 from sdqn_lab.spiking.stats import SpikeRecorder, neurons
@@ -83,6 +85,13 @@ class Episodes:
     firing_rates: dict[str, float]
     first: list[Decision]
     observations: npt.NDArray[Any]
+
+
+def last_start(run_dir: Path, seed: int) -> Start:
+    """Where a run's last evaluation began, but for the seed that is asked for."""
+    evaluations = read_records(run_dir / "metrics.jsonl").evaluations
+    index = int(evaluations[-1].get("iteration", 1)) - 1 if evaluations else 0
+    return Start(seed, index)
 
 
 def play(

@@ -1,6 +1,7 @@
 """A trained agent out of a run directory."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from safetensors import safe_open
 from sdqn_lab.agents.policy import Greedy, Policy
 from sdqn_lab.agents.seeding import stream, stream_seed
 from sdqn_lab.assembly import build
-from sdqn_lab.checks.refused import ConfigError, Refused
+from sdqn_lab.checks.refused import ConfigError, Refused, one_line
 from sdqn_lab.config.schema import conf_dir
 from sdqn_lab.config.stored import stored_config
 from sdqn_lab.envs.base import Protocol, VectorEnv
@@ -176,3 +177,25 @@ def load(
         rule = f"not the network of this run's config ({reason}); put the file back"
         raise ConfigError([Refused(str(weights), None, rule)]) from error
     return Player(cfg, network, ends["num_actions"])
+
+
+def check_game(player: Player) -> None:
+    """Refuse an environment that cannot be made, breaks the protocol or does not fit the network.
+
+    Raises:
+        Refused: which of these.
+    """
+    name, game = player.cfg.choices.get("protocol"), player.cfg.env.id
+    try:
+        with closing(player.make_env(1)) as env:
+            actions = env.num_actions
+            if actions == player.num_actions:
+                player.policy.outputs(env.reset(seed=0))
+    # A user's environment may fail in any way.
+    except Exception as error:
+        raise Refused("protocol", name, f"env.id={game}: {one_line(error)}") from error
+    if actions != player.num_actions:
+        full = str(player.protocol.full_action_space).lower()
+        rule = f"has {actions} actions (protocol.full_action_space={full}), and the network"
+        instead = "--protocol=NAME with the other action set, or none"
+        raise Refused("protocol", name, f"{rule} was trained with {player.num_actions}", instead)

@@ -9,14 +9,12 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from sdqn_lab.analysis.records import read_records
 from sdqn_lab.analysis.time_windows import Point, write_time_windows
 from sdqn_lab.assembly import build
-from sdqn_lab.checks.refused import Refused, one_line
-from sdqn_lab.training.evaluation import Start
+from sdqn_lab.checks.refused import Refused
 from sdqn_lab.watching import summary
-from sdqn_lab.watching.episodes import Episodes, play
-from sdqn_lab.watching.player import Player, load
+from sdqn_lab.watching.episodes import Episodes, last_start, play
+from sdqn_lab.watching.player import check_game, load
 from sdqn_lab.watching.request import Request, unwritable
 from sdqn_lab.watching.video import game_frames, raster_frames, replay_env, write_video
 
@@ -48,10 +46,8 @@ class Session:
         # Sums depend on the number of threads, and the run's own scores are to come out again.
         torch.set_num_threads(build.resolve_threads(player.cfg.threads))
         check_game(self._player)
-        # Where the run's last evaluation began, but for the seed that is asked for.
-        evaluations = read_records(request.run_dir / "metrics.jsonl").evaluations
-        index = int(evaluations[-1].get("iteration", 1)) - 1 if evaluations else 0
-        self._start = Start(player.cfg.seed if request.seed is None else request.seed, index)
+        seed = player.cfg.seed if request.seed is None else request.seed
+        self._start = last_start(request.run_dir, seed)
         if request.video is not None:
             with refused_as("--video", request.video):
                 # Before anything is played: it may have no pictures.
@@ -123,28 +119,6 @@ class Session:
     def _print(self, *lines: str) -> None:
         for line in lines:
             self._output.print(line, soft_wrap=True)
-
-
-def check_game(player: Player) -> None:
-    """Refuse an environment that cannot be made, breaks the protocol or does not fit the network.
-
-    Raises:
-        Refused: which of these.
-    """
-    name, game = player.cfg.choices.get("protocol"), player.cfg.env.id
-    try:
-        with closing(player.make_env(1)) as env:
-            actions = env.num_actions
-            if actions == player.num_actions:
-                player.policy.outputs(env.reset(seed=0))
-    # A user's environment may fail in any way.
-    except Exception as error:
-        raise Refused("protocol", name, f"env.id={game}: {one_line(error)}") from error
-    if actions != player.num_actions:
-        full = str(player.protocol.full_action_space).lower()
-        rule = f"has {actions} actions (protocol.full_action_space={full}), and the network"
-        instead = "--protocol=NAME with the other action set, or none"
-        raise Refused("protocol", name, f"{rule} was trained with {player.num_actions}", instead)
 
 
 @contextmanager

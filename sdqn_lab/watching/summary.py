@@ -9,7 +9,7 @@ from rich.table import Table
 
 from sdqn_lab.agents.seeding import stream
 from sdqn_lab.analysis.energy import HOROWITZ, cost
-from sdqn_lab.analysis.statistics import interval, mean
+from sdqn_lab.analysis.statistics import Interval, interval, mean
 from sdqn_lab.analysis.time_windows import Point
 from sdqn_lab.networks.probe import probe
 from sdqn_lab.runs.directory import PROBE_VERSION
@@ -66,10 +66,15 @@ def protocol_line(player: Player) -> str:
     return f"{player.cfg.choices.get('protocol')}: {', '.join(rules)}"
 
 
+def score_text(score: Interval) -> str:
+    """A mean return and its interval, if it has one."""
+    estimate, low, high = score
+    return f"{estimate:,.2f}" if low is None else f"{estimate:,.2f} [{low:,.2f}, {high:,.2f}]"
+
+
 def columns(played: Episodes, point: Point) -> tuple[str, str, str, str]:
     """Mean return, mean length, firing rates and energy, as text."""
-    estimate, low, high = point.score
-    score = f"{estimate:,.2f}" if low is None else f"{estimate:,.2f} [{low:,.2f}, {high:,.2f}]"
+    score = score_text(point.score)
     rates = "  ".join(f"{name} {rate:.3f}" for name, rate in point.firing_rates.items())
     once, every = point.energy_nj, point.energy_every_step_nj
     dearer = "" if np.isclose(once, every) else f" ({every:,.1f} nJ if the first layer is mapped "

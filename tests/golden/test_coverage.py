@@ -24,6 +24,7 @@ EXPECTED = {
     "ppo_categorical": 3,
     "alif": 2,
     "threshold": 4,
+    "nir": 4,
 }
 
 
