@@ -113,9 +113,9 @@ class SpikingNetwork(nn.Module):
         ]
         if absorbed:
             yield (
-                f"the learned thresholds of {', '.join(absorbed)} are no new freedom: a PopNorm's "
-                "weight and bias, both scaled, give the same spikes; only the surrogate's width "
-                "changes"
+                f"note: the learned thresholds of {', '.join(absorbed)} are no new freedom: "
+                "a PopNorm's weight and bias, both scaled, give the same spikes; only the "
+                "surrogate's width changes"
             )
 
     def forward(

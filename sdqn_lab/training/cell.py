@@ -162,11 +162,10 @@ def _train(
         )
         name, why = directory.path.name, agent.general_path
         fast = "compiled updates" if agent.device.type == "cpu" else "updates as CUDA graphs"
-        progress.say(f"{name}: {f'general path: {why}' if why else fast}")
-        for note in agent.network.notes():
-            progress.say(f"{name}: note: {note}")
-        if agent.memory is not None:
-            progress.say(f"{name}: {agent.memory}")
+        lines = [f"general path: {why}" if why else fast, *agent.network.notes()]
+        lines += [] if agent.memory is None else [str(agent.memory)]
+        for line in lines:
+            progress.say(f"{name}: {line}")
         if facts:
             if agent.memory is not None:
                 checkpoint.load_memory(agent.memory)
