@@ -154,7 +154,10 @@ class DQN(QAgent):
         self._norms: Mapping[str, Tensor] = {}
         self._graph: CudaGraph[tuple[dict[str, Tensor], Mapping[str, Tensor]]] | None = None
         if graph_obstacle(self.network) is None:
-            self._graph = CudaGraph(self._graph_step, self.network, self.target_network)
+            self._graph = CudaGraph(
+                lambda *batch: (self._torch_step(Batch(*batch)), self.network.gradient_norms()),
+                *(self.network, self.target_network),
+            )
 
     @property
     def general_path(self) -> str | None:
@@ -216,10 +219,6 @@ class DQN(QAgent):
             for buffer, source in zip(target.buffers(), online.buffers(), strict=True):
                 buffer.copy_(source)
         return metrics
-
-    def _graph_step(self, *batch: Tensor) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
-        """Make one gradient step on a `Batch`; its metrics, and the norms of the layers."""
-        return self._torch_step(Batch(*batch)), self.network.gradient_norms()
 
     def _torch_step(self, batch: Batch) -> dict[str, Tensor]:
         online, target = self.network, self.target_network

@@ -75,12 +75,14 @@ class CudaGraph(Generic[Outputs]):
             self._calls += 1
             if self._calls <= WARM_UP_CALLS:
                 return self._plain(inputs)
-            self._record(inputs)
+            self._held = [moved.clone() for moved in self._moved(inputs)]
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.device(self._device), torch.cuda.graph(self._graph):
+                self._outputs = self._function(*self._held)
         if any(held.shape != given.shape for held, given in zip(self._held, inputs, strict=True)):
             return self._plain(inputs)
         for held, given in zip(self._held, inputs, strict=True):
             held.copy_(given, non_blocking=True)
-        assert self._graph is not None
         self._graph.replay()
         return self._outputs
 
@@ -96,9 +98,3 @@ class CudaGraph(Generic[Outputs]):
 
     def _moved(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         return [given.to(self._device, non_blocking=True) for given in inputs]
-
-    def _record(self, inputs: tuple[Tensor, ...]) -> None:
-        self._held = [moved.clone() for moved in self._moved(inputs)]
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device), torch.cuda.graph(self._graph):
-            self._outputs = self._function(*self._held)

@@ -93,7 +93,9 @@ class Atari:
         self._screen: AtariVectorEnv | None = None
         actions = self._emulators.ale.get_action_set()
         self.num_actions = len(actions)
-        self.action_names = tuple(_readable(action.name) for action in actions)
+        # UPRIGHTFIRE is shown as `up right fire`.
+        words = [re.findall("UP|DOWN|LEFT|RIGHT|FIRE", action.name) for action in actions]
+        self.action_names = tuple(" ".join(parts).lower() or "no-op" for parts in words)
 
     def _opened(
         self, num_envs: int, num_threads: int, height: int, width: int, grayscale: bool
@@ -172,9 +174,3 @@ class Atari:
         self._emulators.close()
         if self._screen is not None:
             self._screen.close()
-
-
-def _readable(action: str) -> str:
-    """`UPRIGHTFIRE` to `up right fire`."""
-    parts = re.findall("UP|DOWN|LEFT|RIGHT|FIRE", action)
-    return "no-op" if action == "NOOP" else " ".join(parts).lower() or action.lower()
