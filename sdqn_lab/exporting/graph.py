@@ -84,6 +84,8 @@ def obstacles(network: SpikingNetwork, head: str, calibrated: bool) -> Iterator[
     if any(True for _ in network.encoder.parameters()):
         rule = "has learned weights, and encoding is left to the host"
         yield Refused("encoder", type(network.encoder).__name__, rule, "encoder=direct")
+    if not all(parameter.isfinite().all() for parameter in network.parameters()):
+        yield Refused("network", None, "holds numbers that are not finite", "--network=best")
     found: dict[str, Refused] = {}
     for block in cast(list[Block], blocks):
         # Layers are made alike: what one of them lacks, all lack.
