@@ -335,11 +335,15 @@ def test_a_calibrated_network_is_a_graph_of_equal_spikes(channels, limit, monkey
     assert isinstance(graph.nodes["conv1_map"], nir.Conv2d if limit == 1 else nir.Affine)
 
 
-def test_IF_has_no_leak_to_hold_a_norm(monkeypatch):
+def test_IF_has_no_leak_to_hold_a_norm_which_is_said_before_anything_is_played(
+    stored, command, monkeypatch
+):
+    run_dir = stored("neuron=if", "norm=popnorm")
     monkeypatch.setattr(graphs, "MAX_DENSE", 1)
-    network = fixed(stirred(build(IF, PopNorm)), binary(9, *SHAPE))
-    with pytest.raises(graphs.Refused, match=r"^neuron=IF: .*; write neuron=lif"):
-        graphs.form_of(network, SHAPE)
+    monkeypatch.setattr("sdqn_lab.exporting.session.observed", None)
+    answer = command(run_dir, "--nir", "net.nir", "--calibrate-norm", 9)
+    answer.refuses("error: neuron=IF: ")
+    assert answer.lines[0].endswith("; write neuron=lif or norm=batchnorm")
 
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 0), (2, 1)])

@@ -126,7 +126,7 @@ def _of_neuron(neuron: Neuron) -> Iterator[Refused]:
 
 
 def form_of(network: SpikingNetwork, observation_shape: Sequence[int]) -> Form:
-    """How a network's norms are folded.
+    """How a network's norms are folded; a PopNorm counts as fixed already.
 
     Raises:
         Refused: only the neurons could hold them, and IF cannot.
@@ -136,7 +136,7 @@ def form_of(network: SpikingNetwork, observation_shape: Sequence[int]) -> Form:
     for block in cast(list[Block], list(network.torso.children())):
         if isinstance(block.linear, nn.Conv2d):
             after = affine(block.norm)
-            differs |= after is not None and after.differs_by_place
+            differs |= after is None or after.differs_by_place
             entries.append(math.prod(shape) * math.prod(block.norm.normalized_shape))  # type: ignore[arg-type]
         shape = cast(tuple[int, ...], block.norm.normalized_shape)
     if not differs:
