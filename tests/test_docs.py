@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/METRICS.md"),
-    *("docs/DEVIATIONS.md", "docs/GLOSSARY.md", "docs/HYDRA.md", "docs/SLURM.md"),
-    *("docs/SPEED.md", "docs/WANDB.md"),
+    *("docs/DEVIATIONS.md", "docs/EXPORT.md", "docs/GLOSSARY.md", "docs/HYDRA.md"),
+    *("docs/SLURM.md", "docs/SPEED.md", "docs/WANDB.md"),
     "tests/golden/README.md",
 ]
 SMALL = ["time_window=2", "threads=1", "budget.steps=700", "algo.iteration_steps=350"]

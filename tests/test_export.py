@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,6 +48,7 @@ from tests.networks.helpers import build
 
 READOUTS = [DiscountedSpikes, FirstSpike, LastMembrane, MaxMembrane, MeanMembrane, MeanSpikes]
 SHAPE = (2, 8, 7)
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "EXPORT.md").read_text()
 Reader = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 """Of inputs (T, B, ...): what every node answers, (T, B, ...)."""
 
@@ -267,6 +269,25 @@ def golden_neuron(case: golden.Case) -> type[LIF | IF]:
     return {"LIF": LIF, "IF": IF}[str(case["neuron"])]
 
 
+def test_the_reader_in_the_documents_reads_alike():
+    (code,) = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+    exec(compile(code, "EXPORT.md", "exec"), names := {})
+    row = np.linspace(0.5, 1.5, 7, dtype=np.float32)
+    tau, zeros = np.full(7, 3e-4, np.float32), np.zeros(7, np.float32)
+    node = nir.LIF(tau=tau, r=row, v_leak=0.1 * row, v_threshold=row, v_reset=zeros)
+    currents = np.random.default_rng(0).uniform(0, 4, (12, 7)).astype(np.float32)
+    theirs = np.stack(names["lif"](node, currents))
+    assert 0 < theirs.mean() < 1
+    ours = run(nir.NIRGraph({"input": node}, [], type_check=False), torch.from_numpy(currents))
+    np.testing.assert_array_equal(theirs, ours["input"].numpy())
+
+
+def test_the_documents_name_all_metadata(stored, command):
+    assert command(stored(*RUNS["pop"]), "--nir", "net.nir", "--calibrate-norm", 5).code == 0
+    missing = [key for key in nir.read("net.nir").metadata if f"`{key}`" not in DOCUMENT]
+    assert missing == []
+
+
 # Calibration
 
 
@@ -314,11 +335,15 @@ def test_a_calibrated_network_is_a_graph_of_equal_spikes(channels, limit, monkey
     assert isinstance(graph.nodes["conv1_map"], nir.Conv2d if limit == 1 else nir.Affine)
 
 
-def test_IF_has_no_leak_to_hold_a_norm(monkeypatch):
+def test_IF_has_no_leak_to_hold_a_norm_which_is_said_before_anything_is_played(
+    stored, command, monkeypatch
+):
+    run_dir = stored("neuron=if", "norm=popnorm")
     monkeypatch.setattr(graphs, "MAX_DENSE", 1)
-    network = fixed(stirred(build(IF, PopNorm)), binary(9, *SHAPE))
-    with pytest.raises(graphs.Refused, match=r"^neuron=IF: .*; write neuron=lif"):
-        graphs.form_of(network, SHAPE)
+    monkeypatch.setattr("sdqn_lab.exporting.session.observed", None)
+    answer = command(run_dir, "--nir", "net.nir", "--calibrate-norm", 9)
+    answer.refuses("error: neuron=IF: ")
+    assert answer.lines[0].endswith("; write neuron=lif or norm=batchnorm")
 
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 0), (2, 1)])
@@ -517,6 +542,9 @@ def test_classes_that_nobody_mapped_are_refused_by_name():
         whole.__class__ = other
         assert refusals(network) == [f"{name}=Mine"]
         whole.__class__ = other.__base__
+    network.readout.linear.weight.data[0] = torch.nan
+    assert refusals(network) == ["network=None"]
+    network.readout.linear.weight.data[0] = 0
     network.encoder.register_parameter("w", torch.nn.Parameter(torch.ones(1)))
     assert refusals(network) == ["encoder=Direct"]
     network.torso.hidden.linear = torch.nn.Bilinear(2, 2, 2)

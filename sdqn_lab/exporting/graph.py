@@ -84,6 +84,8 @@ def obstacles(network: SpikingNetwork, head: str, calibrated: bool) -> Iterator[
     if any(True for _ in network.encoder.parameters()):
         rule = "has learned weights, and encoding is left to the host"
         yield Refused("encoder", type(network.encoder).__name__, rule, "encoder=direct")
+    if not all(parameter.isfinite().all() for parameter in network.parameters()):
+        yield Refused("network", None, "holds numbers that are not finite", "--network=best")
     found: dict[str, Refused] = {}
     for block in cast(list[Block], blocks):
         # Layers are made alike: what one of them lacks, all lack.
@@ -124,7 +126,7 @@ def _of_neuron(neuron: Neuron) -> Iterator[Refused]:
 
 
 def form_of(network: SpikingNetwork, observation_shape: Sequence[int]) -> Form:
-    """How a network's norms are folded.
+    """How a network's norms are folded; a PopNorm counts as fixed already.
 
     Raises:
         Refused: only the neurons could hold them, and IF cannot.
@@ -134,7 +136,7 @@ def form_of(network: SpikingNetwork, observation_shape: Sequence[int]) -> Form:
     for block in cast(list[Block], list(network.torso.children())):
         if isinstance(block.linear, nn.Conv2d):
             after = affine(block.norm)
-            differs |= after is not None and after.differs_by_place
+            differs |= after is None or after.differs_by_place
             entries.append(math.prod(shape) * math.prod(block.norm.normalized_shape))  # type: ignore[arg-type]
         shape = cast(tuple[int, ...], block.norm.normalized_shape)
     if not differs:

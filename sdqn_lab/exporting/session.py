@@ -15,7 +15,15 @@ from rich.table import Table
 from sdqn_lab.assembly import build
 from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.exporting.calibration import Agreement, Played, calibrated, observed, played
-from sdqn_lab.exporting.graph import DT, nir_graph, obstacles, package, scale_in_weights, statistic
+from sdqn_lab.exporting.graph import (
+    DT,
+    form_of,
+    nir_graph,
+    obstacles,
+    package,
+    scale_in_weights,
+    statistic,
+)
 from sdqn_lab.exporting.request import Request
 from sdqn_lab.runs.files import write_atomic
 from sdqn_lab.spiking.norm import PopNorm
@@ -23,6 +31,12 @@ from sdqn_lab.watching import summary
 from sdqn_lab.watching.episodes import last_start
 from sdqn_lab.watching.player import Player, check_game, load
 from sdqn_lab.watching.request import unwritable
+
+IN_NEURONS = (
+    "The norms of convolutions are in r and v_leak of their neurons, because a dense matrix would "
+    "be too large. That is NIR's definition; snnTorch, Norse and SpikingJelly do not read it."
+)
+"""What a person must know of such a file."""
 
 
 class Session:
@@ -36,7 +50,8 @@ class Session:
     Raises:
         FileNotFoundError: there is no run, or no network of it.
         ConfigError: the run is damaged, names code of others, or has what NIR cannot say.
-        Refused: `nir` is not installed, or the run does not fit what is asked for, or its game.
+        Refused: `nir` is not installed, the norms would fit nowhere, or the run does not fit what
+            is asked for, or its game.
     """
 
     def __init__(self, request: Request, output: Console, messages: Console) -> None:
@@ -54,22 +69,24 @@ class Session:
             raise Refused("--calibrate-norm", count, rule)
         torch.set_num_threads(build.resolve_threads(player.cfg.threads))
         check_game(player)
+        with closing(player.make_env(1)) as env:
+            self._shape, numbers = env.observation_shape, map(str, range(player.num_actions))
+            self._action_names = getattr(env, "action_names", tuple(numbers))
+        # Asked once more when the graph is made; here before minutes of play.
+        form_of(player.network, self._shape)
 
     def export(self) -> None:
         """Write the file; before that fix the norms and say what it changes, if that is asked for.
 
         Raises:
-            Refused: the norms fit nowhere, or the file cannot be written.
+            Refused: the file cannot be written.
         """
         player, file, found = self._player, self._request.nir, dict[str, Any]()
         if self._request.calibrate_norm is not None:
             player, found = self._calibrate(self._request.calibrate_norm)
-        head = head_of(player)
-        with closing(player.make_env(1)) as env:
-            shape = env.observation_shape
-            names = getattr(env, "action_names", tuple(map(str, range(player.num_actions))))
-        metadata = {**facts(player, names), **found, "network": self._request.network}
-        graph = nir_graph(player.network, head, shape, metadata)
+        known = facts(player, self._action_names)
+        metadata = {**known, **found, "network": self._request.network}
+        graph = nir_graph(player.network, head_of(player), self._shape, metadata)
         written = io.BytesIO()
         self._nir.write(written, graph)
         try:
@@ -97,7 +114,7 @@ class Session:
             both["statistics fixed"] = played(fixed, start, copies)
         self._output.print(table(both, f"{request.run_dir}, {request.network} network"))
         self._print(
-            f"{player.game}, {summary.protocol_line(player)}; {copies} episodes each",
+            f"{player.game}, {summary.protocol_line(player)}; episodes: {copies} each",
             f"decisions that stay the same: {calibrating} on the observations that fixed the "
             f"norms, {playing} while the first network played",
             summary.OF_ONE_NETWORK if copies > 1 else summary.ONE_EPISODE,
@@ -108,12 +125,6 @@ class Session:
     def _print(self, *lines: str) -> None:
         for line in lines:
             self._output.print(line, soft_wrap=True)
-
-
-IN_NEURONS = (
-    "The norms of convolutions are in r and v_leak of their neurons, because a dense matrix would "
-    "be too large. That is NIR's definition; snnTorch, Norse and SpikingJelly do not read it."
-)
 
 
 def head_of(player: Player) -> str:
