@@ -156,6 +156,8 @@ class CompiledNetwork:
         own = [module._parameters for module in network.modules()]
         self._found = [(held, name) for held in own for name, p in held.items() if p is not None]
         self._hooks = [hooks for module in network.modules() for hooks in hooks_of(module)]
+        inner = [module._modules for module in network.modules()]
+        self._parts = [(held, name, part) for held in inner for name, part in held.items()]
         self._decisions: dict[tuple[int, int], Engine] = {}
         self._updates: dict[tuple[int, int], Engine] = {}
 
@@ -173,8 +175,8 @@ class CompiledNetwork:
 
     @property
     def attached(self) -> bool:
-        """Whether the network's parameters are still these, and no module has a hook."""
-        if any(self._hooks):
+        """Whether the network's parts and parameters are still these, and no module has a hook."""
+        if any(self._hooks) or any(held.get(name) is not part for held, name, part in self._parts):
             return False
         parameters = [held[name] for held, name in self._found]
         return self._places == [p.data_ptr() for p in parameters if p is not None]

@@ -211,6 +211,23 @@ def test_a_forward_put_in_place_of_a_module_s_own_asks_for_torch() -> None:
     assert obstacle(network) == "modules with hooks"
 
 
+def test_a_part_put_in_place_of_another_is_compiled_anew_or_not_at_all() -> None:
+    network = Minatar()
+    engine = compiled(network)
+    assert engine is not None
+    block = network.get_submodule("torso.conv1")
+    block.norm = NoNorm(block.norm.normalized_shape)  # type: ignore[arg-type]
+    assert not engine.attached
+    anew = compiled(network)
+    assert anew is not None
+    observations = torch.randint(2, (5, *IMAGE), dtype=torch.uint8)
+    with torch.no_grad():
+        wanted = network.eval()(observations)
+    torch.testing.assert_close(torch.from_numpy(anew.values(observations.numpy())), wanted)
+    block.neuron = PLIF()
+    assert compiled(network) is None
+
+
 def test_compiled_forms_end_with_their_networks() -> None:
     network = Minatar()
     engine = weakref.ref(compiled(network))  # type: ignore[arg-type]
