@@ -118,7 +118,10 @@ def test_two_runs_of_one_cell_are_equal_and_another_seed_differs(tmp_path):
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("overrides", [MINATAR, PQN], ids=["dqn", "pqn"])
+BERNOULLI = [*PQN, "neuron=bernoulli", "budget.steps=1500"]
+
+
+@pytest.mark.parametrize("overrides", [MINATAR, PQN, BERNOULLI], ids=["dqn", "pqn", "bernoulli"])
 def test_a_stop_request_saves_and_the_run_goes_on_exactly(overrides, tmp_path, monkeypatch):
     # Under PQN in the middle of a rollout: after 40 and 200 of 16 rows each.
     overrides = [*overrides, "encoder=poisson", "norm=batchnorm", "checkpoint_every_minutes=60"]

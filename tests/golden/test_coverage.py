@@ -20,6 +20,7 @@ EXPECTED = {
     "latency": 5,
     "delta": 2,
     "first_spike": 5,
+    "score_function": 2,
 }
 
 
