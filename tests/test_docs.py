@@ -33,6 +33,7 @@ DOCUMENTS = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/METRICS.md"),
     *("docs/DEVIATIONS.md", "docs/GLOSSARY.md", "docs/HYDRA.md", "docs/SLURM.md"),
     *("docs/SPEED.md", "docs/WANDB.md"),
+    "docs/PLASTICITY.md",
     "tests/golden/README.md",
 ]
 SMALL = ["time_window=2", "threads=1", "budget.steps=700", "algo.iteration_steps=350"]

@@ -12,6 +12,8 @@ from sdqn_lab.envs.base import PICTURE_TOO_LATE, Actions, EnvironmentFailed, Pro
 from sdqn_lab.envs.serial import Serial
 
 IMAGE_TYPES = (np.uint8, np.bool_)
+gymnasium.register("Bandit-v0", "sdqn_lab.envs.tasks:Bandit")
+gymnasium.register("Gridworld-v0", "sdqn_lab.envs.tasks:Gridworld", max_episode_steps=50)
 
 
 class Classic(Serial):

@@ -21,6 +21,9 @@ EXPECTED = {
     "delta": 2,
     "first_spike": 5,
     "score_function": 2,
+    "mstdp": 8,
+    "rmax": 1,
+    "pop_encoder": 2,
 }
 
 
