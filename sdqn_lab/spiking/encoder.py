@@ -215,7 +215,7 @@ class Population(Encoder):
         for name, bound in (("low", self.low), ("high", self.high)):
             if not isinstance(bound, int | float) and len(bound) != numbers:
                 rule = f"must be one number, or one for each of the {numbers} of an observation"
-                raise Refused(name, bound, rule)
+                raise Refused(f"encoder.{name}", bound, rule)
         return (self.units * numbers,)
 
     def forward(

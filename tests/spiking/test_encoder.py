@@ -164,7 +164,7 @@ def test_a_population_that_does_not_fit_is_refused() -> None:
         Population(low=3.0, high=3.0)
     with refuses("units", 1):
         Population(units=1)
-    with refuses("high", [1.0, 2.0]):
+    with refuses("encoder.high", [1.0, 2.0]):
         Population(high=[1.0, 2.0]).shape((3,))
     with refuses("encoder", "population", "encoder=direct"):
         Population().shape((4, 10, 10))
