@@ -126,6 +126,8 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
         # A space may begin anywhere, and networks count actions from 0.
         self._first_action = int(actions.start)
         self.action_space = Discrete(int(actions.n))
+        if names := getattr(self.env.unwrapped, "action_names", None):
+            self.action_names = tuple(map(str, names))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -88,6 +88,7 @@ class Gridworld(OneHot):
     size = 5
     num_states = size * size
     moves = ((-1, 0), (0, 1), (1, 0), (0, -1))
+    action_names = ("up", "right", "down", "left")
 
     def first(self) -> int:
         """Any cell but the goal."""

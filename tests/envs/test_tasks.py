@@ -61,6 +61,7 @@ def test_the_best_return_of_the_gridworld_is_as_stated():
 
 def test_gymnasium_knows_both_and_ends_a_walk_after_fifty_steps(protocol):
     env = Classic("Gridworld-v0", 1, protocol("plain"))
+    assert env.action_names == ("up", "right", "down", "left")
     env.reset(1)
     ends = [env.step(np.array([0])).truncated[0] for _ in range(50)]
     assert ends == [False] * 49 + [True]
