@@ -49,6 +49,9 @@ WITHOUT_OPTION = {
     "tracker.Upload",  # for the command that uploads a run when it is over
     "env.VectorEnv",  # the interface
     "env.Watchable",  # the interface of games with pictures
+    "env.Bandit",
+    "env.Gridworld",
+    "env.OneHot",  # games that `Classic` makes by their ids
     "env.Serial",  # the loop over copies of a game that is handed to it
 }
 
@@ -78,11 +81,12 @@ def test_every_class_of_a_group_has_its_option(group):
 
 @pytest.mark.parametrize(("group", "option"), [g for g in OPEN_OPTIONS if g[0] != "network"])
 def test_every_option_gives_values_for_every_action(group, option):
-    # Differences between frames need a stack of them.
-    env, size = ("pong", 84) if option == "delta" else ("minatar_breakout", 10)
+    # Differences between frames need a stack of them, populations a vector.
+    others = {"delta": ("pong", (4, 84, 84), 6), "population": ("cartpole", (4,), 2)}
+    env, shape, actions = others.get(option, ("minatar_breakout", (4, 10, 10), 6))
     network = built(f"{group}={option}", f"env={env}", "time_window=4")
-    observations = torch.randint(0, 2, (3, 4, size, size), dtype=torch.uint8)
-    assert network(observations).shape == (3, 6)
+    observations = torch.randint(0, 2, (3, *shape), dtype=torch.uint8)
+    assert network(observations).shape == (3, actions)
 
 
 @pytest.mark.parametrize("env", FAMILIES)

@@ -31,7 +31,13 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/METRICS.md"),
-    *("docs/DEVIATIONS.md", "docs/EXPORT.md", "docs/GLOSSARY.md", "docs/HYDRA.md"),
+    *(
+        "docs/DEVIATIONS.md",
+        "docs/EXPORT.md",
+        "docs/GLOSSARY.md",
+        "docs/HYDRA.md",
+        "docs/PLASTICITY.md",
+    ),
     *("docs/SLURM.md", "docs/SPEED.md", "docs/WANDB.md"),
     "tests/golden/README.md",
 ]

@@ -148,10 +148,20 @@ def test_two_runs_of_one_cell_are_equal_and_another_seed_differs(whole, tmp_path
     assert weights[0] == weights[1]
 
 
+BERNOULLI = [*PQN, "neuron=bernoulli", "budget.steps=1500"]
+PLASTICITY = [
+    *COMMON,
+    *("env=minatar_breakout", "algo=plasticity", "budget.steps=1500", "algo.num_envs=6"),
+    *("algo.rule=r_max", "algo.modulator=td_error", "algo.trace_decay=0.9"),
+    *("algo.threshold_learning_rate=0.01", "algo.iteration_steps=1000"),
+    *("protocol.eval_episodes=3", "budget.log_every_steps=250"),
+]
+
+
 @pytest.mark.parametrize(
     "overrides",
-    [MINATAR, PQN, PPO, A2C, REINFORCE],
-    ids=["dqn", "pqn", "ppo", "a2c", "reinforce"],
+    [MINATAR, PQN, PPO, A2C, REINFORCE, BERNOULLI, PLASTICITY],
+    ids=["dqn", "pqn", "ppo", "a2c", "reinforce", "bernoulli", "plasticity"],
 )
 def test_a_stop_request_saves_and_the_run_goes_on_exactly(overrides, tmp_path, monkeypatch):
     # Under PQN in the middle of a rollout: after 40 and 200 of 16 rows each.

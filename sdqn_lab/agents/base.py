@@ -22,6 +22,7 @@ from sdqn_lab.checks.refused import Refused
 if TYPE_CHECKING:
     from sdqn_lab.agents.policy import Policy
     from sdqn_lab.networks.network import SpikingNetwork
+    from sdqn_lab.spiking.readout import Readout
 
 Array = npt.NDArray[Any]
 Arguments = Mapping[str, Any]
@@ -155,6 +156,7 @@ class Agent(ABC):
         iteration_steps: agent steps between evaluations; environments start anew at each.
 
     Attributes:
+        reads: the kind of readout that its heads must be; None: any.
         learns_by_gradient: False for rules that make no gradient; their network's health is then
             judged by its spikes.
         has_compiled_updates: whether `engines` can make them, for networks that it covers.
@@ -165,6 +167,7 @@ class Agent(ABC):
         memory: rows for incremental checkpoints; None where all memory is in `state_dict`.
     """
 
+    reads: ClassVar["type[Readout] | None"] = None
     learns_by_gradient: ClassVar[bool] = True
     has_compiled_updates: ClassVar[bool] = False
     head_gains: ClassVar[Mapping[str, float]] = {}

@@ -141,6 +141,22 @@ class Greedy(Policy):
         return actions
 
 
+class MostSpikes(Policy):
+    """The action whose neurons fired most; one of those that tie, at random.
+
+    Outputs are (N, A) firing rates.
+    """
+
+    outputs_name = "firing rates"
+
+    def choose(self, outputs: Tensor, rng: np.random.Generator) -> IntArray:
+        """One of the largest of each row, drawn from `rng`."""
+        rates = outputs.cpu().numpy()
+        most = rates == rates.max(axis=1, keepdims=True)
+        actions: IntArray = (most * (1 + rng.random(rates.shape))).argmax(axis=1)
+        return actions
+
+
 class GreedyInMean(Greedy):
     """The action whose quantiles have the largest mean, which is its value.
 

@@ -111,8 +111,18 @@ def _wrong_shapes(cfg: DictConfig, here: bool) -> list[Refused]:
         rule = f"has {env.num_actions} actions, and a run keeps one in a byte"
         instead = f"env.id=ID of an environment with at most {MAX_ACTIONS}"
         return [Refused("env.id", cfg.env.id, rule, instead)]
-    problem = _no_probabilities(cfg) or _wrong_stack(cfg, env) or _wrong_network(cfg, env, here)
+    problem = _no_probabilities(cfg) or _wrong_stack(cfg, env) or _wrong_readout(cfg)
+    problem = problem or _wrong_network(cfg, env, here)
     return [problem] if problem else []
+
+
+def _wrong_readout(cfg: DictConfig) -> Refused | None:
+    """An algorithm may learn one kind of readout alone."""
+    needed = build.agent_class(cfg).reads
+    if needed is None or issubclass(get_class(cfg.readout._target_), needed):
+        return None
+    rule = f"algo={cfg.choices.get('algo')} learns a readout of the kind {needed.__name__} alone"
+    return Refused("readout", cfg.choices.get("readout"), rule, "output_spikes")
 
 
 def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
@@ -153,7 +163,8 @@ def _not_compiled(cfg: DictConfig, here: bool) -> str | None:
 
 def _no_probabilities(cfg: DictConfig) -> Refused | None:
     """An encoder that makes a spike train takes its input for probabilities or intensities."""
-    if get_class(cfg.encoder._target_).constant:  # type: ignore[attr-defined]
+    encoder = build.make_encoder(cfg)
+    if encoder.constant or encoder.unbounded:
         return None
     env = build.build_env(cfg, num_envs=1)
     first = env.reset(seed=0) / cfg.env.observation_scale

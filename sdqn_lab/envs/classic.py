@@ -12,6 +12,8 @@ from sdqn_lab.envs.base import PICTURE_TOO_LATE, Actions, EnvironmentFailed, Pro
 from sdqn_lab.envs.serial import Serial
 
 IMAGE_TYPES = (np.uint8, np.bool_)
+gymnasium.register("Bandit-v0", "sdqn_lab.envs.tasks:Bandit")
+gymnasium.register("Gridworld-v0", "sdqn_lab.envs.tasks:Gridworld", max_episode_steps=50)
 
 
 class Classic(Serial):
@@ -123,6 +125,8 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
         # A space may begin anywhere, and networks count actions from 0.
         self._first_action = int(actions.start)
         self.action_space = Discrete(int(actions.n))
+        if names := getattr(self.env.unwrapped, "action_names", None):
+            self.action_names = tuple(map(str, names))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -1,6 +1,7 @@
 """The whole network: observations to the outputs of its heads."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn.utils import get_total_norm
 
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.spiking.encoder import Encoder
-from sdqn_lab.spiking.neuron import Neuron, SpikingNeuron
+from sdqn_lab.spiking.neuron import Bernoulli, Neuron, SpikingNeuron
 from sdqn_lab.spiking.norm import PopNorm
 from sdqn_lab.spiking.readout import Readout
 
@@ -21,7 +22,8 @@ class SpikingNetwork(nn.Module):
     """y = readout(torso(encoder(observation / observation_scale))) for each of its heads.
 
     A pure function: no membrane survives a call. (Batch normalization in training mode moves its
-    running statistics, and a Poisson encoder draws from the generator that it is given.) With
+    running statistics, and what draws, such as a Poisson encoder or a Bernoulli neuron, draws from
+    the generator that it is given.) With
     neurons that do not spike every call runs a single step, whatever time_window says.
 
     Args:
@@ -61,6 +63,7 @@ class SpikingNetwork(nn.Module):
             self.add_module(self._names[name], readout)
         self.time_window = _checked(time_window)
         self.observation_scale = observation_scale
+        self._drawing = [module for module in self.modules() if isinstance(module, Bernoulli)]
         neurons = [module for module in torso.modules() if isinstance(module, Neuron)]
         self.temporal = any(neuron.temporal for neuron in neurons)
         for readout in heads.values():
@@ -132,7 +135,8 @@ class SpikingNetwork(nn.Module):
         Args:
             observations: a batch as the environment gives it, not scaled.
             time_window: T for this call alone; None means the network's own.
-            generator: where a random encoder draws from, on the observations' device.
+            generator: where a random encoder and random neurons draw from, on the observations'
+                device; None: torch's global one.
 
         Raises:
             Refused: time_window is below 1.
@@ -141,11 +145,30 @@ class SpikingNetwork(nn.Module):
         heads = list(self.heads.items())
         # Here and not sooner: on the way to a GPU bytes are a quarter of what floats would be.
         x = observations.to(heads[0][1].linear.weight.dtype) / self.observation_scale
-        x_seq = self.encoder(x, steps, generator)
-        shared = self.torso(x_seq, steps)
-        activity = {name: torso(x_seq, steps) for name, torso in self.own_torsos.items()}
-        outputs = {name: readout(activity.get(name, shared)) for name, readout in heads}
+        with self.drawing(generator):
+            x_seq = self.encoder(x, steps, generator)
+            shared = self.torso(x_seq, steps)
+            activity = {name: torso(x_seq, steps) for name, torso in self.own_torsos.items()}
+            outputs = {name: readout(activity.get(name, shared)) for name, readout in heads}
         return outputs if len(heads) > 1 else outputs[heads[0][0]]
+
+    def features(self, observations: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """What the heads read, activity (T, B, num_features) of the last layer; see `forward`."""
+        x = observations.to(next(self.parameters()).dtype) / self.observation_scale
+        steps = self.steps(None)
+        with self.drawing(generator):
+            return cast(Tensor, self.torso(self.encoder(x, steps, generator), steps))
+
+    @contextmanager
+    def drawing(self, generator: torch.Generator | None) -> Iterator[None]:
+        """Neurons that draw take their spikes from `generator` while the context is open."""
+        for neuron in self._drawing:
+            neuron.generator = generator
+        try:
+            yield
+        finally:
+            for neuron in self._drawing:
+                neuron.generator = None
 
     def steps(self, time_window: int | None) -> int:
         """T of a call: as given, else the network's own; 1 where neurons have no time."""

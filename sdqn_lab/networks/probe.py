@@ -107,8 +107,8 @@ def probe(
         network: made of blocks, each of which runs once in a forward; others are not seen.
         observations: (B, ...) with B >= 1, on the network's device, as for its forward.
         time_window: T; None: the network's own.
-        generator: whose present state a random encoder begins with, on the same device; None: a
-            fixed seed.
+        generator: whose present state random encoders and neurons begin with, on the same device;
+            None: a fixed seed.
 
     Raises:
         Refused: there are no observations, or time_window is below 1.
@@ -143,13 +143,15 @@ def probe(
         # Under bf16 the hook sees a map's result before the block takes it back to float32.
         currents = currents.view(*x_seq.shape[:2], *currents.shape[1:]).to(x_seq.dtype)
         normalized = block.norm(currents, repeats=steps // len(x_seq))
+        with network.drawing(draws):
+            membrane = _membrane(block.neuron, normalized.expand(steps, *normalized.shape[1:]))
         layer = LayerProbe(
             name,
             *_counted(block, block.linear, inputs, analog),
             firing[name].firing_rate,
             _shares(currents, block.neuron),
             _shares(normalized, block.neuron),
-            _membrane(block.neuron, normalized.expand(steps, *normalized.shape[1:])),
+            membrane,
         )
         layers.append(layer)
         analog = not isinstance(block.neuron, SpikingNeuron)

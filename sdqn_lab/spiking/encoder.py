@@ -1,8 +1,10 @@
 """Encoders: one observation (B, ...) to the input of T simulation steps."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
+import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
@@ -10,17 +12,21 @@ from torch import Tensor, nn
 from sdqn_lab.checks.ranges import Positive, check_arguments
 from sdqn_lab.checks.refused import Refused
 
+POPULATION_THRESHOLD = 0.999
+
 
 class Encoder(nn.Module, ABC):
     """What a network needs to know about its input.
 
     Attributes:
         constant: whether every step sees the same input; the sequence then has a single entry. If
-            not, the input must lie in [0, 1].
+            not, the input must lie in [0, 1], unless the encoder says otherwise.
+        unbounded: whether an encoder that is not constant takes any input.
         frames: how many stacked frames an observation must have; None: that does not matter.
     """
 
     constant: ClassVar[bool]
+    unbounded: ClassVar[bool] = False
     frames: int | None = None
 
     def shape(self, observation_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -157,3 +163,89 @@ class Delta(Encoder):
         change = (frames[:, 1:] - frames[:, :-1]).flatten(1, 2)
         events = torch.cat([change >= self.threshold, change <= -self.threshold], dim=1)
         return events.to(x.dtype).unsqueeze(0)
+
+
+class Population(Encoder):
+    """A population of units for each number of a vector, with Gaussian receptive fields::
+
+        a_ij = exp(-(x_i - mu_j)^2 / (2 sigma^2))
+        v   <- v + a,  s = 1[v > 0.999],  v <- v - 0.999 s
+
+    The centres mu_1, ..., mu_units lie evenly from `low` to `high`. So a unit fires the more often
+    the nearer its centre is, and what lies outside is silence. Units of the first number come
+    first. The input may have any size.
+
+    Args:
+        units: for each number, >= 2.
+        low: centre of the first unit, in units of the scaled observation: a number, or one for each
+            number of the observation.
+        high: centre of the last unit, > low, likewise.
+        width: sigma, > 0, in distances between neighbouring centres.
+
+    Raises:
+        Refused: an argument is outside its range, or does not fit the observation.
+
+    Source: Tang et al. 2020 (PopSAN), where centres and widths are learned too.
+    """
+
+    constant = False
+    unbounded = True
+
+    def __init__(
+        self,
+        *,
+        units: Annotated[int, Ge(2)] = 10,
+        low: float | Sequence[float] = -3.0,
+        high: float | Sequence[float] = 3.0,
+        width: Positive = 0.58,
+    ) -> None:
+        check_arguments(Population.__init__, locals())
+        super().__init__()
+        self.units, self.width = units, width
+        if not (np.subtract(high, low) > 0).all():
+            raise Refused("low", low, f"must be below high ({high})")
+        self.low, self.high = low, high
+
+    def shape(self, observation_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(units * F,) from (F,); see `Encoder`."""
+        if len(observation_shape) != 1:
+            rule = f"needs a vector (F,), got an observation of shape {observation_shape}"
+            raise Refused("encoder", "population", rule, "encoder=direct")
+        (numbers,) = observation_shape
+        for name, bound in (("low", self.low), ("high", self.high)):
+            if not isinstance(bound, int | float) and len(bound) != numbers:
+                rule = f"must be one number, or one for each of the {numbers} of an observation"
+                raise Refused(f"encoder.{name}", bound, rule)
+        return (self.units * numbers,)
+
+    def forward(
+        self, x: Tensor, time_window: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Observations (B, F) to spikes (time_window, B, units * F)."""
+        low, high = (torch.tensor(b, device=x.device, dtype=x.dtype) for b in (self.low, self.high))
+        gap = ((high - low) / (self.units - 1)).expand(x.shape[1])
+        places = torch.arange(self.units, device=x.device, dtype=x.dtype)
+        centres = low.expand_as(gap)[:, None] + gap[:, None] * places
+        return population_spikes(x, centres, self.width * gap[:, None], time_window)
+
+
+def population_spikes(x: Tensor, centres: Tensor, widths: Tensor, time_window: int) -> Tensor:
+    """Spikes of units with Gaussian receptive fields; see `Population`.
+
+    Args:
+        x: (B, F).
+        centres: (F, units).
+        widths: sigma, of the same shape or broadcast to it.
+        time_window: T.
+
+    Returns:
+        (T, B, F * units), 0 or 1.
+    """
+    activity = (-(x[:, :, None] - centres).square() / (2 * widths.square())).exp().flatten(1)
+    v, spikes = torch.zeros_like(activity), []
+    for _ in range(time_window):
+        v = v + activity
+        # Just below 1, so that a unit whose centre is hit fires at every step.
+        spikes.append((v > POPULATION_THRESHOLD).to(v.dtype))
+        v = v - POPULATION_THRESHOLD * spikes[-1]
+    return torch.stack(spikes)

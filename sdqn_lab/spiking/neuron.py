@@ -232,10 +232,14 @@ class SpikingNeuron(Neuron):
     def fire(self, v: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
         """The spike of a charged membrane (B, ...) under a threshold, and the membrane after it."""
         spike = self.surrogate(v - threshold)
+        return spike, self.after(v, spike, threshold)
+
+    def after(self, v: Tensor, spike: Tensor, threshold: Tensor | float) -> Tensor:
+        """Charged membranes (B, ...) after the reset."""
         s = spike.detach() if self.detach_reset else spike
         if self.reset == "soft":
-            return spike, v - threshold * s
-        return spike, v * (1 - s) + self.v_reset * s
+            return v - threshold * s
+        return v * (1 - s) + self.v_reset * s
 
     def forward(self, x_seq: Tensor) -> Tensor:
         """Currents (T, B, ...) to spikes (T, B, ...), the membrane starting at v_reset."""
@@ -447,3 +451,105 @@ class ALIF(LIF):
     def extra_repr(self) -> str:
         """The adaptation, then the settings of a LIF."""
         return f"beta={self.beta}, tau_adapt={self.tau_adapt}, {super().extra_repr()}"
+
+
+class Bernoulli(LIF):
+    """LIF with escape noise: it fires by chance, the more likely the higher its membrane::
+
+        v <- v + (x - v) / tau
+        p  = sigmoid((v - v_threshold) / delta_u)
+        s  = 1 with probability p, else 0
+        v <- v (1 - s) + v_reset s      (reset = hard)
+        v <- v - v_threshold s          (reset = soft)
+
+    In the backward pass the derivative of the surrogate at v - v_threshold stands for ds/dv; with
+    surrogate=sigmoid and surrogate.alpha = 1 / delta_u it is dp/dv. `probabilities` gives the other
+    gradient, that of the log-likelihood of spikes that were drawn. There are only plain steps.
+
+    Args:
+        tau: membrane time constant in steps, >= 1; 1 means no memory.
+        delta_u: width of the noise, > 0, in units of the membrane; towards 0 it is a `LIF`.
+        v_threshold: where p is 1/2; otherwise see `SpikingNeuron`, as all other arguments.
+
+    Attributes:
+        generator: where spikes are drawn from, on the currents' device; None: torch's global one.
+            `SpikingNetwork` hands over its own for the time of a call.
+
+    Raises:
+        Refused: an argument is outside its range.
+
+    Source: Gerstner, Kistler 2002, "Spiking Neuron Models", escape noise.
+    """
+
+    generator: torch.Generator | None = None
+
+    def __init__(
+        self,
+        *,
+        tau: float = 2.0,
+        delta_u: float = 0.25,
+        v_threshold: float = 1.0,
+        v_reset: float = 0.0,
+        surrogate: Surrogate = _ATAN,
+        detach_reset: bool = True,
+        reset: str = "hard",
+    ) -> None:
+        super().__init__(
+            tau=tau,
+            v_threshold=v_threshold,
+            v_reset=v_reset,
+            surrogate=surrogate,
+            detach_reset=detach_reset,
+            reset=reset,
+        )
+        if not 0 < delta_u < math.inf:
+            raise Refused("delta_u", delta_u, "must be > 0 and finite")
+        self.delta_u = delta_u
+
+    @property
+    def backend(self) -> Backend:
+        """Always the reference: kernels and CUDA graphs know nothing of drawing."""
+        return "reference"
+
+    @backend.setter
+    def backend(self, asked: Backend) -> None:
+        pass
+
+    def fire(self, v: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Spikes drawn for charged membranes (B, ...), with the surrogate's gradient; see above."""
+        p = self.probability(v.detach())
+        draws = torch.rand(p.shape, generator=self.generator, device=p.device, dtype=p.dtype)
+        spike = (draws < p).to(p.dtype)
+        if v.requires_grad:
+            x = v - threshold
+            # The second term is 0; its gradient is the surrogate's derivative.
+            spike = spike + self.surrogate.derivative(x.detach()) * (x - x.detach())
+        return spike, self.after(v, spike, threshold)
+
+    def probability(self, v: Tensor) -> Tensor:
+        """Probability of a spike at charged membranes v, elementwise."""
+        return ((v - self.v_threshold) / self.delta_u).sigmoid()
+
+    def probabilities(self, x_seq: Tensor, spikes: Tensor) -> Tensor:
+        """Probability of a spike at each step, given those that were drawn before it.
+
+        With it log P(spikes) = sum over t of s_t log p_t + (1 - s_t) log(1 - p_t), whose gradient
+        is the score of Williams 1992: spikes are data, and no gradient goes through them.
+
+        Args:
+            x_seq: currents (T, B, ...).
+            spikes: (T, B, ...), 0 or 1.
+
+        Returns:
+            (T, B, ...), in (0, 1).
+        """
+        v, found = torch.full_like(x_seq[0], self.v_reset), []
+        for x, spike in zip(x_seq.unbind(0), spikes.detach().unbind(0), strict=True):
+            v = self.charge(x, v)
+            found.append(self.probability(v))
+            v = self.after(v, spike, self.v_threshold)
+        return torch.stack(found)
+
+    def extra_repr(self) -> str:
+        """The width of the noise, then what a `LIF` has."""
+        return f"delta_u={self.delta_u}, {super().extra_repr()}"

@@ -96,7 +96,8 @@ class Raster:
         """
         decision = self._decisions[number]
         action = self._actions[decision.action]
-        self._score.set_text(f"score {decision.score:,.10g}")
+        # Rewards come as float32: further digits would be those of their rounding.
+        self._score.set_text(f"score {decision.score:,.7g}")
         self._action.set_text(f"{action} (random)" if decision.explored else action)
         self._number.set_text(f"decision {number + 1:,} of {len(self._decisions):,}")
         layers = list(decision.layers.values())

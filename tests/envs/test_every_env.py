@@ -26,6 +26,8 @@ KINDS = {
         for game in GAMES
     },
     "cartpole": lambda p: Classic("CartPole-v1", N, p("plain")),
+    "bandit": lambda p: Classic("Bandit-v0", N, p("plain")),
+    "gridworld": lambda p: Classic("Gridworld-v0", N, p("plain")),
     "acrobot": lambda p: Classic("Acrobot-v1", N, p("plain", episode_cap_frames=90)),
     "identity": lambda p: Identity(4, N, p("plain")),
     "identity_image": lambda p: Identity(4, N, p("plain"), image=True),

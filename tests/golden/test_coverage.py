@@ -25,6 +25,10 @@ EXPECTED = {
     "alif": 2,
     "threshold": 4,
     "nir": 4,
+    "score_function": 2,
+    "mstdp": 8,
+    "rmax": 1,
+    "pop_encoder": 2,
 }
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdqn_lab.spiking.encoder import Delta, Direct, Latency, Poisson
+from sdqn_lab.spiking.encoder import Delta, Direct, Latency, Poisson, Population, population_spikes
 from tests.golden import cases, load, tensor
 from tests.refusals import refuses
 
@@ -134,3 +134,37 @@ def test_delta_is_the_originals(path: Path) -> None:
 def test_refuses_what_it_cannot_encode(make, key: str, value: object, rule: str) -> None:  # type: ignore[no-untyped-def]
     with refuses(key, value, rule=rule):
         make()
+
+
+@pytest.mark.parametrize("path", cases("pop_encoder_*"))
+def test_population_spikes_are_the_originals(path: Path) -> None:
+    case = load(path)
+    obs, mean, std = (tensor(case[name]) for name in ("obs", "mean", "std"))
+    spikes = population_spikes(obs, mean, std, int(case["T"]))
+    assert torch.equal(spikes, tensor(case["spikes"]))
+
+
+def test_a_unit_of_a_population_fires_the_more_often_the_nearer_its_centre_is() -> None:
+    encoder = Population(units=3, low=[0.0, -10.0], high=[2.0, 10.0], width=0.5)
+    assert encoder.shape((2,)) == (6,)
+    spikes = encoder(torch.tensor([[1.0, -10.0], [0.0, 0.0], [0.5, 40.0]]), 100)
+    assert spikes.shape == (100, 3, 6)
+    rates = spikes.mean(0)
+    # At its centre every step; one distance off exp(-2) = 0.135; half of one exp(-1/2) = 0.607.
+    expected = [
+        [0.13, 1.0, 0.13, 1.0, 0.13, 0.0],
+        [1.0, 0.13, 0.0, 0.13, 1.0, 0.13],
+        [0.6, 0.6, 0.01, 0.0, 0.0, 0.0],
+    ]
+    torch.testing.assert_close(rates, torch.tensor(expected), rtol=0, atol=0.011)
+
+
+def test_a_population_that_does_not_fit_is_refused() -> None:
+    with refuses("low", 3.0):
+        Population(low=3.0, high=3.0)
+    with refuses("units", 1):
+        Population(units=1)
+    with refuses("encoder.high", [1.0, 2.0]):
+        Population(high=[1.0, 2.0]).shape((3,))
+    with refuses("encoder", "population", "encoder=direct"):
+        Population().shape((4, 10, 10))

@@ -1,0 +1,285 @@
+"""Reward-modulated plasticity: the last map learns from spikes and reward, without a gradient."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sdqn_lab.agents.base import Agent, Arguments, Array, Decision, EnvSpec, Row, RunFacts
+from sdqn_lab.agents.plasticity_rules import RULES, Rule
+from sdqn_lab.agents.policy import MostSpikes
+from sdqn_lab.agents.rollout import Rollout
+from sdqn_lab.agents.seeding import stream, stream_seed
+from sdqn_lab.checks.ranges import (
+    Count,
+    NonNegative,
+    OneOf,
+    Positive,
+    Share,
+    Weight,
+    check_arguments,
+)
+from sdqn_lab.checks.refused import Refused
+from sdqn_lab.spiking.output_neurons import OutputSpikes
+
+RULE_KEYS = sorted(
+    {name for rule in RULES.values() for name in inspect.signature(rule).parameters} - {"neurons"}
+)
+"""Arguments that belong to rules; None: the rule's own default, or it has no such argument."""
+
+
+class Plasticity(Agent):
+    """Output neurons that fire for actions; the most spikes decide, their escape noise explores.
+
+    The torso stays as it is. For each decision of N environments a rule (`plasticity_rules`) gives
+    the eligibilities E of the last map's weights and of the output neurons' thresholds. Then, once
+    reward r and the next observation are known::
+
+        z      <- trace_decay z + E                  per environment, 0 after an episode's end
+        m       = r, or r - mean(r), or r + d V(s') - V(s)
+        W      <- W + learning_rate mean(m z)        over environments, clipped to +- max_weight
+        theta  <- theta + threshold_learning_rate mean(m z_theta), kept >= 0
+
+    d is gamma, or 0 after a terminal step. mean(r) is a running mean over all that was earned. V is
+    linear in the firing rates x of the torso and learns by TD(lambda) with a trace of its own,
+    y <- trace_decay y + x, v <- v + value_learning_rate mean(m y). The change follows the next
+    decision, as in PQN (docs/DEVIATIONS.md, row 58).
+
+    Args:
+        network: with one head that is an `OutputSpikes`.
+        env: the environment's shapes.
+        seed: of ties between actions ("explore") and of all spikes that are drawn ("encoder").
+        num_envs: N.
+        iteration_steps: agent steps between evaluations.
+        rule: a name in `RULES`.
+        modulator: reward, reward_minus_mean or td_error: which m.
+        learning_rate: of the weights; None: what suits the rule.
+        threshold_learning_rate: of the thresholds; 0: they stay.
+        trace_decay: what is left of a trace after a decision, in [0, 1].
+        max_weight: bound of a weight's size; None: there is none.
+        mean_rate: weight of a new mean of rewards in the running mean.
+        gamma: discount of one agent step, of td_error.
+        value_learning_rate: of V, of td_error.
+        tau_plus: see the rules, as all arguments that follow; None: the rule's own default.
+
+    Attributes:
+        updates: changes made.
+        generator: where spikes are drawn from while it acts.
+
+    Raises:
+        Refused: an argument outside its range, or a network with another head.
+
+    Source: Williams 1992; Florian 2007; Vasilaki et al. 2009; see docs/PLASTICITY.md.
+    """
+
+    learns_by_gradient = False
+    parameter_copies = 1
+    reads = OutputSpikes
+
+    def __init__(
+        self,
+        network: nn.Module,
+        env: EnvSpec,
+        *,
+        seed: int,
+        num_envs: Count = 8,
+        iteration_steps: Count = 20_000,
+        rule: Annotated[str, OneOf(*RULES)] = "score_function",
+        modulator: Annotated[
+            str, OneOf("reward_minus_mean", "reward", "td_error")
+        ] = "reward_minus_mean",
+        learning_rate: Positive | None = None,
+        threshold_learning_rate: NonNegative = 0.0,
+        trace_decay: Share = 0.0,
+        max_weight: Positive | None = None,
+        mean_rate: Weight = 0.05,
+        gamma: Share = 0.95,
+        value_learning_rate: Positive = 0.05,
+        tau_plus: Positive | None = None,
+        tau_minus: Positive | None = None,
+        a_plus: float | None = None,
+        a_minus: float | None = None,
+        same_step_depression: bool | None = None,
+        tau_eligibility: Positive | None = None,
+        hebb: NonNegative | None = None,
+    ) -> None:
+        given = locals()
+        check_arguments(Plasticity.__init__, given)
+        super().__init__(
+            network, env, seed=seed, num_envs=num_envs, iteration_steps=iteration_steps
+        )
+        (readout,) = self.network.heads.values()
+        if not isinstance(readout, OutputSpikes):
+            rule_ = "plasticity needs output neurons"
+            raise Refused("readout", type(readout).__name__, rule_, "readout=output_spikes")
+        own = {k: given[k] for k in RULE_KEYS if given[k] is not None}
+        self.rule: Rule = RULES[rule](readout, **own)
+        self.readout, self.modulator, self.trace_decay = readout, modulator, trace_decay
+        self.learning_rate = learning_rate or self.rule.learning_rate
+        self.threshold_learning_rate = threshold_learning_rate
+        self.max_weight, self.mean_rate = max_weight, mean_rate
+        self.gamma, self.value_learning_rate = gamma, value_learning_rate
+        self.updates, self.mean_reward = 0, 0.0
+        self.value_weights = torch.zeros(readout.linear.in_features)
+        self.traces: dict[str, Tensor] = {}
+        self.rollout = Rollout(1)
+        self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "encoder"))
+        self._explore = stream(seed, "explore")
+        self._policy = self.policy(network, env.num_actions)
+        self._seen: Array | None = None
+
+    @torch.no_grad()
+    def act(self, observations: Array, step: int) -> Decision:
+        """Let the output neurons fire, and work out what they will be held responsible for."""
+        seen, neuron = torch.from_numpy(observations).to(self.device), self.readout.neuron
+        network = self.network.eval()
+        pre = network.features(seen, generator=self.generator)
+        currents = self.readout.linear(pre)
+        with network.drawing(self.generator):
+            post = neuron(currents)
+        probability = neuron.probabilities(currents, post)
+        rates = pre.mean(0).cpu()
+        found = {
+            "weights": self.rule.weights(pre, post, probability),
+            "thresholds": self.rule.thresholds(post, probability),
+            "rates": rates,
+            "value": rates @ self.value_weights,
+        }
+        self._seen = observations
+        actions = self._policy.choose(self.readout.rates(post), self._explore)
+        return Decision(actions, {name: each.cpu().numpy() for name, each in found.items()})
+
+    def observe(self, row: Row, extras: Mapping[str, Array]) -> None:
+        """Keep a row until the next is there."""
+        self.rollout.append(row, extras)
+
+    def close(self, observations: Array) -> None:
+        """Running episodes are truncated at these observations, with the values there."""
+        generator = self.generator.clone_state()
+        explore = self._explore.bit_generator.state
+        extras = self.act(observations, 0).extras
+        # Nothing was decided: the streams go on where they were.
+        self.generator.set_state(generator.get_state())
+        self._explore.bit_generator.state = explore
+        self.rollout.close(observations, extras)
+
+    @torch.no_grad()
+    def learn(self, step: int) -> Iterator[dict[str, Tensor | float]]:
+        """Change weights by what the rows before the last have earned."""
+        while self.rollout.complete:
+            columns = {k: torch.from_numpy(c.copy()) for k, c in self.rollout.columns().items()}
+            valid = columns["valid"][0]
+            self._remember({k: columns[k][0] for k in ("weights", "thresholds", "rates")}, valid)
+            if valid.any():
+                yield self._change(columns, valid)
+            self.rollout.advance()
+
+    def _remember(self, eligibilities: Mapping[str, Tensor], valid: Tensor) -> None:
+        """Add a decision to the traces; a row that is none follows an episode's end."""
+        for name, eligibility in eligibilities.items():
+            old = self.traces.get(name, torch.zeros_like(eligibility))
+            keeps = valid.view(-1, *[1] * (eligibility.dim() - 1))
+            self.traces[name] = torch.where(keeps, self.trace_decay * old + eligibility, 0.0)
+
+    def _change(self, columns: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor | float]:
+        rewards, value = columns["rewards"][0], columns["value"]
+        if self.modulator == "td_error":
+            discounts = self.gamma * ~columns["terminal"][0]
+            factor = rewards + discounts * value[1] - value[0]
+        else:
+            factor = rewards - (self.mean_reward if self.modulator != "reward" else 0.0)
+        factor, count = torch.where(valid, factor, 0.0), valid.sum()
+        change = {
+            name: torch.tensordot(factor, trace, dims=1) / count
+            for name, trace in self.traces.items()
+        }
+        weights, thresholds = self.readout.linear.weight, self.readout.neuron.v_threshold
+        moved = self.learning_rate * change["weights"]
+        weights += moved.to(weights.device)
+        if self.max_weight is not None:
+            weights.clamp_(-self.max_weight, self.max_weight)
+        of_thresholds = self.threshold_learning_rate * change["thresholds"]
+        cast(Tensor, thresholds).add_(of_thresholds.to(weights.device)).clamp_(min=0)
+        if self.modulator == "td_error":
+            self.value_weights += self.value_learning_rate * change["rates"]
+        earned = float(rewards[valid].mean())
+        self.mean_reward += self.mean_rate * (earned - self.mean_reward)
+        self.updates += 1
+        mean = float(factor.sum() / count)
+        return {"plasticity/modulator": mean, "plasticity/change_norm": float(moved.norm())}
+
+    def sample(self, rng: np.random.Generator) -> Tensor | None:
+        """Observations of the last decision; None before the first."""
+        return None if self._seen is None else torch.from_numpy(self._seen)
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """The running mean of rewards."""
+        return {"plasticity/reward_mean": self.mean_reward}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, traces and the row that waits included; it shares memory with the agent."""
+        return {
+            "network": dict(self.network.state_dict()),
+            "updates": self.updates,
+            "mean_reward": self.mean_reward,
+            "value_weights": self.value_weights,
+            "traces": self.traces,
+            "rollout": self.rollout.state_dict(),
+            "generator": self.generator.get_state(),
+            "explore": self._explore.bit_generator.state,
+            "seen": self._seen,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state made by `state_dict` of an agent built alike.
+
+        Moved to another kind of device, spikes are drawn from the stream that this agent was built
+        with.
+        """
+        self.network.load_state_dict(state["network"])
+        self.updates, self.mean_reward = state["updates"], state["mean_reward"]
+        self.value_weights, self.traces = state["value_weights"], dict(state["traces"])
+        self.rollout.load_state_dict(state["rollout"])
+        self._explore.bit_generator.state = state["explore"]
+        self._seen = state["seen"]
+        if self.generator.get_state().shape == state["generator"].shape:
+            self.generator.set_state(state["generator"].cpu())
+
+    @staticmethod
+    def heads(num_actions: int, arguments: Arguments) -> dict[str, int]:
+        """A population for each action."""
+        return {"policy": num_actions}
+
+    @staticmethod
+    def policy(
+        network: nn.Module,
+        num_actions: int,
+        *,
+        epsilon: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> MostSpikes:
+        """The most spikes, but for epsilon; spikes are drawn in evaluation too."""
+        return MostSpikes(network, num_actions, epsilon=epsilon, generator=generator)
+
+    @staticmethod
+    def problems(arguments: Arguments, run: RunFacts) -> list[Refused]:
+        """Each rule has its own arguments, and not every one learns thresholds."""
+        name, found = arguments["rule"], []
+        own = inspect.signature(RULES[name]).parameters
+        for key in RULE_KEYS:
+            if key not in own and arguments[key] is not None:
+                rule = f"algo.rule={name} has no such argument"
+                found.append(Refused(f"algo.{key}", arguments[key], rule, "null"))
+        rate = arguments["threshold_learning_rate"]
+        if rate and not RULES[name].learns_thresholds:
+            rule = f"algo.rule={name} does not say how thresholds change"
+            found.append(Refused("algo.threshold_learning_rate", rate, rule, "0"))
+        return found
+
+    @staticmethod
+    def updates_made(arguments: Arguments, steps: int) -> int:
+        """One for each row but the last, if episodes are long."""
+        return max(0, -(-steps // int(arguments["num_envs"])) - 1)
