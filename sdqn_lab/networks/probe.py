@@ -145,19 +145,12 @@ def probe(
         normalized = block.norm(currents, repeats=steps // len(x_seq))
         with network.drawing(draws):
             membrane = _membrane(block.neuron, normalized.expand(steps, *normalized.shape[1:]))
-        layer = LayerProbe(
-            name,
-            *_counted(block, block.linear, inputs, analog),
-            firing[name].firing_rate,
-            _shares(currents, block.neuron),
-            _shares(normalized, block.neuron),
-            membrane,
-        )
-        layers.append(layer)
+        counted = _counted(block, block.linear, inputs, analog)
+        shares = _shares(currents, block.neuron), _shares(normalized, block.neuron), membrane
+        layers.append(LayerProbe(name, *counted, firing[name].firing_rate, *shares))
         analog = not isinstance(block.neuron, SpikingNeuron)
     for name, head in heads.items():
-        spikes = flows[head][0]
-        counted = _counted(head, head.linear, spikes, analog)
+        counted = _counted(head, head.linear, spikes := flows[head][0], analog)
         layers.append(LayerProbe(name, *counted, None, None, None, None))
     return Probe(network.temporal, len(spikes), len(observations), layers)
 

@@ -280,8 +280,9 @@ PLACES: dict[str, tuple[int, ...]] = {
 GROUPS = ("neuron", "norm", "surrogate", "encoder", "readout")
 OPTIONS = [f"{group}={option}" for group in GROUPS for option in options(group)]
 OPTIONS += ["precision=bf16", "backend=reference", "network.normalize_hidden=true"]
+WHERE = {"encoder=delta": "pong", "encoder=population": "cartpole"}
 COMBINATIONS = [
-    *((option, "pong" if option == "encoder=delta" else "minatar_breakout") for option in OPTIONS),
+    *((option, WHERE.get(option, "minatar_breakout")) for option in OPTIONS),
     *((option, env) for option in OPTIONS[:4] for env in ("cartpole", "pong")),
 ]
 
