@@ -249,6 +249,15 @@ def test_every_rule_learns_the_bandit_and_the_known_failure_is_one(rule, setting
     assert agent.gradient_norms() == {}
 
 
+def test_the_td_error_and_traces_over_decisions_find_the_goal_of_the_gridworld():
+    made = network((25,), 4, 128, time_window=16)
+    shape = EnvSpec((25,), 4, dtype=torch.float32)
+    agent = Plasticity(made, shape, seed=0, modulator="td_error", trace_decay=0.8)
+    returns = played(agent, 250, "Gridworld-v0")
+    # The best mean is 0.937.
+    assert np.mean(returns[-40:]) > 0.85
+
+
 @pytest.mark.parametrize("modulator", ["reward_minus_mean", "td_error"])
 def test_a_state_loaded_between_decision_and_change_continues_bit_for_bit(modulator):
     def made(seed):
