@@ -28,7 +28,7 @@ from sdqn_lab.networks.mlp import MLP
 from sdqn_lab.networks.nature import Nature
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Delta, Latency
-from sdqn_lab.spiking.neuron import IF, LIF, PLIF
+from sdqn_lab.spiking.neuron import IF, LIF, PLIF, SpikingNeuron
 from sdqn_lab.spiking.norm import BatchNorm, NoNorm, PopNorm
 from sdqn_lab.spiking.readout import (
     DiscountedSpikes,
@@ -167,7 +167,7 @@ def stirred(network: SpikingNetwork, seed: int = 1) -> SpikingNetwork:
     """Norms as training leaves them: no weight, bias or statistic is that of another."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
-        if isinstance(module, BatchNorm | PopNorm):
+        if isinstance(module, BatchNorm | PopNorm | SpikingNeuron):
             for tensor in (*module.parameters(), *module.buffers()):
                 tensor.data += torch.rand(tensor.shape, generator=generator) / 2
     return network.eval()
@@ -179,6 +179,8 @@ NEURONS = {
     "no memory": partial(LIF, tau=1.0, v_threshold=0.5),
     "plif": partial(PLIF, tau=2.7),
     "if": IF,
+    "a threshold a channel": partial(LIF, learn_threshold="channel"),
+    "one learned threshold": partial(IF, learn_threshold="layer"),
 }
 
 
@@ -188,7 +190,9 @@ def test_a_graph_that_is_read_back_gives_equal_spikes_in_every_layer(neuron, nor
     network = build(NEURONS[neuron], norm, gain=8.0, normalize_hidden=True)
     graph = agrees(stirred(network), binary(6, *SHAPE))
     assert graph.metadata["norms_in"] == "maps"
-    assert isinstance(graph.nodes["conv1"], nir.IF if neuron == "if" else nir.LIF)
+    assert isinstance(
+        graph.nodes["conv1"], nir.IF if "one" in neuron or neuron == "if" else nir.LIF
+    )
     assert list(dict(graph.edges)) == [
         *("input", "conv1_map", "conv1", "hidden_flatten", "hidden_map", "hidden", "readout_map")
     ]

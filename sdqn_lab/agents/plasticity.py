@@ -172,17 +172,15 @@ class Plasticity(Agent):
         while self.rollout.complete:
             columns = {k: torch.from_numpy(c.copy()) for k, c in self.rollout.columns().items()}
             valid = columns["valid"][0]
-            self._remember({k: columns[k][0] for k in ("weights", "thresholds", "rates")}, valid)
+            # A row that is no decision follows an episode's end, and traces begin anew.
+            for name in ("weights", "thresholds", "rates"):
+                eligibility = columns[name][0]
+                old = self.traces.get(name, torch.zeros_like(eligibility))
+                keeps = valid.view(-1, *[1] * (eligibility.dim() - 1))
+                self.traces[name] = torch.where(keeps, self.trace_decay * old + eligibility, 0.0)
             if valid.any():
                 yield self._change(columns, valid)
             self.rollout.advance()
-
-    def _remember(self, eligibilities: Mapping[str, Tensor], valid: Tensor) -> None:
-        """Add a decision to the traces; a row that is none follows an episode's end."""
-        for name, eligibility in eligibilities.items():
-            old = self.traces.get(name, torch.zeros_like(eligibility))
-            keeps = valid.view(-1, *[1] * (eligibility.dim() - 1))
-            self.traces[name] = torch.where(keeps, self.trace_decay * old + eligibility, 0.0)
 
     def _change(self, columns: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor | float]:
         rewards, value = columns["rewards"][0], columns["value"]

@@ -143,22 +143,19 @@ def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
             rule = f"norm={cfg.choices.get('norm')} has no statistics of a single sample"
             return Refused("algo.batch_size", batch_size, rule, "32")
         return refusal(cfg, "network", error)
-    if cfg.backend == "compiled" and (reason := _not_compiled(cfg, here) or lacking):
-        return Refused("backend", "compiled", f"not for {reason}", "backend=auto")
+    if cfg.backend == "compiled":
+        on_gpu = here and build.resolve_device(cfg.device).type != "cpu"
+        reason = "another device than the CPU" if on_gpu else lacking
+        if not algorithm.has_compiled_updates:
+            reason = f"algo={cfg.choices.get('algo')}"
+        if reason:
+            return Refused("backend", "compiled", f"not for {reason}", "backend=auto")
     need = 4 * parameters * algorithm.parameter_copies
     if here and need > (free := _free_bytes(cfg)["device"]):
         rule = f"training {parameters:,} parameters needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB"
         option = cfg.choices.get("network")
         return Refused("network", option, f"{rule} are free; write smaller layers")
     return None
-
-
-def _not_compiled(cfg: DictConfig, here: bool) -> str | None:
-    """What compiled updates lack, apart from the network."""
-    if not build.agent_class(cfg).has_compiled_updates:
-        return f"algo={cfg.choices.get('algo')}"
-    on_cpu = not here or build.resolve_device(cfg.device).type == "cpu"
-    return None if on_cpu else "another device than the CPU"
 
 
 def _no_probabilities(cfg: DictConfig) -> Refused | None:

@@ -142,14 +142,12 @@ class Agreement:
     def ask(self, observations: npt.NDArray[Any]) -> None:
         """Compare the actions of the largest value, for observations (N, ...)."""
         for batch in _batches(observations):
-            first, second = (self._best(player, batch) for player in self._players)
+            first, second = (
+                each.policy.values(each.policy.outputs(batch, each.cfg.time_window_eval)).argmax(1)
+                for each in self._players
+            )
             self.same += int((first == second).sum())
             self.decisions += len(batch)
-
-    @staticmethod
-    def _best(player: Player, batch: npt.NDArray[Any]) -> Tensor:
-        outputs = player.policy.outputs(batch, player.cfg.time_window_eval)
-        return player.policy.values(outputs).argmax(1)
 
     def __str__(self) -> str:
         return f"{self.same:,} of {self.decisions:,} ({self.same / self.decisions:.1%})"

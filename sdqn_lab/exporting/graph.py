@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from sdqn_lab.checks.refused import Refused
@@ -193,10 +194,31 @@ class Chain:
             matrix = unrolled(linear, self._image, scale)
             self._affine(name, matrix.then(folded.over(shape)))
         else:
-            self._convolution(name, linear, linear_map(linear, scale).then(folded))
+            found, given = linear_map(linear, scale).then(folded), linear.padding
+            padding = given if isinstance(given, str) else np.array(given)
+            node = self._nir.Conv2d(
+                input_shape=self._shape[1:],
+                weight=_array(found.weight),
+                bias=_array(found.bias),
+                stride=linear.stride,
+                padding=padding,
+                dilation=linear.dilation,
+                groups=linear.groups,
+            )
+            self._add(f"{name}_map", node)
             self._shape = shape
         self._image = shape
-        self._neurons(name, block.neuron, after if in_neurons else IDENTITY)
+        neuron = cast(LIF | PLIF | IF, block.neuron)
+        # Learned, a threshold is one for all or one a channel.
+        threshold = torch.as_tensor(neuron.threshold(torch.empty(1, *self._shape)))
+        limits = {"v_threshold": threshold, "v_reset": torch.tensor(0.0)}
+        arrays = {key: _array(value.expand(self._shape)) for key, value in limits.items()}
+        if isinstance(neuron, IF):
+            units = self._nir.IF(r=np.full(self._shape, 1 / DT, np.float32), **arrays)
+        else:
+            tau = 1 + math.exp(-neuron.w.item()) if isinstance(neuron, PLIF) else neuron.tau
+            units = self._nir.LIF(**self._leaky(tau, after if in_neurons else IDENTITY), **arrays)
+        self._add(name, units)
 
     def readout(self, readout: Readout) -> None:
         """Append a head's map `readout_map`, and what it integrates with."""
@@ -221,19 +243,6 @@ class Chain:
     def _add(self, name: str, node: Any) -> None:
         self._nodes[name] = node
 
-    def _convolution(self, name: str, like: nn.Conv2d, found: LinearMap) -> None:
-        padding = like.padding if isinstance(like.padding, str) else np.array(like.padding)
-        node = self._nir.Conv2d(
-            input_shape=self._shape[1:],
-            weight=_array(found.weight),
-            bias=_array(found.bias),
-            stride=like.stride,
-            padding=padding,
-            dilation=like.dilation,
-            groups=like.groups,
-        )
-        self._add(f"{name}_map", node)
-
     def _affine(self, name: str, found: LinearMap) -> None:
         if len(self._shape) > 1:
             # Counted from the end: readers disagree on whether the batch counts as a dimension.
@@ -244,24 +253,10 @@ class Chain:
         self._add(f"{name}_map", node)
         self._shape = (len(found.bias),)
 
-    def _neurons(self, name: str, neuron: Neuron, after: Affine) -> None:
-        limits = {"v_threshold": neuron.v_threshold, "v_reset": 0.0}
-        arrays = {key: np.full(self._shape, value, np.float32) for key, value in limits.items()}
-        if isinstance(neuron, IF):
-            node = self._nir.IF(r=np.full(self._shape, 1 / DT, np.float32), **arrays)
-        else:
-            node = self._nir.LIF(**self._leaky(_tau(neuron), after), **arrays)
-        self._add(name, node)
-
     def _leaky(self, tau: float, after: Affine) -> dict[str, npt.NDArray[np.float32]]:
         """Of a leaky unit whose current is gain I + shift."""
         gain, shift = (_array(each.expand(self._shape)) for each in after)
         return {"tau": np.full(self._shape, tau * DT, np.float32), "r": gain, "v_leak": shift}
-
-
-def _tau(neuron: Neuron) -> float:
-    """The membrane time constant in steps, learned or not."""
-    return 1 + math.exp(-neuron.w.item()) if isinstance(neuron, PLIF) else cast(LIF, neuron).tau
 
 
 def _array(tensor: Tensor) -> npt.NDArray[np.float32]:

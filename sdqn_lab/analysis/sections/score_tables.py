@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 
-from sdqn_lab.analysis.comparison import NAME, Arm, Comparison, Task
+from sdqn_lab.analysis.comparison import NAME, Comparison
 from sdqn_lab.analysis.figures import Figure, looks, name_ticks, panels
 from sdqn_lab.analysis.literature import Result, columns
 from sdqn_lab.analysis.scoring import Scores
@@ -56,16 +58,18 @@ def score_tables(scores: Scores, literature: Sequence[Result]) -> Section:
 
 def _scores(scores: Scores) -> Table:
     shown, data = [], []
-    cells = [(task, arm) for task in scores.comparison.tasks for arm in scores.comparison.arms]
-    for task, arm in cells:
+    for task, arm in product(scores.comparison.tasks, scores.comparison.arms):
         scale = scale_of(task.game)
         last, best = scores.last(task, arm), scores.best(task, arm)
         normalized = scale.normalize(last) if scale else np.array([])
+        counted, runs = scores.of(task, arm), len(scores.comparison.of(task, arm))
+        of = f"{len(counted)} of {runs}"
+        # Where settings are pooled, runs and seeds are counted apart.
+        if (seeds := len({score.run.seed for score in counted})) != len(counted):
+            of = f"{of} runs, {seeds} different"
         shown.append(
             {
-                "game": str(task),
-                "arm": str(arm),
-                "seeds": _seeds(scores, task, arm),
+                **{"game": str(task), "arm": str(arm), "seeds": of},
                 "agent steps": f"{scores.steps[task]:,}",
                 "last window": with_spread(last),
                 "best": with_spread(best),
@@ -79,7 +83,7 @@ def _scores(scores: Scores) -> Table:
                 "rules": task.rules,
                 "arm": str(arm),
                 "seeds": len(last),
-                "runs": len(scores.comparison.of(task, arm)),
+                "runs": runs,
                 "agent_steps": scores.steps[task],
                 **_moments("last", last),
                 **_moments("best", best),
@@ -97,14 +101,6 @@ def _scores(scores: Scores) -> Table:
         f"the missing ones. Protocols: {protocols}."
     )
     return Table("scores", "Scores", caption, pd.DataFrame(shown), pd.DataFrame(data))
-
-
-def _seeds(scores: Scores, task: Task, arm: Arm) -> str:
-    """`3 of 5`; where settings are pooled, runs and seeds are counted apart."""
-    counted = scores.of(task, arm)
-    of = f"{len(counted)} of {len(scores.comparison.of(task, arm))}"
-    seeds = len({score.run.seed for score in counted})
-    return of if seeds == len(counted) else f"{of} runs, {seeds} different"
 
 
 def _moments(name: str, values: Array) -> dict[str, float | None]:
