@@ -61,7 +61,7 @@ def draw() -> None:
     amplitudes = curves["arm"].str.contains("a_minus")
     panels = [
         ("bandit: rules", curves[(curves["env"] == "bandit") & ~amplitudes]),
-        ("gridworld: rules", curves[(curves["env"] == "gridworld") & ~balanced]),
+        ("gridworld: rules", curves[(curves["env"] == "gridworld") & ~amplitudes]),
         ("bandit: the known failure", curves[(curves["env"] == "bandit") & amplitudes]),
     ]
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), constrained_layout=True)

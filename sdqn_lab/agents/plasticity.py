@@ -172,17 +172,27 @@ class Plasticity(Agent):
         while self.rollout.complete:
             columns = {k: torch.from_numpy(c.copy()) for k, c in self.rollout.columns().items()}
             valid = columns["valid"][0]
-            # A row that is no decision follows an episode's end, and traces begin anew.
             for name in ("weights", "thresholds", "rates"):
-                eligibility = columns[name][0]
-                old = self.traces.get(name, torch.zeros_like(eligibility))
-                keeps = valid.view(-1, *[1] * (eligibility.dim() - 1))
-                self.traces[name] = torch.where(keeps, self.trace_decay * old + eligibility, 0.0)
+                found = columns[name][0]
+                trace = self.trace_decay * self.traces.get(name, 0.0) + found
+                # A row that is no decision follows an episode's end.
+                self.traces[name] = torch.where(
+                    valid.view(-1, *[1] * (found.dim() - 1)), trace, 0.0
+                )
             if valid.any():
-                yield self._change(columns, valid)
+                yield self.update(columns, valid)
             self.rollout.advance()
 
-    def _change(self, columns: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor | float]:
+    def update(self, columns: Mapping[str, Tensor], valid: Tensor) -> dict[str, Tensor | float]:
+        """Make one change by the traces.
+
+        Args:
+            columns: of a row and the one after it, (2, N, ...): rewards, terminal and value.
+            valid: (N,) who took a step; not all False.
+
+        Returns:
+            "plasticity/modulator" (mean of m) and "plasticity/change_norm" (L2, of the weights).
+        """
         rewards, value = columns["rewards"][0], columns["value"]
         if self.modulator == "td_error":
             discounts = self.gamma * ~columns["terminal"][0]

@@ -1,7 +1,6 @@
 """Who wins: scores of every arm in every game, and what others have printed."""
 
 from collections.abc import Sequence
-
 from itertools import product
 
 import numpy as np
