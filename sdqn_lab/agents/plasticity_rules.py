@@ -83,10 +83,12 @@ class ScoreFunction(Rule):
             slope = slope + (before[:, None] - slope) / self.tau
             z = z + excess[:, :, None] * slope
             yield z
+            # A reset takes the membrane away, and with it what the weights did to it.
             slope = slope * (1 - behind[:, :, None])
 
     def thresholds(self, post: Tensor, probability: Tensor) -> Tensor:
         """See `Rule`."""
+        # Without a leak: a threshold acts at its own step alone.
         return -(post - probability).sum(0) / self.delta_u
 
 
@@ -192,6 +194,7 @@ class MSTDP(Rule):
         plus, minus = torch.zeros_like(pre[0]), torch.zeros_like(post[0])
         for before, behind in zip(pre, post, strict=True):
             plus = self.decays[0] * plus + self.a_plus * before
+            # Before the step's own spikes, which follow the inputs that caused them.
             faded = self.decays[1] * minus
             minus = faded + self.a_minus * behind
             depression = minus if self.same_step_depression else faded
@@ -248,6 +251,7 @@ class MSTDPET(MSTDP):
             z = left * z + zeta / self.tau_eligibility
             yield z
 
+    # The trace has summed already.
     weights = Rule.weights
 
 

@@ -223,6 +223,7 @@ class ActorCritic(PolicyAgent):
     @torch.no_grad()
     def answers(self, observations: Array) -> Mapping[str, Tensor]:
         """Logits (N, A) and values (N, 1) of one vector step, in evaluation mode, by head."""
+        # Walking through all modules takes time at each decision.
         if self.network.training:
             self.network.eval()
         inputs = torch.from_numpy(observations).to(self.device)
@@ -234,6 +235,7 @@ class ActorCritic(PolicyAgent):
         outputs = self.answers(observations)
         choice = self._policy.act(observations, self._explore, outputs=outputs["policy"])
         actions = torch.from_numpy(choice.actions).to(self.device)
+        # Kept and not computed again: by the time of learning the policy has moved.
         log_prob, _ = categorical(outputs["policy"], actions)
         value = outputs["value"].squeeze(1)
         extras = {"value": value.cpu().numpy(), "log_prob": log_prob.cpu().numpy()}
@@ -253,8 +255,10 @@ class ActorCritic(PolicyAgent):
         while self.rollout.complete:
             lesson = self.lesson()
             explained = explained_variance(lesson["value"], lesson["return"])
+            # All updates of a rollout take one rate.
             self.anneal(step)
             for _ in range(self.epochs):
+                # Drawn on the CPU, so that a seed shuffles alike on every device.
                 order = torch.from_numpy(self._shuffle.permutation(len(lesson["actions"])))
                 for index in order.to(self.device).tensor_split(self.minibatches):
                     # Empty where nearly all steps of the rollout only started episodes.
@@ -280,6 +284,7 @@ class ActorCritic(PolicyAgent):
         )
         kept = ("observations", "actions", "value", "log_prob")
         found = {name: columns[name][:-1] for name in kept}
+        # Summed in double, kept in single: sums of a long rollout lose digits.
         found["advantage"] = advantage.astype(np.float32)
         found["return"] = (advantage + value[:-1]).astype(np.float32)
         return {

@@ -110,6 +110,7 @@ class REINFORCE(PolicyAgent):
         """Make the update that is due, if an episode has ended since the last."""
         if self._since_update < self.rollout_steps:
             return
+        # Without an ended episode the update is left out and not put off.
         self._since_update = 0
         lesson = self.lesson()
         if len(lesson["actions"]):
@@ -134,6 +135,7 @@ class REINFORCE(PolicyAgent):
             "return": returns.astype(np.float32),
         }
         lesson = {name: torch.from_numpy(c[fresh & ended]) for name, c in found.items()}
+        # Rows before the first step of a running episode are not needed any more.
         left = fresh & ~ended
         first = int(left.any(axis=1).argmax()) if left.any() else len(left)
         self.rows, self.fresh = self.rows[first:], list(left[first:])

@@ -69,12 +69,14 @@ class CudaGraph(Generic[Outputs]):
         Args:
             inputs: on any device.
         """
+        # A replay calls no module, and so no hook.
         if any(self._hooks):
             return self._plain(inputs)
         if self._graph is None:
             self._calls += 1
             if self._calls <= WARM_UP_CALLS:
                 return self._plain(inputs)
+            # Clones, because the graph reads this memory at every replay.
             self._held = [moved.clone() for moved in self._moved(inputs)]
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.device(self._device), torch.cuda.graph(self._graph):

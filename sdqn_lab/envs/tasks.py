@@ -53,6 +53,7 @@ class OneHot(gymnasium.Env[NDArray[np.float32], Any]):
 
     def observation(self) -> NDArray[np.float32]:
         """The state as a vector (num_states,) with a single 1."""
+        # A new array each time, because learning keeps what was shown.
         shown = np.zeros(self.num_states, np.float32)
         shown[self.state] = 1.0
         return shown
