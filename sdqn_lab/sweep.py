@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -90,17 +91,20 @@ def sync(args: argparse.Namespace) -> int:
 
     failed, folder = False, args.sweep_dir
     single = RunDirectory(folder).config.exists()
-    for directory in [folder] if single else [folder / name for name in Ledger.read(folder).cells]:
-        try:
-            sync_run(RunDirectory(directory), say)
-        except NoConnectionError as error:
-            say(f"error: {error}")
-            return USAGE_ERROR
-        except SyncError as error:
-            say(f"error: {error}")
-            failed = True
-        except KeyboardInterrupt:
-            os._exit(INTERRUPTED)  # the client would wait for its server, and dies with this
+    # At once: the client would wait for its server or swallow the interrupt, and dies with this.
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    try:
+        for directory in [folder] if single else map(folder.joinpath, Ledger.read(folder).cells):
+            try:
+                sync_run(RunDirectory(directory), say)
+            except NoConnectionError as error:
+                say(f"error: {error}")
+                return USAGE_ERROR
+            except SyncError as error:
+                say(f"error: {error}")
+                failed = True
+    finally:
+        signal.signal(signal.SIGINT, before)
     return 1 if failed else 0
 
 

@@ -1,5 +1,6 @@
 """Stricter than in use: one thread, deterministic algorithms, a folder of its own."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,6 +28,17 @@ def strict_torch() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Hydra sets up logging on streams that end with the test that captured them."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    for handler in [one for one in root.handlers if one not in before]:
+        root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

@@ -124,7 +124,8 @@ WRONG_TYPES = [
     (
         "algo=null",
         "",
-        "algo=OPTION with one of: a2c, braincog, double_dqn, dqn, ppo, pqn, qr_dqn, reinforce",
+        "algo=OPTION with one of: a2c, braincog, double_dqn, dqn, plasticity, ppo, pqn, "
+        "qr_dqn, reinforce",
     ),
     ("neuron.tau=true", "", "neuron.tau=2.0"),
     ("neuron.tau=[2]", "", "neuron.tau=2.0"),

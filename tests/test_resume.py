@@ -112,7 +112,7 @@ KILLS = [
 ]
 
 
-KILLS_OF_PQN = [("act", 25), ("learn from a rollout", 8), ("write a file", 4), ("evaluate", 3)]
+KILLS_OF_PQN = [("act", 25), ("learn from a rollout", 8), ("write a file", 2), ("evaluate", 3)]
 KILLS_OF_POLICIES = [("act", 40), ("learn a policy", 5), ("evaluate", 3)]
 
 

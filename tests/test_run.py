@@ -147,4 +147,4 @@ def test_health_refuse_stops_a_dead_network_in_one_line(single):
 
 def test_hydras_own_flags_still_work(single):
     assert "time_window: 2" in single("time_window=2", "--cfg", "job").out
-    assert "neuron: alif, if, lif, plif, relu" in single("--help").out
+    assert "neuron: alif, bernoulli, if, lif, plif, relu" in single("--help").out
