@@ -94,7 +94,8 @@ class Policy(ABC):
         if time_window not in self._graphs:
             answer = partial(self._decisive, time_window=time_window)
             self._graphs[time_window] = CudaGraph(answer, self.network)
-        return self._graphs[time_window](inputs)
+        # A copy, because the next decision writes over what a graph answers.
+        return self._graphs[time_window](inputs).clone()
 
     def _decisive(self, inputs: Tensor, time_window: int | None) -> Tensor:
         outputs = self.network(inputs, time_window=time_window, generator=self.generator)

@@ -123,7 +123,8 @@ def test_decisions_follow_the_weights_and_hooks_are_heard() -> None:
     observations = batches("minatar_breakout", 1)[0].observations[:8].numpy()
     for batch in batches("minatar_breakout", UPDATES):
         one.update(batch)
-        seen = policy.outputs(observations).clone()
+        seen = policy.outputs(observations)
+        policy.outputs(1 - observations)  # another decision leaves the first alone
         with torch.no_grad():
             wanted = one.network.eval()(torch.from_numpy(observations).cuda())
         torch.testing.assert_close(seen, wanted, rtol=1e-4, atol=1e-5)
