@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab.agents.base import Arguments, Array, Decision, EnvSpec, Row, RunFacts
+from sdqn_lab.agents.descent import descend
 from sdqn_lab.agents.losses import Loss, huber, mse, td_error
 from sdqn_lab.agents.q_agent import QAgent
 from sdqn_lab.agents.replay import Batch, Replay
@@ -230,7 +231,7 @@ class DQN(QAgent):
                 selector_q = online.eval()(batch.next_observations, generator=self.generator)
         q = online.train()(batch.observations, generator=self.generator)
         loss, mean_q = self.td_loss(batch, next_q, selector_q, q)
-        grad_norm = self.descend(loss)
+        grad_norm = descend(loss, self.network, self.optimizer, self.max_grad_norm)
         return {"loss/td": loss.detach(), "q/mean": mean_q, "grad/norm": grad_norm}
 
     def td_loss(

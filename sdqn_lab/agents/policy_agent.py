@@ -7,9 +7,9 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from sdqn_lab.agents.base import Agent, Arguments, Array, Decision, EnvSpec, Row, RunFacts
+from sdqn_lab.agents.descent import descend
 from sdqn_lab.agents.losses import categorical
 from sdqn_lab.agents.policy import Sampled
 from sdqn_lab.agents.returns import gae
@@ -104,15 +104,7 @@ class PolicyAgent(Agent):
         outputs = self.network.train()(self._seen, generator=self.generator)
         by_head = outputs if isinstance(outputs, dict) else {"policy": outputs}
         loss, metrics = self.loss(batch, by_head)
-        # None and not zeros: the optimizer leaves a parameter alone that the loss does not reach.
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        parameters = [p for p in self.network.parameters() if p.grad is not None]
-        grad_norm = get_total_norm(cast(list[Tensor], [p.grad for p in parameters]))
-        # The norm that is reported, before clipping, is also the one that clipping needs.
-        if self.max_grad_norm is not None:
-            clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
-        self.optimizer.step()
+        grad_norm = descend(loss, self.network, self.optimizer, self.max_grad_norm)
         self.updates += 1
         return {**metrics, "grad/norm": grad_norm}
 

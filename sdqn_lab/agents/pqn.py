@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab.agents.base import Arguments, Array, Decision, EnvSpec, Row, RunFacts
+from sdqn_lab.agents.descent import descend
 from sdqn_lab.agents.losses import mse
 from sdqn_lab.agents.q_agent import QAgent
 from sdqn_lab.agents.returns import lambda_returns
@@ -203,7 +204,7 @@ class PQN(QAgent):
         q = self.network.train()(observations, generator=self.generator)
         taken = q.gather(1, actions.unsqueeze(1)).squeeze(1)
         loss = 0.5 * mse(targets - taken)
-        grad_norm = self.descend(loss)
+        grad_norm = descend(loss, self.network, self.optimizer, self.max_grad_norm)
         return {"loss/td": loss.detach(), "q/mean": taken.detach().mean(), "grad/norm": grad_norm}
 
     def sample(self, rng: np.random.Generator) -> Tensor | None:

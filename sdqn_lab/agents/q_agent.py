@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.cuda import is_current_stream_capturing
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from sdqn_lab.agents.base import Agent, Arguments, Array, EnvSpec, RunFacts
 from sdqn_lab.agents.policy import Choice, Greedy
@@ -104,23 +102,6 @@ class QAgent(Agent):
         """
         self._policy.epsilon = self.epsilon(step)
         return self._policy.act(observations, self._explore, outputs=q)
-
-    def descend(self, loss: Tensor) -> Tensor:
-        """Make one gradient step on a loss; the gradient's L2 norm before clipping, 0-d."""
-        # None and not zeros: the optimizer leaves a parameter alone that the loss does not reach.
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        parameters = [p for p in self.network.parameters() if p.grad is not None]
-        # Not asked here whether it is finite, which would wait for a GPU: the record refuses NaN.
-        grad_norm = get_total_norm(cast(list[Tensor], [p.grad for p in parameters]))
-        # The norm that is reported, before clipping, is also the one that clipping needs.
-        if self.max_grad_norm is not None:
-            clip_grads_with_norm_(parameters, self.max_grad_norm, grad_norm)
-        for group in self.optimizer.param_groups:
-            # What torch asks of a step in a CUDA graph; outside one it would warn.
-            group["capturable"] = self.device.type == "cuda" and is_current_stream_capturing()
-        self.optimizer.step()
-        return grad_norm
 
     def compiled_step(
         self, observations: Array, loss: Callable[[Array, Array, Array], None]
