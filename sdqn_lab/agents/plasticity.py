@@ -12,7 +12,7 @@ from sdqn_lab.agents.base import Agent, Arguments, Array, Decision, EnvSpec, Row
 from sdqn_lab.agents.plasticity_rules import RULES, Rule
 from sdqn_lab.agents.policy import MostSpikes
 from sdqn_lab.agents.rollout import Rollout
-from sdqn_lab.agents.seeding import stream, stream_seed
+from sdqn_lab.agents.seeding import restore, stream, stream_seed
 from sdqn_lab.checks.ranges import (
     Count,
     NonNegative,
@@ -253,8 +253,7 @@ class Plasticity(Agent):
         self.rollout.load_state_dict(state["rollout"])
         self._explore.bit_generator.state = state["explore"]
         self._seen = state["seen"]
-        if self.generator.get_state().shape == state["generator"].shape:
-            self.generator.set_state(state["generator"].cpu())
+        restore(self.generator, state["generator"])
 
     @staticmethod
     def heads(num_actions: int, arguments: Arguments) -> dict[str, int]:

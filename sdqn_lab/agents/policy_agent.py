@@ -15,7 +15,7 @@ from sdqn_lab.agents.policy import Sampled
 from sdqn_lab.agents.returns import gae
 from sdqn_lab.agents.rollout import Rollout, rollout_bytes, rollout_problems, rollout_updates
 from sdqn_lab.agents.schedules import LinearSchedule
-from sdqn_lab.agents.seeding import stream, stream_seed
+from sdqn_lab.agents.seeding import restore, stream, stream_seed
 from sdqn_lab.checks.refused import Refused
 
 Batch = Mapping[str, Tensor]
@@ -138,8 +138,7 @@ class PolicyAgent(Agent):
         self.updates, self._seen = state["updates"], state["seen"]
         self._explore.bit_generator.state = state["explore"]
         self._shuffle.bit_generator.state = state["shuffle"]
-        if self.generator.get_state().shape == state["generator"].shape:
-            self.generator.set_state(state["generator"].cpu())
+        restore(self.generator, state["generator"])
 
     @staticmethod
     def heads(num_actions: int, arguments: Arguments) -> dict[str, int]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sdqn_lab.agents.base import Agent, Arguments, Array, EnvSpec, RunFacts
 from sdqn_lab.agents.policy import Choice, Greedy
 from sdqn_lab.agents.schedules import LinearSchedule
-from sdqn_lab.agents.seeding import stream, stream_seed
+from sdqn_lab.agents.seeding import restore, stream, stream_seed
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.engines.network import compiled, obstacle
 from sdqn_lab.engines.optimizer import CompiledOptimizer, optimizer_obstacle
@@ -162,8 +162,7 @@ class QAgent(Agent):
             self.engine.load()
         self.updates = state["updates"]
         self._explore.bit_generator.state = state["explore"]
-        if self.generator.get_state().shape == state["generator"].shape:
-            self.generator.set_state(state["generator"].cpu())
+        restore(self.generator, state["generator"])
 
     @staticmethod
     def heads(num_actions: int, arguments: Arguments) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from zlib import crc32
 
 import numpy as np
+import torch
 
 
 def stream_seed(seed: int, name: str, index: int = 0) -> int:
@@ -25,3 +26,9 @@ def stream_seed(seed: int, name: str, index: int = 0) -> int:
 def stream(seed: int, name: str, index: int = 0) -> np.random.Generator:
     """A generator on the stream of that name."""
     return np.random.default_rng(stream_seed(seed, name, index))
+
+
+def restore(generator: torch.Generator, state: torch.Tensor) -> None:
+    """Take over a state, unless it is of another kind of device: these have other states."""
+    if generator.get_state().shape == state.shape:
+        generator.set_state(state.cpu())
