@@ -16,8 +16,11 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent
 FILES = ("config.yaml", "status.json", "probe.json", "health.json")
-TABLES = ("aggregates", "arms", "costs", "firing", "improvement", "literature-1", "runs", "scores")
-FIGURES = ("aggregates", "energy", "firing-over-training", "improvement", "learning-curves", "scores")
+SHOWN = {
+    "tables": "aggregates arms costs firing improvement literature-1 runs scores",
+    "figures": "aggregates energy firing-over-training improvement learning-curves scores",
+}
+SUFFIX = {"tables": "csv", "figures": "png"}
 
 
 def thinned(metrics: str) -> str:
@@ -53,12 +56,12 @@ def report(home: Path, options: list[str]) -> None:
     with tempfile.TemporaryDirectory() as made:
         command = [sys.executable, "-m", "sdqn_lab.report", str(home / "sweep"), "--out", made]
         subprocess.run([*command, *options], check=True)
-        for folder, suffix, names in (("tables", "csv", TABLES), ("figures", "png", FIGURES)):
+        for folder, names in SHOWN.items():
             to = home / "report" / folder
             shutil.rmtree(to, ignore_errors=True)
             to.mkdir(parents=True)
-            for name in names:
-                if (file := Path(made, folder, f"{name}.{suffix}")).exists():
+            for name in names.split():
+                if (file := Path(made, folder, f"{name}.{SUFFIX[folder]}")).exists():
                     shutil.copy(file, to)
         for name in ("scores", "aggregates"):
             print(Path(made, "tables", f"{name}.md").read_text(encoding="utf-8"))
