@@ -19,6 +19,7 @@ from sdqn_lab.agents.base import Agent, EnvSpec
 from sdqn_lab.agents.seeding import stream_seed
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.envs.base import Protocol, VectorEnv
+from sdqn_lab.envs.normalization import Normalized, Normalizer
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Encoder
@@ -131,14 +132,36 @@ def _instantiate(node: DictConfig, **extra: Any) -> Any:
     return get_class(target)(**{**plain, **extra})
 
 
-def build_env(cfg: DictConfig, num_envs: int) -> VectorEnv:
-    """The environment of a config, `num_envs` copies stepped together."""
+def build_env(cfg: DictConfig, num_envs: int, normalizer: Normalizer | None = None) -> VectorEnv:
+    """The environment of a config, `num_envs` copies stepped together.
+
+    Args:
+        cfg: a composed config.
+        num_envs: N.
+        normalizer: what training has seen, for a config that normalizes observations; it stays as
+            it is. None: the environment gathers statistics of its own.
+
+    Raises:
+        Refused: the environment cannot be made, or its observations not be normalized.
+    """
     protocol = Protocol(**OmegaConf.to_container(cfg.protocol))  # type: ignore[arg-type]
     cls = get_class(cfg.env._target_)
     threaded = "num_threads" in inspect.signature(cls).parameters
     extra = {"num_threads": resolve_threads(cfg.get("threads"))} if threaded else {}
     env: VectorEnv = cls(cfg.env.id, num_envs, protocol, **extra)
-    return env
+    if not cfg.env.normalize_observations:
+        return env
+    own = make_normalizer(cfg, env.observation_shape)
+    return Normalized(env, normalizer or own, learning=normalizer is None)
+
+
+def make_normalizer(cfg: DictConfig, observation_shape: tuple[int, ...]) -> Normalizer:
+    """Statistics of observations, before the first.
+
+    Raises:
+        Refused: the observation is no vector.
+    """
+    return Normalizer(observation_shape, cfg.env.observation_clip)
 
 
 def resolve_threads(threads: int | None) -> int:

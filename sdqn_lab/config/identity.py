@@ -39,6 +39,12 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(plain, dict)
     for key in NEUTRAL_ENV:
         plain["env"].pop(key)
+    # Cells made before there was any normalization keep their names.
+    if not plain["env"].get("normalize_observations"):
+        plain["env"].pop("normalize_observations", None)
+        plain["env"].pop("observation_clip", None)
+    if not plain["env"].get("normalize_rewards"):
+        plain["env"].pop("normalize_rewards", None)
     plain["budget"].pop("size")
     # Where frames lie moves no number.
     plain["algo"].pop("replay_device", None)

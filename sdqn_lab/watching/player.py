@@ -18,6 +18,7 @@ from sdqn_lab.checks.refused import ConfigError, Refused, one_line
 from sdqn_lab.config.schema import conf_dir
 from sdqn_lab.config.stored import stored_config
 from sdqn_lab.envs.base import Protocol, VectorEnv
+from sdqn_lab.envs.normalization import STORED, Normalizer
 from sdqn_lab.networks.fingerprint import fingerprint
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.runs.directory import RunDirectory
@@ -33,13 +34,21 @@ class Player:
         cfg: the run's config.
         network: its weights loaded; it is put into evaluation mode.
         num_actions: A.
+        normalizer: of a run that normalized observations, as it was when the network was saved.
 
     Attributes:
         policy: how it acts, without exploration of its own.
     """
 
-    def __init__(self, cfg: DictConfig, network: SpikingNetwork, num_actions: int) -> None:
+    def __init__(
+        self,
+        cfg: DictConfig,
+        network: SpikingNetwork,
+        num_actions: int,
+        normalizer: Normalizer | None = None,
+    ) -> None:
         self.cfg = cfg
+        self.normalizer = normalizer
         self.network = network.eval()
         self.num_actions = num_actions
         # Named streams of the seed, as everywhere; training's own are not touched.
@@ -79,7 +88,7 @@ class Player:
         """Values (N, A) of observations (N, ...) as the environment gives them.
 
         Args:
-            observations: a batch, not scaled.
+            observations: a batch, neither scaled nor normalized.
             time_window: T; None: the run's own.
 
         Raises:
@@ -89,13 +98,22 @@ class Player:
             algo = self.cfg.choices.get("algo")
             raise TypeError(f"q_values: algo={algo} has no action values; use act(observations)")
         window = time_window or self.cfg.time_window_eval
-        outputs = self.policy.outputs(np.ascontiguousarray(observations), window)
+        outputs = self.policy.outputs(self._shown(observations), window)
         return self.policy.values(outputs).numpy()
 
     def act(self, observations: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.int64]:
-        """The action (N,) for each of the observations (N, ...), without random exploration."""
+        """The action (N,) for each of the observations (N, ...), without random exploration.
+
+        Args:
+            observations: as for `q_values`.
+        """
         window = self.cfg.time_window_eval
-        return self.policy.act(np.ascontiguousarray(observations), self._rng, window).actions
+        return self.policy.act(self._shown(observations), self._rng, window).actions
+
+    def _shown(self, observations: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[Any]:
+        """What the network sees of observations."""
+        raw = np.ascontiguousarray(observations)
+        return raw if self.normalizer is None else self.normalizer(raw)
 
     def evaluated(self) -> Policy:
         """How it acts in an evaluation under its protocol, with that one's random actions."""
@@ -108,10 +126,12 @@ class Player:
     def make_env(self, num_envs: int) -> VectorEnv:
         """The run's game under the player's protocol, `num_envs` copies stepped together.
 
+        Its observations are what the network sees: normalized already, if the run's were.
+
         Raises:
             ValueError: the environment cannot be made, or cannot honour the protocol.
         """
-        return build.build_env(self.cfg, num_envs)
+        return build.build_env(self.cfg, num_envs, self.normalizer)
 
     def under(self, protocol: str) -> "Player":
         """The same network under a protocol of `conf/protocol`, whose values replace the run's.
@@ -125,7 +145,7 @@ class Player:
         cfg = self.cfg.copy()
         OmegaConf.update(cfg, "protocol", OmegaConf.load(files[protocol]), merge=True)
         cfg.choices.protocol = protocol
-        return Player(cfg, self.network, self.num_actions)
+        return Player(cfg, self.network, self.num_actions, self.normalizer)
 
 
 def load(
@@ -169,14 +189,19 @@ def load(
         checksum = ends.pop("sha256", None)
         if ends.keys() != ENDS or checksum not in (None, fingerprint(tensors, ends)):
             raise ValueError("its content differs from its checksum")
-        network = build.build_network(cfg, tuple(ends["observation_shape"]), ends["num_actions"])
+        shape, normalizer = tuple(ends["observation_shape"]), None
+        if cfg.env.normalize_observations:
+            normalizer = build.make_normalizer(cfg, shape)
+            seen = {key: tensors.pop(name).numpy() for name, key in STORED.items()}
+            normalizer.moments.load_state_dict(seen)
+        network = build.build_network(cfg, shape, ends["num_actions"])
         network.load_state_dict(tensors)
     # A damaged or foreign file may cause anything.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         rule = f"not the network of this run's config ({reason}); put the file back"
         raise ConfigError([Refused(str(weights), None, rule)]) from error
-    return Player(cfg, network, ends["num_actions"])
+    return Player(cfg, network, ends["num_actions"], normalizer)
 
 
 def check_game(player: Player) -> None:
