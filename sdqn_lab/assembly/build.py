@@ -7,6 +7,7 @@ a group is called with the group's plain values, and nothing else of a config is
 import inspect
 import os
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from sdqn_lab.agents.seeding import stream_seed
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.envs.base import Protocol, VectorEnv
 from sdqn_lab.envs.normalization import Normalized, Normalizer
-from sdqn_lab.networks.blocks import Block
+from sdqn_lab.networks.blocks import Block, fully_connected
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Encoder
 from sdqn_lab.spiking.neuron import Neuron
@@ -69,19 +70,23 @@ def build_heads(
     scale = {"v_threshold": first.v_threshold, "v_reset": first.v_reset}
     # Torso before heads: weights are drawn in this order, and another would give other weights.
     encoder = make_encoder(cfg)
+    layers: dict[str, Any] = {
+        "make_neuron": lambda: make_neuron(cfg),
+        "make_norm": lambda shape: _instantiate(cfg.norm, normalized_shape=shape, **scale),
+    }
+    shape = encoder.shape(tuple(observation_shape))
     torso, *others = (
-        _instantiate(
-            cfg.network,
-            observation_shape=encoder.shape(tuple(observation_shape)),
-            make_neuron=lambda: make_neuron(cfg),
-            make_norm=lambda shape: _instantiate(cfg.norm, normalized_shape=shape, **scale),
-        )
+        _instantiate(cfg.network, observation_shape=shape, **layers)
         for _ in range(1 + len(own_torsos))
     )
+    wants = inspect.signature(get_class(cfg.readout._target_)).parameters
+    own = {"make_layer": partial(fully_connected, **layers, normalize=True)}
+    extra = {key: value for key, value in own.items() if key in wants}
     readouts = {
-        name: _instantiate(cfg.readout, in_features=torso.num_features, num_actions=width)
+        name: _instantiate(cfg.readout, in_features=torso.num_features, num_actions=width, **extra)
         for name, width in heads.items()
     }
+    encoder.make_weights(tuple(observation_shape))
     network = SpikingNetwork(
         torso,
         encoder,

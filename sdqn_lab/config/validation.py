@@ -115,7 +115,7 @@ def _wrong_shapes(cfg: DictConfig, here: bool) -> list[Refused]:
         rule = "learning sees the sign of the reward (protocol.reward_clipping=true)"
         return [Refused("env.normalize_rewards", True, rule, "false")]
     problem = _no_probabilities(cfg) or _wrong_stack(cfg, env) or _wrong_readout(cfg)
-    problem = problem or _wrong_network(cfg, env, here)
+    problem = problem or _untrained_encoder(cfg) or _wrong_network(cfg, env, here)
     return [problem] if problem else []
 
 
@@ -126,6 +126,14 @@ def _wrong_readout(cfg: DictConfig) -> Refused | None:
         return None
     rule = f"algo={cfg.choices.get('algo')} learns a readout of the kind {needed.__name__} alone"
     return Refused("readout", cfg.choices.get("readout"), rule, "output_spikes")
+
+
+def _untrained_encoder(cfg: DictConfig) -> Refused | None:
+    """Only gradients train an encoder."""
+    if build.agent_class(cfg).learns_by_gradient or not cfg.encoder.get("learned"):
+        return None
+    rule = f"algo={cfg.choices.get('algo')} trains no encoder"
+    return Refused("encoder.learned", True, rule, "false")
 
 
 def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
