@@ -19,7 +19,7 @@ from torch import nn
 from sdqn_lab.agents.base import Agent, EnvSpec
 from sdqn_lab.agents.seeding import stream_seed
 from sdqn_lab.checks.refused import Refused
-from sdqn_lab.envs.base import Protocol, VectorEnv
+from sdqn_lab.envs.base import ActionBox, ActionSpace, Protocol, VectorEnv, action_space
 from sdqn_lab.envs.normalization import Normalized, Normalizer
 from sdqn_lab.networks.blocks import Block, fully_connected
 from sdqn_lab.networks.network import SpikingNetwork
@@ -28,7 +28,7 @@ from sdqn_lab.spiking.neuron import Neuron
 
 
 def build_network(
-    cfg: DictConfig, observation_shape: tuple[int, ...], num_actions: int
+    cfg: DictConfig, observation_shape: tuple[int, ...], num_actions: ActionSpace
 ) -> SpikingNetwork:
     """Build the network that the config's algorithm needs.
 
@@ -37,7 +37,7 @@ def build_network(
     Args:
         cfg: a composed config.
         observation_shape: (C, H, W), or (F,) for vectors.
-        num_actions: A.
+        num_actions: A, or what continuous actions lie in.
 
     Returns:
         A module mapping observations (B, C, H, W) uint8, or (B, F), to the outputs of its heads;
@@ -47,8 +47,11 @@ def build_network(
         Refused: the network cannot take this observation, or an argument is out of range.
     """
     algorithm, arguments = agent_class(cfg), algo_arguments(cfg)
-    heads, apart = algorithm.heads(num_actions, arguments), algorithm.own_torsos(arguments)
-    network = build_heads(cfg, observation_shape, heads, apart)
+    width, gaussian = num_actions, None
+    if isinstance(width, ActionBox):
+        width, gaussian = width.size, algorithm.continuous_head
+    heads, apart = algorithm.heads(width, arguments), algorithm.own_torsos(arguments)
+    network = build_heads(cfg, observation_shape, heads, apart, gaussian)
     for head, gain in algorithm.head_gains.items():
         nn.init.orthogonal_(network.heads[head].linear.weight, gain)
     return network
@@ -59,8 +62,9 @@ def build_heads(
     observation_shape: tuple[int, ...],
     heads: Mapping[str, int],
     own_torsos: Collection[str] = (),
+    gaussian: str | None = None,
 ) -> SpikingNetwork:
-    """Build a network with heads of the given widths, some on their own torso.
+    """Build a network with heads of the given widths, some on their own torso, one of means.
 
     See `build_network`; heads have torch's initialization here.
     """
@@ -92,6 +96,7 @@ def build_heads(
         encoder,
         readouts,
         own_torsos=dict(zip(own_torsos, others, strict=True)),
+        gaussian=gaussian,
         time_window=cfg.time_window,
         observation_scale=cfg.env.observation_scale,
     )
@@ -181,7 +186,9 @@ def resolve_threads(threads: int | None) -> int:
 def env_spec(env: VectorEnv) -> EnvSpec:
     """What an agent must know of an environment."""
     dtype = torch.from_numpy(np.empty(0, env.observation_dtype)).dtype
-    return EnvSpec(env.observation_shape, env.num_actions, env.stack, dtype)
+    space = action_space(env)
+    box = space if isinstance(space, ActionBox) else None
+    return EnvSpec(env.observation_shape, env.num_actions, env.stack, dtype, box)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -211,7 +218,7 @@ def initial_network(cfg: DictConfig, env: EnvSpec) -> SpikingNetwork:
     # Forked, because building a network must not move the stream of anything else.
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed(cfg.seed, "init"))
-        network = build_network(cfg, env.observation_shape, env.num_actions)
+        network = build_network(cfg, env.observation_shape, env.actions)
     # Moved only now: drawn on the CPU, a seed gives the same weights on every device.
     return network.to(resolve_device(cfg.device))
 

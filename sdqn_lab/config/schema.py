@@ -44,7 +44,7 @@ class Env:
     threads: Count | None = None
     """CPU threads that pay for networks of this family; null: as many as there are."""
     family: str = MISSING
-    """Under which an algorithm finds its sizes: atari, minatar, classic, or one of your own."""
+    """Under which an algorithm finds its sizes: atari, minatar, classic, continuous or yours."""
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     """What budget=smoke, short and full mean for this family."""
 

@@ -109,8 +109,9 @@ class Normalized:
         self.num_envs, self.stack = env.num_envs, env.stack
         self.observation_shape, self.observation_dtype = env.observation_shape, np.dtype(np.float32)
         self.num_actions, self.frames_per_step = env.num_actions, env.frames_per_step
-        # Where the environment can be watched; elsewhere this one is not `Watchable` either.
-        for name in ("action_names", "decisions_per_second"):
+        # What not every environment has, and this one then neither: bounds of continuous actions,
+        # and what makes it `Watchable`.
+        for name in ("action_box", "action_names", "decisions_per_second"):
             if hasattr(env, name):
                 setattr(self, name, getattr(env, name))
 

@@ -19,7 +19,7 @@ from torch import nn
 from sdqn_lab.agents.base import Agent
 from sdqn_lab.agents.seeding import stream_seed
 from sdqn_lab.assembly import build
-from sdqn_lab.envs.base import VectorEnv
+from sdqn_lab.envs.base import ActionSpace, VectorEnv
 from sdqn_lab.envs.normalization import STORED, Normalizer, normalizer_of
 from sdqn_lab.networks.fingerprint import fingerprint
 from sdqn_lab.networks.probe import Probe
@@ -254,7 +254,7 @@ class Saver:
         }
         # Networks first: a crash in between repeats the evaluation and writes them again.
         agent, folder = trainer.agent, self._directory.path
-        ends = agent.env.observation_shape, agent.env.num_actions, trainer.collector.normalizer
+        ends = agent.env.observation_shape, agent.env.actions, trainer.collector.normalizer
         save_network(agent.network, folder / "network_last.safetensors", *ends)
         if trainer.counters.best_steps == trainer.counters.steps:
             save_network(agent.network, folder / "network_best.safetensors", *ends)
@@ -268,7 +268,7 @@ def save_network(
     network: nn.Module,
     path: Path,
     observation_shape: tuple[int, ...],
-    num_actions: int,
+    actions: ActionSpace,
     normalizer: Normalizer | None = None,
 ) -> None:
     """Weights as safetensors with a checksum, atomically; they load without pickle.
@@ -276,7 +276,8 @@ def save_network(
     With its ends the network can be built without an environment. Where observations are
     normalized, their mean and variance lie beside the weights.
     """
-    ends = {"observation_shape": observation_shape, "num_actions": num_actions}
+    ends: dict[str, Any] = {"observation_shape": observation_shape}
+    ends |= {"num_actions": actions} if isinstance(actions, int) else {"box": asdict(actions)}
     # An engine's parameters are views in an order of its own; files hold torch's.
     tensors = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
     if normalizer is not None:

@@ -65,7 +65,7 @@ class Collector:
         self.running = True
 
     def step(self, actions: np.ndarray) -> tuple[Row, list[Episode]]:
-        """Carry out actions (N,).
+        """Carry out actions, (N,) or (N, D).
 
         Returns:
             The row that learning sees, and the episodes that ended with it.
@@ -77,8 +77,10 @@ class Collector:
             # A new array: `|=` on the step's own would end the episode's score with a lost life.
             terminal = terminal | step.life_lost
         rewards = self._learned_rewards(step)
-        # A byte each: no environment with more than 256 actions gets this far.
-        self._actions.append(actions.astype(np.uint8))
+        # A byte each: no environment with more than 256 actions gets this far. Continuous ones are
+        # kept to the last digit.
+        whole = np.issubdtype(actions.dtype, np.integer)
+        self._actions.append(actions.astype(np.uint8) if whole else actions)
         episodes = self._score(step, valid)
         self.observations = step.observations
         return Row(seen, actions, rewards, terminal, valid), episodes
@@ -104,7 +106,8 @@ class Collector:
         """Where the environments stand, while an iteration runs."""
         if not self.running:
             return {"running": False, "statistics": self._statistics()}
-        played = np.array(self._actions, np.uint8).reshape(-1, self._env.num_envs)
+        none_yet = np.zeros((0, self._env.num_envs), np.uint8)
+        played = np.stack(self._actions) if self._actions else none_yet
         return {
             "running": True,
             "statistics": self._at_start,
@@ -126,7 +129,8 @@ class Collector:
             return
         self.start(state["seed"])
         for actions in state["actions"]:
-            step = self._env.step(actions.astype(np.int64))
+            whole = actions.dtype == np.uint8
+            step = self._env.step(actions.astype(np.int64) if whole else actions)
             self._learned_rewards(step)
             # Sums of running episodes are in no checkpoint: they are added up again, in the same
             # order and therefore to the same floats.

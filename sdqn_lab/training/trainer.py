@@ -171,7 +171,7 @@ class Trainer:
         # A generator of its own: `evaluate` seeds it, and the agent's must go on where it was.
         policy = agent.policy(
             agent.network,
-            agent.env.num_actions,
+            agent.env.actions,
             epsilon=settings.epsilon_eval,
             generator=torch.Generator(agent.device),
         )

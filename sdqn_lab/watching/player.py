@@ -17,14 +17,21 @@ from sdqn_lab.assembly import build
 from sdqn_lab.checks.refused import ConfigError, Refused, one_line
 from sdqn_lab.config.schema import conf_dir
 from sdqn_lab.config.stored import stored_config
-from sdqn_lab.envs.base import Protocol, VectorEnv
+from sdqn_lab.envs.base import (
+    ActionBox,
+    Actions,
+    ActionSpace,
+    Protocol,
+    VectorEnv,
+    action_space,
+)
 from sdqn_lab.envs.normalization import STORED, Normalizer
 from sdqn_lab.networks.fingerprint import fingerprint
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.runs.directory import RunDirectory
 
-ENDS = {"observation_shape", "num_actions"}
-"""What a network's file holds besides weights and checksum."""
+ENDS = ({"observation_shape", "num_actions"}, {"observation_shape", "box"})
+"""What a network's file holds besides weights and checksum: one of these."""
 
 
 class Player:
@@ -33,10 +40,11 @@ class Player:
     Args:
         cfg: the run's config.
         network: its weights loaded; it is put into evaluation mode.
-        num_actions: A.
+        actions: how many there are, or what continuous ones lie in.
         normalizer: of a run that normalized observations, as it was when the network was saved.
 
     Attributes:
+        num_actions: A, or how many numbers D make one action.
         policy: how it acts, without exploration of its own.
     """
 
@@ -44,16 +52,17 @@ class Player:
         self,
         cfg: DictConfig,
         network: SpikingNetwork,
-        num_actions: int,
+        actions: ActionSpace,
         normalizer: Normalizer | None = None,
     ) -> None:
         self.cfg = cfg
         self.normalizer = normalizer
         self.network = network.eval()
-        self.num_actions = num_actions
+        self.actions = actions
         # Named streams of the seed, as everywhere; training's own are not touched.
         self._draws = torch.Generator().manual_seed(stream_seed(cfg.seed, "player"))
         self.policy = self._policy(epsilon=0.0)
+        self.num_actions = self.policy.num_actions
         self._rng = stream(cfg.seed, "player/actions")
 
     @property
@@ -101,11 +110,14 @@ class Player:
         outputs = self.policy.outputs(self._shown(observations), window)
         return self.policy.values(outputs).numpy()
 
-    def act(self, observations: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.int64]:
-        """The action (N,) for each of the observations (N, ...), without random exploration.
+    def act(self, observations: npt.NDArray[Any] | torch.Tensor) -> Actions:
+        """The action for each of the observations (N, ...), without random exploration.
 
         Args:
             observations: as for `q_values`.
+
+        Returns:
+            (N,) int64; or (N, D) float32, within their bounds, where actions are continuous.
         """
         window = self.cfg.time_window_eval
         return self.policy.act(self._shown(observations), self._rng, window).actions
@@ -121,7 +133,7 @@ class Player:
 
     def _policy(self, epsilon: float) -> Policy:
         make = build.agent_class(self.cfg).policy
-        return make(self.network, self.num_actions, epsilon=epsilon, generator=self._draws)
+        return make(self.network, self.actions, epsilon=epsilon, generator=self._draws)
 
     def make_env(self, num_envs: int) -> VectorEnv:
         """The run's game under the player's protocol, `num_envs` copies stepped together.
@@ -145,7 +157,7 @@ class Player:
         cfg = self.cfg.copy()
         OmegaConf.update(cfg, "protocol", OmegaConf.load(files[protocol]), merge=True)
         cfg.choices.protocol = protocol
-        return Player(cfg, self.network, self.num_actions, self.normalizer)
+        return Player(cfg, self.network, self.actions, self.normalizer)
 
 
 def load(
@@ -187,21 +199,27 @@ def load(
         ends = json.loads(metadata["ends"])
         # Earlier versions saved no checksum.
         checksum = ends.pop("sha256", None)
-        if ends.keys() != ENDS or checksum not in (None, fingerprint(tensors, ends)):
+        if ends.keys() not in ENDS or checksum not in (None, fingerprint(tensors, ends)):
             raise ValueError("its content differs from its checksum")
         shape, normalizer = tuple(ends["observation_shape"]), None
         if cfg.env.normalize_observations:
             normalizer = build.make_normalizer(cfg, shape)
             seen = {key: tensors.pop(name).numpy() for name, key in STORED.items()}
             normalizer.moments.load_state_dict(seen)
-        network = build.build_network(cfg, shape, ends["num_actions"])
+        actions: ActionSpace = ends.get("num_actions") or box_of(ends["box"])
+        network = build.build_network(cfg, shape, actions)
         network.load_state_dict(tensors)
     # A damaged or foreign file may cause anything.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         rule = f"not the network of this run's config ({reason}); put the file back"
         raise ConfigError([Refused(str(weights), None, rule)]) from error
-    return Player(cfg, network, ends["num_actions"], normalizer)
+    return Player(cfg, network, actions, normalizer)
+
+
+def box_of(bounds: dict[str, list[float]]) -> ActionBox:
+    """What continuous actions lie in, out of a network's file."""
+    return ActionBox(tuple(bounds["low"]), tuple(bounds["high"]))
 
 
 def check_game(player: Player) -> None:
@@ -213,14 +231,18 @@ def check_game(player: Player) -> None:
     name, game = player.cfg.choices.get("protocol"), player.cfg.env.id
     try:
         with closing(player.make_env(1)) as env:
-            actions = env.num_actions
-            if actions == player.num_actions:
+            actions = action_space(env)
+            if actions == player.actions:
                 player.policy.outputs(env.reset(seed=0))
     # A user's environment may fail in any way.
     except Exception as error:
         raise Refused("protocol", name, f"env.id={game}: {one_line(error)}") from error
-    if actions != player.num_actions:
+    if actions == player.actions:
+        return
+    if isinstance(actions, int) and isinstance(player.actions, int):
         full = str(player.protocol.full_action_space).lower()
         rule = f"has {actions} actions (protocol.full_action_space={full}), and the network"
         instead = "--protocol=NAME with the other action set, or none"
-        raise Refused("protocol", name, f"{rule} was trained with {player.num_actions}", instead)
+        raise Refused("protocol", name, f"{rule} was trained with {player.actions}", instead)
+    rule = f"has actions {actions}, and the network was trained with {player.actions}"
+    raise Refused("env.id", game, rule, "the id that it was trained with")

@@ -22,6 +22,7 @@ EXPECTED = {
     "first_spike": 5,
     "gae": 4,
     "ppo_categorical": 3,
+    "ppo_gaussian": 1,
     "alif": 2,
     "threshold": 4,
     "nir": 4,
