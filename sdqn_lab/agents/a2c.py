@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab.agents.base import EnvSpec
-from sdqn_lab.agents.losses import categorical, mse, normalized
+from sdqn_lab.agents.losses import mse, normalized
 from sdqn_lab.agents.policy_agent import ActorCritic, Batch
 from sdqn_lab.checks.ranges import Count, NonNegative, Positive, Share, check_arguments
 
@@ -23,7 +23,7 @@ class A2C(ActorCritic):
     Bounded firing rates cannot carry large values, hence `reward_scale` (see `PQN`).
 
     Args:
-        network: called as network(observations, generator=...) -> {"policy": logits (B, A),
+        network: called as network(observations, generator=...) -> {"policy": (B, A) or (B, 2D),
             "value": V (B, 1)}.
         env: the environment's shapes.
         seed: of actions ("explore") and of a network that draws ("encoder").
@@ -98,7 +98,7 @@ class A2C(ActorCritic):
         Metrics: "loss/policy" mean (-A log pi), "loss/value" mean (R - V)^2, "policy/entropy" mean
         H in nats.
         """
-        log_prob, entropy = categorical(outputs["policy"], batch["actions"])
+        log_prob, entropy = self.judged(outputs["policy"], batch["actions"])
         advantages = batch["advantage"]
         if self.normalize_advantages:
             advantages = normalized(advantages)

@@ -23,6 +23,7 @@ from sdqn_lab.checks.ranges import (
     check_arguments,
 )
 from sdqn_lab.checks.refused import Refused
+from sdqn_lab.envs.base import ActionSpace
 from sdqn_lab.spiking.output_neurons import OutputSpikes
 
 RULE_KEYS = sorted(
@@ -263,13 +264,13 @@ class Plasticity(Agent):
     @staticmethod
     def policy(
         network: nn.Module,
-        num_actions: int,
+        actions: ActionSpace,
         *,
         epsilon: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> MostSpikes:
         """The most spikes, but for epsilon; spikes are drawn in evaluation too."""
-        return MostSpikes(network, num_actions, epsilon=epsilon, generator=generator)
+        return MostSpikes(network, actions, epsilon=epsilon, generator=generator)
 
     @staticmethod
     def problems(arguments: Arguments, run: RunFacts) -> list[Refused]:

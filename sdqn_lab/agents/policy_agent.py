@@ -10,25 +10,35 @@ from torch import Tensor, nn
 
 from sdqn_lab.agents.base import Agent, Arguments, Array, Decision, EnvSpec, Row, RunFacts
 from sdqn_lab.agents.descent import descend
-from sdqn_lab.agents.losses import categorical
-from sdqn_lab.agents.policy import Sampled
+from sdqn_lab.agents.losses import categorical, gaussian
+from sdqn_lab.agents.policy import Gaussian, Mean, Policy, Sampled
 from sdqn_lab.agents.returns import gae
 from sdqn_lab.agents.rollout import Rollout, rollout_bytes, rollout_problems, rollout_updates
 from sdqn_lab.agents.schedules import LinearSchedule
 from sdqn_lab.agents.seeding import restore, stream, stream_seed
 from sdqn_lab.checks.refused import Refused
+from sdqn_lab.envs.base import ActionSpace
 
 Batch = Mapping[str, Tensor]
 """B transitions to learn from, by column, on the agent's device: observations (B, ...) in the
-environment's dtype, actions (B,) int64, and numbers (B,) float32."""
+environment's dtype, actions (B,) int64 or (B, D) float32, and numbers (B,) float32."""
 
 
 class PolicyAgent(Agent):
-    """Draws actions with probability pi(a|s) = softmax(logits)[a] and learns by gradient steps.
+    """Draws actions from pi(a|s) and learns by gradient steps.
+
+    Finitely many actions have the probabilities softmax(logits)[a]. Continuous ones of D numbers
+    have a normal distribution with the means that the head gives and standard deviations exp(log
+    std), parameters which are the same for every observation and begin with 1::
+
+        a_d ~ N(mean_d(s), std_d^2),  log pi(a|s) = sum_d log N(a_d; mean_d(s), std_d^2)
+
+    What is learned from is a as it was drawn; the environment plays it clipped to its bounds.
+    Evaluation and play take the mean.
 
     Args:
-        network: called as network(observations, generator=...) -> logits (B, A), or with several
-            heads a dictionary with them under "policy".
+        network: called as network(observations, generator=...) -> logits (B, A), or mean and log
+            std (B, 2D), or with several heads a dictionary with them under "policy".
         env: the environment's shapes.
         seed: of actions ("explore"), of minibatches ("shuffle") and of a network that draws
             ("encoder").
@@ -47,6 +57,7 @@ class PolicyAgent(Agent):
         generator: where a network that draws draws from while it acts and learns.
     """
 
+    continuous_head = "policy"
     head_gains: ClassVar[Mapping[str, float]] = {"policy": 0.01}
 
     def __init__(
@@ -74,7 +85,11 @@ class PolicyAgent(Agent):
         end = begin if learning_rate_decay_steps is None else 0.0
         self.learning_rate = LinearSchedule(begin, end, learning_rate_decay_steps or 1)
         self.updates = 0
-        self._policy = self.policy(network, env.num_actions)
+        self._policy: Policy = (
+            Gaussian(network, env.action_box)
+            if env.action_box is not None
+            else Sampled(network, env.num_actions)
+        )
         self._explore, self._shuffle = stream(seed, "explore"), stream(seed, "shuffle")
         self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "encoder"))
         self._policy.generator = self.generator
@@ -92,6 +107,17 @@ class PolicyAgent(Agent):
     def act(self, observations: Array, step: int) -> Decision:
         """Draw an action for each environment."""
         return Decision(self._policy.act(observations, self._explore).actions, {})
+
+    def judged(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Log pi(a|s) of the actions, and the policy's entropy, (B,) each; see `losses`.
+
+        Args:
+            outputs: (B, A) or (B, 2D), of the policy's head.
+            actions: (B,) or (B, D).
+        """
+        if self.env.action_box is not None:
+            return gaussian(outputs, actions)
+        return categorical(outputs, actions)
 
     def anneal(self, step: int) -> None:
         """Give the optimizer the learning rate of agent step `step`."""
@@ -142,19 +168,20 @@ class PolicyAgent(Agent):
 
     @staticmethod
     def heads(num_actions: int, arguments: Arguments) -> dict[str, int]:
-        """One logit for each action."""
+        """One logit for each action, or one mean for each number."""
         return {"policy": num_actions}
 
     @staticmethod
     def policy(
         network: nn.Module,
-        num_actions: int,
+        actions: ActionSpace,
         *,
         epsilon: float = 0.0,
         generator: torch.Generator | None = None,
-    ) -> Sampled:
-        """Drawn as in training, but for epsilon."""
-        return Sampled(network, num_actions, epsilon=epsilon, generator=generator)
+    ) -> Policy:
+        """Drawn as in training, but for epsilon; of continuous actions the mean."""
+        kind = Sampled if isinstance(actions, int) else Mean
+        return kind(network, actions, epsilon=epsilon, generator=generator)
 
     @staticmethod
     def problems(arguments: Arguments, run: RunFacts) -> list[Refused]:
@@ -179,7 +206,7 @@ class ActorCritic(PolicyAgent):
     drawn, so these are drawn before the update.
 
     Args:
-        network: called as network(observations, generator=...) -> {"policy": logits (B, A),
+        network: called as network(observations, generator=...) -> {"policy": (B, A) or (B, 2D),
             "value": V (B, 1)}.
         env: the environment's shapes.
         rollout_steps: M.
@@ -213,7 +240,7 @@ class ActorCritic(PolicyAgent):
 
     @torch.no_grad()
     def answers(self, observations: Array) -> Mapping[str, Tensor]:
-        """Logits (N, A) and values (N, 1) of one vector step, in evaluation mode, by head."""
+        """Outputs of the policy and values (N, 1) of one vector step, in evaluation mode."""
         # Walking through all modules takes time at each decision.
         if self.network.training:
             self.network.eval()
@@ -227,7 +254,7 @@ class ActorCritic(PolicyAgent):
         choice = self._policy.act(observations, self._explore, outputs=outputs["policy"])
         actions = torch.from_numpy(choice.actions).to(self.device)
         # Kept and not computed again: by the time of learning the policy has moved.
-        log_prob, _ = categorical(outputs["policy"], actions)
+        log_prob, _ = self.judged(outputs["policy"], actions)
         value = outputs["value"].squeeze(1)
         extras = {"value": value.cpu().numpy(), "log_prob": log_prob.cpu().numpy()}
         return Decision(choice.actions, extras)
@@ -293,7 +320,7 @@ class ActorCritic(PolicyAgent):
 
     @staticmethod
     def heads(num_actions: int, arguments: Arguments) -> dict[str, int]:
-        """One logit for each action, and one value."""
+        """What `PolicyAgent` has, and one value."""
         return {"policy": num_actions, "value": 1}
 
     @staticmethod

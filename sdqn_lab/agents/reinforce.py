@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sdqn_lab.agents.base import Arguments, Array, EnvSpec, Row, RunFacts
-from sdqn_lab.agents.losses import categorical, normalized
+from sdqn_lab.agents.losses import normalized
 from sdqn_lab.agents.policy_agent import Batch, PolicyAgent
 from sdqn_lab.agents.returns import BoolArray, lambda_returns
 from sdqn_lab.checks.ranges import Count, NonNegative, Positive, Share, check_arguments
@@ -30,7 +30,7 @@ class REINFORCE(PolicyAgent):
     kept until it ends; what it did before an update is then learned from under the policy after.
 
     Args:
-        network: called as network(observations, generator=...) -> logits (B, A).
+        network: called as network(observations, generator=...) -> (B, A) or (B, 2D).
         env: the environment's shapes.
         seed: of actions ("explore") and of a network that draws ("encoder").
         num_envs: N.
@@ -101,9 +101,11 @@ class REINFORCE(PolicyAgent):
 
     def close(self, observations: Array) -> None:
         """Running episodes end here."""
-        nothing = np.zeros(len(observations), np.bool_)
-        actions, rewards = nothing.astype(np.int64), nothing.astype(np.float32)
-        self.rows.append(Row(observations, actions, rewards, nothing, nothing))
+        nothing, actions = (
+            np.zeros(len(observations), np.bool_),
+            self.env.no_actions(len(observations)),
+        )
+        self.rows.append(Row(observations, actions, nothing.astype(np.float32), nothing, nothing))
         self.fresh.append(nothing)
 
     def learn(self, step: int) -> Iterator[dict[str, Tensor | float]]:
@@ -146,7 +148,7 @@ class REINFORCE(PolicyAgent):
 
         Metrics: "loss/policy" mean (-G' log pi), "policy/entropy" mean H in nats.
         """
-        log_prob, entropy = categorical(outputs["policy"], batch["actions"])
+        log_prob, entropy = self.judged(outputs["policy"], batch["actions"])
         returns = normalized(batch["return"]) if self.normalize_returns else batch["return"]
         of_policy, bonus = -(returns * log_prob).mean(), entropy.mean()
         loss = of_policy - self.entropy_coef * bonus
@@ -173,7 +175,7 @@ class REINFORCE(PolicyAgent):
     def memory_bytes(arguments: Arguments, env: EnvSpec) -> int:
         """Bytes of an iteration's steps, all in one episode, and of the copy to learn from."""
         row = torch.Size(env.observation_shape).numel() * env.dtype.itemsize
-        others = 8 + 4 + 1 + 1 + 1  # actions, rewards, terminal, valid, fresh
+        others = env.no_actions(1).nbytes + 4 + 1 + 1 + 1  # rewards, terminal, valid, fresh
         return 2 * int(arguments["iteration_steps"] * (row + others))
 
     @staticmethod

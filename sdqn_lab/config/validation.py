@@ -107,13 +107,32 @@ def _wrong_shapes(cfg: DictConfig, here: bool) -> list[Refused]:
         env = env_spec(cfg)
     except Exception as error:  # a user's environment may fail in any way while it is made
         return [refusal(cfg, "env", error)]
-    if env.num_actions > MAX_ACTIONS:
+    if env.action_box is None and env.num_actions > MAX_ACTIONS:
         rule = f"has {env.num_actions} actions, and a run keeps one in a byte"
         instead = f"env.id=ID of an environment with at most {MAX_ACTIONS}"
         return [Refused("env.id", cfg.env.id, rule, instead)]
-    problem = _no_probabilities(cfg) or _wrong_stack(cfg, env) or _wrong_readout(cfg)
-    problem = problem or _wrong_network(cfg, env, here)
+    if cfg.env.normalize_rewards and cfg.protocol.reward_clipping:
+        rule = "learning sees the sign of the reward (protocol.reward_clipping=true)"
+        return [Refused("env.normalize_rewards", True, rule, "false")]
+    problem = (
+        _wrong_actions(cfg, env)
+        or _no_probabilities(cfg)
+        or _wrong_stack(cfg, env)
+        or _wrong_readout(cfg)
+        or _untrained_encoder(cfg)
+        or _wrong_network(cfg, env, here)
+    )
     return [problem] if problem else []
+
+
+def _wrong_actions(cfg: DictConfig, env: EnvSpec) -> Refused | None:
+    """Not every algorithm can learn continuous actions."""
+    if env.action_box is None or build.agent_class(cfg).continuous_head is not None:
+        return None
+    rule = f"chooses among finitely many actions, and one of env={cfg.choices.get('env')} is "
+    rule += "a number" if env.num_actions == 1 else f"{env.num_actions} numbers"
+    instead = "algo=ppo, algo=a2c or algo=reinforce"
+    return Refused("algo", cfg.choices.get("algo"), f"{rule} in an interval", instead)
 
 
 def _wrong_readout(cfg: DictConfig) -> Refused | None:
@@ -125,10 +144,19 @@ def _wrong_readout(cfg: DictConfig) -> Refused | None:
     return Refused("readout", cfg.choices.get("readout"), rule, "output_spikes")
 
 
+def _untrained_encoder(cfg: DictConfig) -> Refused | None:
+    """Only gradients train an encoder."""
+    if build.agent_class(cfg).learns_by_gradient or not cfg.encoder.get("learned"):
+        return None
+    rule = f"algo={cfg.choices.get('algo')} trains no encoder"
+    return Refused("encoder.learned", True, rule, "false")
+
+
 def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
     batch_size = cfg.algo.get("batch_size", 2)
     algorithm, arguments = build.agent_class(cfg), build.algo_arguments(cfg)
     heads, apart = algorithm.heads(env.num_actions, arguments), algorithm.own_torsos(arguments)
+    gaussian = algorithm.continuous_head if env.action_box is not None else None
     parts = {group: plain(cfg[group]) for group in (*TRIALS, "network", "env")} | {
         "backend": cfg.backend,
         "precision": cfg.precision,
@@ -136,7 +164,7 @@ def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
     }
     try:
         parameters, lacking = _trial_forward(
-            json.dumps(parts), env.observation_shape, json.dumps(heads), apart, batch_size
+            json.dumps(parts), env.observation_shape, json.dumps(heads), apart, gaussian, batch_size
         )
     except (ValueError, TypeError, RuntimeError) as error:
         if "more than 1 value per channel" in str(error):  # torch has no exception of its own
@@ -190,14 +218,19 @@ def _wrong_stack(cfg: DictConfig, env: EnvSpec) -> Refused | None:
 
 @cache
 def _trial_forward(
-    parts: str, shape: tuple[int, ...], heads: str, own_torsos: tuple[str, ...], batch_size: int
+    parts: str,
+    shape: tuple[int, ...],
+    heads: str,
+    own_torsos: tuple[str, ...],
+    gaussian: str | None,
+    batch_size: int,
 ) -> tuple[int, str | None]:
     """Run a weightless network once; the number of its parameters, and its `obstacle`."""
     cfg = OmegaConf.create(json.loads(parts))
     # On the meta device a network of any size takes neither memory nor time.
     with torch.no_grad(), torch.device("meta"):
         # Only in training mode does a norm refuse a batch from which it gets no statistics.
-        network = build.build_heads(cfg, shape, json.loads(heads), own_torsos).train()
+        network = build.build_heads(cfg, shape, json.loads(heads), own_torsos, gaussian).train()
         network(torch.empty(batch_size, *shape))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     # Memory that nobody writes to is not taken.
@@ -207,13 +240,15 @@ def _trial_forward(
 
 def env_spec(cfg: DictConfig) -> EnvSpec:
     """What an agent would know of the config's environment."""
-    return _probed_env(cfg.env._target_, cfg.env.id, tuple(plain(cfg.protocol).items()))
+    keys = ("_target_", "id", "normalize_observations", "observation_clip")
+    settings = {"env": {key: cfg.env[key] for key in keys}, "protocol": plain(cfg.protocol)}
+    return _probed_env(json.dumps(settings))
 
 
 @cache
-def _probed_env(target: str, name: str, protocol: tuple[tuple[str, Any], ...]) -> EnvSpec:
+def _probed_env(written: str) -> EnvSpec:
     """Make one environment for all cells that share it; an emulator takes its time to start."""
-    settings = {"env": {"_target_": target, "id": name}, "protocol": dict(protocol)}
+    settings = json.loads(written)
     env = build.build_env(OmegaConf.create(settings), num_envs=1)
     try:
         return build.env_spec(env)
