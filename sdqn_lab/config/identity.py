@@ -45,6 +45,9 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     # Cells made before thresholds could be learned keep their names.
     if plain["neuron"].get("learn_threshold") is False:
         plain["neuron"].pop("learn_threshold")
+    # Likewise those made when surrogates were the only gradient of policies.
+    if plain["algo"].get("spike_gradient") == "surrogate":
+        plain["algo"].pop("spike_gradient")
     # Written out or left out, it is the same cell.
     if plain["time_window_eval"] == plain["time_window"]:
         plain["time_window_eval"] = None
