@@ -45,7 +45,8 @@ def command(argv: Sequence[str] | None) -> int:
     add = parser.add_argument
     add("dirs", nargs="+", type=Path, metavar="DIR", help="directories of sweeps or of runs")
     add("--by", type=_split, metavar="KEY,...", help="what distinguishes arms (all that varies)")
-    add("--against", type=_split, metavar="KEY=VALUE,...", help="the baseline arm (the DQN)")
+    baseline = "the baseline arm (dqn, or X beside pl_X)"
+    add("--against", type=_split, metavar="KEY=VALUE,...", help=baseline)
     add("--literature", type=Path, metavar="FILE.csv", help="scores from papers, to stand beside")
     add("--wandb", metavar="ENTITY/PROJECT", help="also save it as a W&B Report there")
     add("--out", type=Path, default=Path("report"), metavar="FOLDER", help="where (report)")

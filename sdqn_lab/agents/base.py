@@ -129,11 +129,13 @@ class RunFacts(NamedTuple):
         steps: agent steps of the whole run.
         env: the environment.
         free_bytes: memory free on the `cpu` and on the `device`; None: it runs on another machine.
+        network: the network, weightless; None: it is not known.
     """
 
     steps: int
     env: EnvSpec
     free_bytes: Mapping[str, int] | None = None
+    network: "SpikingNetwork | None" = None
 
     def too_large(self, key: str, count: int, what: str, needed: int, where: str) -> list[Refused]:
         """What is said of a memory that does not fit.
@@ -176,8 +178,8 @@ class Agent(ABC):
 
     Attributes:
         reads: the kind of readout that its heads must be; None: any.
-        learns_by_gradient: False for rules that make no gradient; their network's health is then
-            judged by its spikes.
+        learns_by_gradient: False where no gradient goes through the spikes; the network's health is
+            then judged by the spikes.
         has_compiled_updates: whether `engines` can make them, for networks that it covers.
         parameter_copies: what training keeps for each parameter: itself, its gradient and two
             moments of the optimizer.
@@ -190,7 +192,7 @@ class Agent(ABC):
     """
 
     reads: ClassVar["type[Readout] | None"] = None
-    learns_by_gradient: ClassVar[bool] = True
+    learns_by_gradient: bool = True
     has_compiled_updates: ClassVar[bool] = False
     continuous_head: ClassVar[str | None] = None
     head_gains: ClassVar[Mapping[str, float]] = {}

@@ -25,8 +25,13 @@ NEUTRAL = frozenset(
 """Root keys that cannot change a number: they take no part in a cell's name."""
 NEUTRAL_ENV = ("family", "sizes", "threads", "log_every_steps")
 """The same of `env`: defaults that other keys refer to."""
-SINCE = (("neuron", "learn_threshold"), ("encoder", "learned"), ("encoder", "stochastic"))
-"""Keys that came later; false stands for what there was before."""
+SINCE = (
+    ("neuron", "learn_threshold", False),
+    ("encoder", "learned", False),
+    ("encoder", "stochastic", False),
+    ("algo", "spike_gradient", "surrogate"),
+)
+"""Keys that came later, with the value that stands for what there was before."""
 TEMPORAL = ("time_window", "time_window_eval", "surrogate")
 """Root keys without meaning under a neuron without time, such as ReLU."""
 
@@ -51,8 +56,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     # Where frames lie moves no number.
     plain["algo"].pop("replay_device", None)
     # Cells made before there were such options keep their names.
-    for group, key in SINCE:
-        if plain[group].get(key) is False:
+    for group, key, before in SINCE:
+        if plain[group].get(key) == before:
             plain[group].pop(key)
     # Written out or left out, it is the same cell.
     if plain["time_window_eval"] == plain["time_window"]:

@@ -20,6 +20,7 @@ from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.config.plugins import TRIALS, plain, plugin_problems, refusal
 from sdqn_lab.config.schema import Config
 from sdqn_lab.engines.network import obstacle
+from sdqn_lab.networks.network import SpikingNetwork
 
 MAX_ACTIONS = 256
 """A run keeps an action in a byte."""
@@ -43,7 +44,8 @@ def validate(cfg: DictConfig, here: bool = True) -> None:
             env = env_spec(cfg)
         except Exception:  # one of the problems; without it there is nothing to ask the algorithm
             raise ConfigError(problems) from None
-        run = RunFacts(cfg.budget.steps, env, _free_bytes(cfg) if here else None)
+        network = None if problems else _trial_network(cfg, env)[0]
+        run = RunFacts(cfg.budget.steps, env, _free_bytes(cfg) if here else None, network)
         problems += build.agent_class(cfg).problems(build.algo_arguments(cfg), run)
     if problems:
         raise ConfigError(problems)
@@ -153,19 +155,9 @@ def _untrained_encoder(cfg: DictConfig) -> Refused | None:
 
 
 def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
-    batch_size = cfg.algo.get("batch_size", 2)
-    algorithm, arguments = build.agent_class(cfg), build.algo_arguments(cfg)
-    heads, apart = algorithm.heads(env.num_actions, arguments), algorithm.own_torsos(arguments)
-    gaussian = algorithm.continuous_head if env.action_box is not None else None
-    parts = {group: plain(cfg[group]) for group in (*TRIALS, "network", "env")} | {
-        "backend": cfg.backend,
-        "precision": cfg.precision,
-        "time_window": min(cfg.time_window, 2),  # as good as all where shapes are concerned
-    }
+    batch_size, algorithm = cfg.algo.get("batch_size", 2), build.agent_class(cfg)
     try:
-        parameters, lacking = _trial_forward(
-            json.dumps(parts), env.observation_shape, json.dumps(heads), apart, gaussian, batch_size
-        )
+        network, lacking = _trial_network(cfg, env)
     except (ValueError, TypeError, RuntimeError) as error:
         if "more than 1 value per channel" in str(error):  # torch has no exception of its own
             rule = f"norm={cfg.choices.get('norm')} has no statistics of a single sample"
@@ -178,12 +170,29 @@ def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
             reason = f"algo={cfg.choices.get('algo')}"
         if reason:
             return Refused("backend", "compiled", f"not for {reason}", "backend=auto")
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     need = 4 * parameters * algorithm.parameter_copies
     if here and need > (free := _free_bytes(cfg)["device"]):
         rule = f"training {parameters:,} parameters needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB"
         option = cfg.choices.get("network")
         return Refused("network", option, f"{rule} are free; write smaller layers")
     return None
+
+
+def _trial_network(cfg: DictConfig, env: EnvSpec) -> tuple[SpikingNetwork, str | None]:
+    """The weightless network of a config after a first forward, and its `obstacle`."""
+    algorithm, arguments = build.agent_class(cfg), build.algo_arguments(cfg)
+    heads, apart = algorithm.heads(env.num_actions, arguments), algorithm.own_torsos(arguments)
+    gaussian = algorithm.continuous_head if env.action_box is not None else None
+    parts = {group: plain(cfg[group]) for group in (*TRIALS, "network", "env")} | {
+        "backend": cfg.backend,
+        "precision": cfg.precision,
+        "time_window": min(cfg.time_window, 2),  # as good as all where shapes are concerned
+    }
+    batch_size = cfg.algo.get("batch_size", 2)
+    return _trial_forward(
+        json.dumps(parts), env.observation_shape, json.dumps(heads), apart, gaussian, batch_size
+    )
 
 
 def _no_probabilities(cfg: DictConfig) -> Refused | None:
@@ -224,18 +233,17 @@ def _trial_forward(
     own_torsos: tuple[str, ...],
     gaussian: str | None,
     batch_size: int,
-) -> tuple[int, str | None]:
-    """Run a weightless network once; the number of its parameters, and its `obstacle`."""
+) -> tuple[SpikingNetwork, str | None]:
+    """Run a weightless network once; see `_trial_network`."""
     cfg = OmegaConf.create(json.loads(parts))
     # On the meta device a network of any size takes neither memory nor time.
     with torch.no_grad(), torch.device("meta"):
         # Only in training mode does a norm refuse a batch from which it gets no statistics.
         network = build.build_heads(cfg, shape, json.loads(heads), own_torsos, gaussian).train()
         network(torch.empty(batch_size, *shape))
-    parameters = sum(parameter.numel() for parameter in network.parameters())
     # Memory that nobody writes to is not taken.
     lacking = obstacle(network.to_empty(device="cpu")) if cfg.backend == "compiled" else None
-    return parameters, lacking
+    return network, lacking
 
 
 def env_spec(cfg: DictConfig) -> EnvSpec:

@@ -22,11 +22,13 @@ class Encoder(nn.Module, ABC):
         constant: whether every step sees the same input; the sequence then has a single entry. If
             not, the input must lie in [0, 1], unless the encoder says otherwise.
         unbounded: whether an encoder that is not constant takes any input.
+        draws: whether two calls for one observation differ, because it draws.
         frames: how many stacked frames an observation must have; None: that does not matter.
     """
 
     constant: ClassVar[bool]
     unbounded: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
     frames: int | None = None
 
     def make_weights(self, observation_shape: tuple[int, ...]) -> None:
@@ -69,7 +71,7 @@ class Poisson(Encoder):
     A value below 0 never spikes, one above 1 always does.
     """
 
-    constant = False
+    constant, draws = False, True
 
     def forward(
         self, x: Tensor, time_window: int, generator: torch.Generator | None = None
