@@ -7,6 +7,7 @@ a group is called with the group's plain values, and nothing else of a config is
 import inspect
 import os
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from sdqn_lab.agents.base import Agent, EnvSpec
 from sdqn_lab.agents.seeding import stream_seed
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.envs.base import ActionBox, ActionSpace, Protocol, VectorEnv, action_space
-from sdqn_lab.networks.blocks import Block
+from sdqn_lab.envs.normalization import Normalized, Normalizer
+from sdqn_lab.networks.blocks import Block, fully_connected
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Encoder
 from sdqn_lab.spiking.neuron import Neuron
@@ -72,19 +74,23 @@ def build_heads(
     scale = {"v_threshold": first.v_threshold, "v_reset": first.v_reset}
     # Torso before heads: weights are drawn in this order, and another would give other weights.
     encoder = make_encoder(cfg)
+    layers: dict[str, Any] = {
+        "make_neuron": lambda: make_neuron(cfg),
+        "make_norm": lambda shape: _instantiate(cfg.norm, normalized_shape=shape, **scale),
+    }
+    shape = encoder.shape(tuple(observation_shape))
     torso, *others = (
-        _instantiate(
-            cfg.network,
-            observation_shape=encoder.shape(tuple(observation_shape)),
-            make_neuron=lambda: make_neuron(cfg),
-            make_norm=lambda shape: _instantiate(cfg.norm, normalized_shape=shape, **scale),
-        )
+        _instantiate(cfg.network, observation_shape=shape, **layers)
         for _ in range(1 + len(own_torsos))
     )
+    wants = inspect.signature(get_class(cfg.readout._target_)).parameters
+    own = {"make_layer": partial(fully_connected, **layers, normalize=True)}
+    extra = {key: value for key, value in own.items() if key in wants}
     readouts = {
-        name: _instantiate(cfg.readout, in_features=torso.num_features, num_actions=width)
+        name: _instantiate(cfg.readout, in_features=torso.num_features, num_actions=width, **extra)
         for name, width in heads.items()
     }
+    encoder.make_weights(tuple(observation_shape))
     network = SpikingNetwork(
         torso,
         encoder,
@@ -136,14 +142,36 @@ def _instantiate(node: DictConfig, **extra: Any) -> Any:
     return get_class(target)(**{**plain, **extra})
 
 
-def build_env(cfg: DictConfig, num_envs: int) -> VectorEnv:
-    """The environment of a config, `num_envs` copies stepped together."""
+def build_env(cfg: DictConfig, num_envs: int, normalizer: Normalizer | None = None) -> VectorEnv:
+    """The environment of a config, `num_envs` copies stepped together.
+
+    Args:
+        cfg: a composed config.
+        num_envs: N.
+        normalizer: what training has seen, for a config that normalizes observations; it stays as
+            it is. None: the environment gathers statistics of its own.
+
+    Raises:
+        Refused: the environment cannot be made, or its observations not be normalized.
+    """
     protocol = Protocol(**OmegaConf.to_container(cfg.protocol))  # type: ignore[arg-type]
     cls = get_class(cfg.env._target_)
     threaded = "num_threads" in inspect.signature(cls).parameters
     extra = {"num_threads": resolve_threads(cfg.get("threads"))} if threaded else {}
     env: VectorEnv = cls(cfg.env.id, num_envs, protocol, **extra)
-    return env
+    if not cfg.env.normalize_observations:
+        return env
+    own = make_normalizer(cfg, env.observation_shape)
+    return Normalized(env, normalizer or own, learning=normalizer is None)
+
+
+def make_normalizer(cfg: DictConfig, observation_shape: tuple[int, ...]) -> Normalizer:
+    """Statistics of observations, before the first.
+
+    Raises:
+        Refused: the observation is no vector.
+    """
+    return Normalizer(observation_shape, cfg.env.observation_clip)
 
 
 def resolve_threads(threads: int | None) -> int:

@@ -25,6 +25,8 @@ NEUTRAL = frozenset(
 """Root keys that cannot change a number: they take no part in a cell's name."""
 NEUTRAL_ENV = ("family", "sizes", "threads", "log_every_steps")
 """The same of `env`: defaults that other keys refer to."""
+SINCE = (("neuron", "learn_threshold"), ("encoder", "learned"), ("encoder", "stochastic"))
+"""Keys that came later; false stands for what there was before."""
 TEMPORAL = ("time_window", "time_window_eval", "surrogate")
 """Root keys without meaning under a neuron without time, such as ReLU."""
 
@@ -39,12 +41,19 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(plain, dict)
     for key in NEUTRAL_ENV:
         plain["env"].pop(key)
+    # Cells made before there was any normalization keep their names.
+    if not plain["env"].get("normalize_observations"):
+        plain["env"].pop("normalize_observations", None)
+        plain["env"].pop("observation_clip", None)
+    if not plain["env"].get("normalize_rewards"):
+        plain["env"].pop("normalize_rewards", None)
     plain["budget"].pop("size")
     # Where frames lie moves no number.
     plain["algo"].pop("replay_device", None)
-    # Cells made before thresholds could be learned keep their names.
-    if plain["neuron"].get("learn_threshold") is False:
-        plain["neuron"].pop("learn_threshold")
+    # Cells made before there were such options keep their names.
+    for group, key in SINCE:
+        if plain[group].get(key) is False:
+            plain[group].pop(key)
     # Written out or left out, it is the same cell.
     if plain["time_window_eval"] == plain["time_window"]:
         plain["time_window_eval"] = None

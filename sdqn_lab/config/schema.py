@@ -34,6 +34,12 @@ class Env:
     """The game, by its emulator's own id."""
     observation_scale: Positive = MISSING
     """Networks see observations divided by this (255 for byte images, 1 for binary planes)."""
+    normalize_observations: bool = False
+    """Vectors alone: networks see them in units of their running deviation from their mean."""
+    observation_clip: Positive = 10.0
+    """Largest absolute value of a normalized observation."""
+    normalize_rewards: bool = False
+    """Learning sees rewards divided by the running deviation of the discounted return."""
     log_every_steps: Count = MISSING
     threads: Count | None = None
     """CPU threads that pay for networks of this family; null: as many as there are."""

@@ -111,13 +111,17 @@ def _wrong_shapes(cfg: DictConfig, here: bool) -> list[Refused]:
         rule = f"has {env.num_actions} actions, and a run keeps one in a byte"
         instead = f"env.id=ID of an environment with at most {MAX_ACTIONS}"
         return [Refused("env.id", cfg.env.id, rule, instead)]
+    if cfg.env.normalize_rewards and cfg.protocol.reward_clipping:
+        rule = "learning sees the sign of the reward (protocol.reward_clipping=true)"
+        return [Refused("env.normalize_rewards", True, rule, "false")]
     problem = (
         _wrong_actions(cfg, env)
         or _no_probabilities(cfg)
         or _wrong_stack(cfg, env)
         or _wrong_readout(cfg)
+        or _untrained_encoder(cfg)
+        or _wrong_network(cfg, env, here)
     )
-    problem = problem or _wrong_network(cfg, env, here)
     return [problem] if problem else []
 
 
@@ -138,6 +142,14 @@ def _wrong_readout(cfg: DictConfig) -> Refused | None:
         return None
     rule = f"algo={cfg.choices.get('algo')} learns a readout of the kind {needed.__name__} alone"
     return Refused("readout", cfg.choices.get("readout"), rule, "output_spikes")
+
+
+def _untrained_encoder(cfg: DictConfig) -> Refused | None:
+    """Only gradients train an encoder."""
+    if build.agent_class(cfg).learns_by_gradient or not cfg.encoder.get("learned"):
+        return None
+    rule = f"algo={cfg.choices.get('algo')} trains no encoder"
+    return Refused("encoder.learned", True, rule, "false")
 
 
 def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
@@ -228,13 +240,15 @@ def _trial_forward(
 
 def env_spec(cfg: DictConfig) -> EnvSpec:
     """What an agent would know of the config's environment."""
-    return _probed_env(cfg.env._target_, cfg.env.id, tuple(plain(cfg.protocol).items()))
+    keys = ("_target_", "id", "normalize_observations", "observation_clip")
+    settings = {"env": {key: cfg.env[key] for key in keys}, "protocol": plain(cfg.protocol)}
+    return _probed_env(json.dumps(settings))
 
 
 @cache
-def _probed_env(target: str, name: str, protocol: tuple[tuple[str, Any], ...]) -> EnvSpec:
+def _probed_env(written: str) -> EnvSpec:
     """Make one environment for all cells that share it; an emulator takes its time to start."""
-    settings = {"env": {"_target_": target, "id": name}, "protocol": dict(protocol)}
+    settings = json.loads(written)
     env = build.build_env(OmegaConf.create(settings), num_envs=1)
     try:
         return build.env_spec(env)

@@ -1,5 +1,6 @@
 """Any Gymnasium environment with vector or image observations and one kind of action."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
@@ -100,6 +101,9 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
             # Without the checker, which only warns: shapes and numbers are refused here.
             super().__init__(gymnasium.make(id, disable_env_checker=True))
         except (gymnasium.error.Error, ImportError) as error:
+            if "mujoco" in str(error).lower() and find_spec("mujoco") is None:
+                rule = f"{id} needs the package mujoco, which is not installed here"
+                raise Refused("id", None, rule, "pip install 'sdqn_lab[mujoco]'") from error
             rule = f"must be an environment that Gymnasium can make ({one_line(error)})"
             instead = "env.id=CartPole-v1, or env.id=module:Id-v0 for one of your own"
             raise Refused("id", id, rule, instead) from error

@@ -111,7 +111,7 @@ class Session:
         with self._messages.status("playing"):
             seen = observed(player, start, count, player.protocol.eval_episodes)
             network = calibrated(player.network, seen, player.cfg.time_window_eval)
-            fixed = Player(player.cfg, network, player.actions)
+            fixed = Player(player.cfg, network, player.actions, player.normalizer)
             calibrating, playing = Agreement(player, fixed), Agreement(player, fixed)
             calibrating.ask(seen)
             both = {"statistics of each sample": played(player, start, copies, playing)}

@@ -20,6 +20,7 @@ from sdqn_lab.agents.base import Agent
 from sdqn_lab.agents.seeding import stream_seed
 from sdqn_lab.assembly import build
 from sdqn_lab.envs.base import ActionSpace, VectorEnv
+from sdqn_lab.envs.normalization import STORED, Normalizer, normalizer_of
 from sdqn_lab.networks.fingerprint import fingerprint
 from sdqn_lab.networks.probe import Probe
 from sdqn_lab.runs import provenance
@@ -130,14 +131,17 @@ def _train(
         stack.enter_context(stop.listening())
         train_env = build.build_env(cfg, cfg.algo.num_envs)
         stack.callback(train_env.close)
+        normalizer = normalizer_of(train_env)
         # Of its own: an evaluation must not move the games of training.
-        eval_env = build.build_env(cfg, cfg.protocol.eval_episodes)
+        eval_env = build.build_env(cfg, cfg.protocol.eval_episodes, normalizer)
         stack.callback(eval_env.close)
         agent = build.build_agent(cfg, build.env_spec(train_env))
         # It plays in the environments of training: the first iteration starts them anew, from a
         # seed of its own, so no number depends on this check.
         if not facts and cfg.health != "off":
             _check_health(cfg, agent, train_env, directory, console)
+            if normalizer is not None:
+                normalizer.clear()
         known = facts.get("offset", 0), facts.get("metrics_sha256")
         metrics = stack.enter_context(MetricsFile(directory.metrics, *known))
         done, wall = facts.get("steps", 0), facts.get("wall_seconds", 0.0)
@@ -250,7 +254,7 @@ class Saver:
         }
         # Networks first: a crash in between repeats the evaluation and writes them again.
         agent, folder = trainer.agent, self._directory.path
-        ends = agent.env.observation_shape, agent.env.actions
+        ends = agent.env.observation_shape, agent.env.actions, trainer.collector.normalizer
         save_network(agent.network, folder / "network_last.safetensors", *ends)
         if trainer.counters.best_steps == trainer.counters.steps:
             save_network(agent.network, folder / "network_best.safetensors", *ends)
@@ -261,16 +265,24 @@ class Saver:
 
 
 def save_network(
-    network: nn.Module, path: Path, observation_shape: tuple[int, ...], actions: ActionSpace
+    network: nn.Module,
+    path: Path,
+    observation_shape: tuple[int, ...],
+    actions: ActionSpace,
+    normalizer: Normalizer | None = None,
 ) -> None:
     """Weights as safetensors with a checksum, atomically; they load without pickle.
 
-    With its ends the network can be built without an environment.
+    With its ends the network can be built without an environment. Where observations are
+    normalized, their mean and variance lie beside the weights.
     """
     ends: dict[str, Any] = {"observation_shape": observation_shape}
     ends |= {"num_actions": actions} if isinstance(actions, int) else {"box": asdict(actions)}
     # An engine's parameters are views in an order of its own; files hold torch's.
     tensors = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
+    if normalizer is not None:
+        seen = normalizer.moments.state_dict()
+        tensors |= {name: torch.from_numpy(seen[key]) for name, key in STORED.items()}
     # One entry: the order of several would differ from file to file.
     metadata = json.dumps({**ends, "sha256": fingerprint(tensors, ends)})
     write_atomic(path, save(tensors, metadata={"ends": metadata}))

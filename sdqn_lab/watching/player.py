@@ -25,6 +25,7 @@ from sdqn_lab.envs.base import (
     VectorEnv,
     action_space,
 )
+from sdqn_lab.envs.normalization import STORED, Normalizer
 from sdqn_lab.networks.fingerprint import fingerprint
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.runs.directory import RunDirectory
@@ -40,14 +41,22 @@ class Player:
         cfg: the run's config.
         network: its weights loaded; it is put into evaluation mode.
         actions: how many there are, or what continuous ones lie in.
+        normalizer: of a run that normalized observations, as it was when the network was saved.
 
     Attributes:
         num_actions: A, or how many numbers D make one action.
         policy: how it acts, without exploration of its own.
     """
 
-    def __init__(self, cfg: DictConfig, network: SpikingNetwork, actions: ActionSpace) -> None:
+    def __init__(
+        self,
+        cfg: DictConfig,
+        network: SpikingNetwork,
+        actions: ActionSpace,
+        normalizer: Normalizer | None = None,
+    ) -> None:
         self.cfg = cfg
+        self.normalizer = normalizer
         self.network = network.eval()
         self.actions = actions
         # Named streams of the seed, as everywhere; training's own are not touched.
@@ -88,7 +97,7 @@ class Player:
         """Values (N, A) of observations (N, ...) as the environment gives them.
 
         Args:
-            observations: a batch, not scaled.
+            observations: a batch, neither scaled nor normalized.
             time_window: T; None: the run's own.
 
         Raises:
@@ -98,17 +107,25 @@ class Player:
             algo = self.cfg.choices.get("algo")
             raise TypeError(f"q_values: algo={algo} has no action values; use act(observations)")
         window = time_window or self.cfg.time_window_eval
-        outputs = self.policy.outputs(np.ascontiguousarray(observations), window)
+        outputs = self.policy.outputs(self._shown(observations), window)
         return self.policy.values(outputs).numpy()
 
     def act(self, observations: npt.NDArray[Any] | torch.Tensor) -> Actions:
         """The action for each of the observations (N, ...), without random exploration.
 
+        Args:
+            observations: as for `q_values`.
+
         Returns:
             (N,) int64; or (N, D) float32, within their bounds, where actions are continuous.
         """
         window = self.cfg.time_window_eval
-        return self.policy.act(np.ascontiguousarray(observations), self._rng, window).actions
+        return self.policy.act(self._shown(observations), self._rng, window).actions
+
+    def _shown(self, observations: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[Any]:
+        """What the network sees of observations."""
+        raw = np.ascontiguousarray(observations)
+        return raw if self.normalizer is None else self.normalizer(raw)
 
     def evaluated(self) -> Policy:
         """How it acts in an evaluation under its protocol, with that one's random actions."""
@@ -121,10 +138,12 @@ class Player:
     def make_env(self, num_envs: int) -> VectorEnv:
         """The run's game under the player's protocol, `num_envs` copies stepped together.
 
+        Its observations are what the network sees: normalized already, if the run's were.
+
         Raises:
             ValueError: the environment cannot be made, or cannot honour the protocol.
         """
-        return build.build_env(self.cfg, num_envs)
+        return build.build_env(self.cfg, num_envs, self.normalizer)
 
     def under(self, protocol: str) -> "Player":
         """The same network under a protocol of `conf/protocol`, whose values replace the run's.
@@ -138,7 +157,7 @@ class Player:
         cfg = self.cfg.copy()
         OmegaConf.update(cfg, "protocol", OmegaConf.load(files[protocol]), merge=True)
         cfg.choices.protocol = protocol
-        return Player(cfg, self.network, self.actions)
+        return Player(cfg, self.network, self.actions, self.normalizer)
 
 
 def load(
@@ -182,15 +201,20 @@ def load(
         checksum = ends.pop("sha256", None)
         if ends.keys() not in ENDS or checksum not in (None, fingerprint(tensors, ends)):
             raise ValueError("its content differs from its checksum")
+        shape, normalizer = tuple(ends["observation_shape"]), None
+        if cfg.env.normalize_observations:
+            normalizer = build.make_normalizer(cfg, shape)
+            seen = {key: tensors.pop(name).numpy() for name, key in STORED.items()}
+            normalizer.moments.load_state_dict(seen)
         actions: ActionSpace = ends.get("num_actions") or box_of(ends["box"])
-        network = build.build_network(cfg, tuple(ends["observation_shape"]), actions)
+        network = build.build_network(cfg, shape, actions)
         network.load_state_dict(tensors)
     # A damaged or foreign file may cause anything.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         rule = f"not the network of this run's config ({reason}); put the file back"
         raise ConfigError([Refused(str(weights), None, rule)]) from error
-    return Player(cfg, network, actions)
+    return Player(cfg, network, actions, normalizer)
 
 
 def box_of(bounds: dict[str, list[float]]) -> ActionBox:

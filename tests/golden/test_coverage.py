@@ -30,6 +30,7 @@ EXPECTED = {
     "mstdp": 8,
     "rmax": 1,
     "pop_encoder": 2,
+    "pop_actor": 2,
 }
 
 

@@ -33,6 +33,19 @@ def test_a_loaded_network_is_the_trained_one_not_a_fresh_one(trained):
     assert all(best[key].equal(loaded[key]) for key in best)
 
 
+def test_a_loaded_agent_normalizes_by_what_training_has_seen(trained):
+    agent = sdqn_lab.load(trained("normalized"))
+    raw = np.array([[0.1, -0.5, 0.02, 60.0]], np.float32)
+    state = agent.normalizer.moments.state_dict()
+    by_hand = np.clip((raw - state["mean"]) / np.sqrt(state["var"] + 1e-8), -3, 3)
+    assert by_hand[0, 3] == 3 and np.abs(by_hand[0, :3]).max() < 3
+    values = agent.policy.outputs(by_hand.astype(np.float32)).numpy()
+    assert np.array_equal(agent.q_values(raw), values)
+    assert agent.act(raw) == values.argmax()
+    raw_shown = build.build_env(config.compose(["env=cartpole"]), 3).reset(9)
+    assert np.array_equal(agent.make_env(3).reset(9), agent.normalizer(raw_shown))
+
+
 def test_a_directory_without_a_network_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing/config\.yaml"):
         sdqn_lab.load(tmp_path / "nothing")
