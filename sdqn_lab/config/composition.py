@@ -258,7 +258,7 @@ def _missing(node: Any, prefix: str = "") -> Iterator[str]:
 
 def _without_sizes(cfg: DictConfig, chosen: dict[Any, str | None]) -> Iterator[Refused]:
     """An algorithm that knows no sizes for the environment's family, in one line."""
-    sizes, family = OmegaConf.select(cfg, f"algo.{SIZES}"), cfg.env.family
+    sizes, family = OmegaConf.select(cfg, f"algo.{SIZES}"), str(cfg.env.family)
     if not isinstance(sizes, DictConfig) or family in sizes:
         return
     known = ", ".join(map(str, sizes))
@@ -268,7 +268,7 @@ def _without_sizes(cfg: DictConfig, chosen: dict[Any, str | None]) -> Iterator[R
         if OmegaConf.select(OmegaConf.load(file), f"{SIZES}.{family}") is not None
     ]
     rule = f"has sizes for {known}, and env={chosen.get('env')} is {family}"
-    instead = " or ".join(fitting) or f"env.family={next(iter(sizes))}"
+    instead = " or ".join(fitting) or f"env.family={known.partition(',')[0]}"
     yield Refused("algo", chosen.get("algo"), rule, instead)
 
 

@@ -122,7 +122,7 @@ def combinations(overrides: list[str], common: DictConfig) -> list[list[str]]:
     # What the command says of an axis replaces what the file says, in the file's order: it decides
     # which cells come first.
     given = [
-        x for key, value in params.items() for x in commanded.pop(str(key), [f"{key}={value}"])
+        x for key, value in params.items() for x in commanded.pop(str(key), [f"{key!s}={value}"])
     ]
     given += [line for lines in commanded.values() for line in lines]
     varied = {o.key_or_group for o in parse(given)}

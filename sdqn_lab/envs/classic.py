@@ -120,15 +120,16 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
             )
             wrapper = "env.id=ID of it under a wrapper (gymnasium.wrappers.FlattenObservation)"
             raise Refused("id", id, rule, wrapper)
-        numbers = isinstance(actions, Box) and np.issubdtype(actions.dtype, np.floating)
-        if not isinstance(actions, Discrete) and not (numbers and np.prod(actions.shape)):
+        space: Any = actions
+        numbers = isinstance(space, Box) and np.issubdtype(space.dtype, np.floating)
+        if not isinstance(space, Discrete) and not (numbers and space.low.size):
             rule = f"must have Discrete actions or a Box of floats, and has {_described(actions)}"
             wrapper = "env.id=ID of it under a wrapper that makes its actions one of the two"
             raise Refused("id", id, rule, wrapper)
         self._shape, self._channels_last = shape, len(shape) == 3 and shape[-1] <= shape[0]
         low, high, dtype = (0, 255, np.uint8) if self.is_image else (-np.inf, np.inf, np.float32)
         self.observation_space = Box(low, high, self._arranged(np.empty(shape)).shape, dtype)
-        self._taken, self.action_space = actions, _counted_from_zero(actions)
+        self._taken, self.action_space = space, _counted_from_zero(space)
         if names := getattr(self.env.unwrapped, "action_names", None):
             self.action_names = tuple(map(str, names))
 
