@@ -88,6 +88,12 @@ class Normalizer:
         """Forget everything."""
         self.moments = Moments(self._shape)
 
+    def record(self) -> dict[str, Any]:
+        """What others must know to normalize alike: mean and deviation (F,), and the clip."""
+        moments = self.moments
+        scale = {"observation_mean": moments.mean, "observation_deviation": moments.deviation}
+        return {**scale, "observation_clip": self._clip}
+
     def __call__(self, observations: NDArray[Any]) -> NDArray[np.float32]:
         """Raw observations (B, F) to normalized ones."""
         y = (observations - self.moments.mean) / self.moments.deviation
