@@ -32,7 +32,7 @@ README = (ROOT / "README.md").read_text()
 DOCUMENTS = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/METRICS.md"),
     *(
-        "docs/CONTINUOUS.md",
+        "docs/CONTROL.md",
         "docs/DEVIATIONS.md",
         "docs/EXPORT.md",
         "docs/GLOSSARY.md",

@@ -50,8 +50,14 @@ class Moments:
         return {"mean": np.array(seen.mean), "var": np.array(seen.var), "count": float(seen.count)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state; one without a count is for use, and not to go on with."""
+        """Take over a state; one without a count is for use, and not to go on with.
+
+        Raises:
+            ValueError: it is of entries of another shape.
+        """
         seen = self._seen
+        if not np.shape(seen.mean) == np.shape(state["mean"]) == np.shape(state["var"]):
+            raise ValueError("statistics of observations of another shape")
         seen.mean, seen.var = state["mean"], state["var"]
         seen.count = state.get("count", seen.count)
 
@@ -87,6 +93,12 @@ class Normalizer:
     def clear(self) -> None:
         """Forget everything."""
         self.moments = Moments(self._shape)
+
+    def record(self) -> dict[str, Any]:
+        """What others must know to normalize alike: mean and deviation (F,), and the clip."""
+        moments = self.moments
+        scale = {"observation_mean": moments.mean, "observation_deviation": moments.deviation}
+        return {**scale, "observation_clip": self._clip}
 
     def __call__(self, observations: NDArray[Any]) -> NDArray[np.float32]:
         """Raw observations (B, F) to normalized ones."""

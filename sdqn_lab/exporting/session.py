@@ -161,6 +161,7 @@ def facts(player: Player, action_names: tuple[str, ...]) -> dict[str, Any]:
         "decision": (type(policy).__doc__ or "").partition("\n")[0],
         "action_names": json.dumps(action_names),
         **statistic(network.heads[head_of(player)], player.time_window),
+        **({} if player.normalizer is None else player.normalizer.record()),
     }
 
 

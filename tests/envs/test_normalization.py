@@ -1,11 +1,15 @@
 """Statistics of observations and rewards: Gymnasium's own numbers, and calculations by hand."""
 
+from importlib.util import find_spec
+
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.wrappers.vector import NormalizeObservation, NormalizeReward
 
+from sdqn_lab.assembly import build
 from sdqn_lab.config.identity import identity
+from sdqn_lab.envs import classic
 from sdqn_lab.envs.base import Step, environment_seeds
 from sdqn_lab.envs.classic import Classic
 from sdqn_lab.envs.minatar import MinAtar
@@ -147,3 +151,33 @@ def test_a_cell_without_normalization_is_the_cell_that_it_was_before_there_was_a
     assert not keys & identity(plain)["env"].keys()
     asked = composed(("env=cartpole", "tracker=none", "env.normalize_observations=true"))
     assert identity(asked)["env"].keys() >= {"normalize_observations", "observation_clip"}
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):
+    def make(id: str, **settings: object) -> None:
+        raise gymnasium.error.DependencyNotInstalled("MuJoCo is not installed, run `pip install`")
+
+    monkeypatch.setattr(classic.gymnasium, "make", make)
+    monkeypatch.setattr(classic, "find_spec", lambda name: None)
+    (problem,) = problems(["env=hopper", "tracker=none"])
+    assert (problem.key, problem.instead) == ("env.id", "pip install 'sdqn_lab[mujoco]'")
+    assert "Hopper-v5 needs the package mujoco" in str(problem)
+
+
+@pytest.mark.skipif(find_spec("mujoco") is None, reason="needs the extra mujoco")
+@pytest.mark.parametrize("env", ["inverted_pendulum", "hopper", "half_cheetah", "walker2d", "ant"])
+def test_every_mujoco_task_starts_and_steps_alike_from_a_seed(env):
+    cfg = composed((f"env={env}", "tracker=none"))
+    assert cfg.env.normalize_observations and cfg.env.normalize_rewards
+    copies = [build.build_env(cfg, 2) for _ in range(2)]
+    actions = np.zeros((2, copies[0].action_box.size), np.float32)
+    shown = [
+        [each.reset(7), *(each.step(actions).observations for _ in range(5))] for each in copies
+    ]
+    assert np.array_equal(*shown)
+
+
+def test_a_plastic_network_trains_no_encoder():
+    words = ["algo=plasticity", "env=cartpole", "encoder=population", "encoder.learned=true"]
+    (problem,) = problems([*words, "tracker=none"])
+    assert subject(problem) == "encoder.learned=true"

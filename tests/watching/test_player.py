@@ -7,6 +7,7 @@ import sdqn_lab
 from sdqn_lab import config
 from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.assembly import build
+from sdqn_lab.exporting.session import facts
 from tests.watching.runs import COMMON, RUNS, change
 
 pytestmark = pytest.mark.xdist_group("play")
@@ -44,6 +45,16 @@ def test_a_loaded_agent_normalizes_by_what_training_has_seen(trained):
     assert agent.act(raw) == values.argmax()
     raw_shown = build.build_env(config.compose(["env=cartpole"]), 3).reset(9)
     assert np.array_equal(agent.make_env(3).reset(9), agent.normalizer(raw_shown))
+
+
+def test_an_export_tells_a_host_how_to_normalize(trained):
+    agent = sdqn_lab.load(trained("normalized"))
+    known = facts(agent, ("left", "right"))
+    raw = np.array([[0.1, -0.5, 0.02, 60.0]], np.float32)
+    y = (raw - known["observation_mean"]) / known["observation_deviation"]
+    clipped = np.clip(y, -known["observation_clip"], known["observation_clip"])
+    assert agent.normalizer(raw) == pytest.approx(clipped)
+    assert known["observation_clip"] == 3
 
 
 def test_a_directory_without_a_network_is_named(tmp_path):
