@@ -243,13 +243,13 @@ CONTRADICTIONS = [
     (
         "env=cartpole encoder=poisson",
         "[0, 1]",
-        "encoder=direct, or env.observation_scale=255 for images",
+        "encoder=direct, or encoder=population",
     ),
     ("neuron=relu env=minatar_breakout encoder=latency", "neuron=relu", "encoder=direct"),
     (
         "env=cartpole encoder=latency",
         "env=cartpole",
-        "encoder=direct, or env.observation_scale=255 for images",
+        "encoder=direct, or encoder=population",
     ),
     ("env=minatar_breakout encoder=delta", "env=minatar_breakout", "encoder=direct"),
     ("env=pong encoder=delta encoder.frames=2", "stacks 4", "encoder.frames=4"),

@@ -40,7 +40,7 @@ DOCUMENTS = [
         "docs/PLASTICITY.md",
     ),
     *("docs/SLURM.md", "docs/SPEED.md", "docs/WANDB.md"),
-    "tests/golden/README.md",
+    *("tests/golden/README.md", "examples/own_plugins/README.md"),
 ]
 SMALL = ["time_window=2", "threads=1", "budget.steps=700", "algo.iteration_steps=350"]
 

@@ -6,6 +6,7 @@ Everything is computed here anew, with NumPy and nothing of the package.
 import csv
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,23 @@ def test_the_aggregates_that_a_page_shows_are_the_committed_ones(study):
         for heading, cell in shown.items():
             name = heading.replace(" ", "_")
             agree(cell, [row[f"{name}_{end}"] for end in ("estimate", "low", "high")])
+
+
+def test_the_table_of_the_calibration_is_its_rows_and_what_is_said_of_it_follows():
+    rows = pd.read_csv(ROOT / "results" / "export" / "calibration.csv")
+    page = (ROOT / "docs" / "EXPORT.md").read_text()
+    shown = [line for line in page.splitlines() if re.match(r"\| [A-Z][A-Za-z ]+ \| \d \|", line)]
+    for line, (game, seed, *values) in zip(shown, rows.itertuples(index=False), strict=True):
+        name, number, *cells = (cell.strip() for cell in line.strip("| ").split("|"))
+        assert (name, int(number)) == (game, seed)
+        found = [float(value) for value in re.findall(r"[\d.]+", " ".join(cells))]
+        assert found == pytest.approx([*values[:6], *(100 * share for share in values[6:])])
+    draws = np.array(list(product(range(5), repeat=5)))
+    for game, of_game in rows.groupby("game"):
+        pattern = rf"(\d+)% \[(\d+)%, (\d+)%\] in {game}"
+        ((said, *ends),) = re.findall(pattern, " ".join(page.split()))
+        trained, fixed = (of_game[name].to_numpy()[draws].mean(1) for name in ("trained", "fixed"))
+        expected = [1 - of_game["fixed"].mean() / of_game["trained"].mean()]
+        expected += list(np.quantile(1 - fixed / trained, (0.025, 0.975)))
+        # The rows are rounded, and what is said is a whole percent.
+        assert [int(said), *map(int, ends)] == pytest.approx(100 * np.array(expected), abs=0.6)

@@ -234,7 +234,7 @@ class Agent(ABC):
     @property
     def general_path(self) -> str | None:
         """Why updates are torch's and not compiled, in a few words; None: they are compiled."""
-        return f"algo={type(self).__name__.lower()} has no compiled update"
+        return f"{type(self).__name__} has no compiled update"
 
     def gradient_norms(self) -> Mapping[str, Tensor | float]:
         """L2 norm of the last update's gradient of each layer (0-d), asked for after each update.

@@ -113,6 +113,8 @@ def _located(target: str) -> type | str:
     try:
         found = getattr(import_module(module), name, None)
     except Exception as error:  # a user's module may fail in any way while it is imported
+        if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+            return f"there is no package {error.name}; install it, or put its folder in PYTHONPATH"
         return f"cannot be imported ({type(error).__name__}: {one_line(error)})"
     if not isinstance(found, type):
         return f"{module} has no class {name}"

@@ -206,10 +206,12 @@ def _no_probabilities(cfg: DictConfig) -> Refused | None:
     low, high = float(first.min()), float(first.max())
     if first.ndim > 2 and low >= 0 and high <= 1:
         return None
-    rule = f"makes spikes of observations in [0, 1], and env={cfg.choices.get('env')}"
-    instead = "encoder=direct, or env.observation_scale=255 for images"
-    shown = f"{rule} shows {low:.3g} to {high:.3g}"
-    return Refused("encoder", cfg.choices.get("encoder"), shown, instead)
+    image, name = first.ndim > 2, cfg.choices.get("env")
+    # One observation of a vector says nothing of the bounds of the next.
+    shown = f"{low:.3g} to {high:.3g}" if image else "a vector"
+    rule = f"makes spikes of images with values in [0, 1], and env={name} shows {shown}"
+    instead = f"encoder=direct, or {'env.observation_scale=255' if image else 'encoder=population'}"
+    return Refused("encoder", cfg.choices.get("encoder"), rule, instead)
 
 
 def _wrong_stack(cfg: DictConfig, env: EnvSpec) -> Refused | None:

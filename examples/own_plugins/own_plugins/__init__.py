@@ -1,0 +1,1 @@
+"""One option of four axes of sdqn_lab, outside its package."""
