@@ -39,7 +39,7 @@ def validate(cfg: DictConfig, here: bool = True) -> None:
     problems = [*_out_of_range(cfg, Config), *plugin_problems(cfg), *_wrong_device(cfg, here)]
     # What follows makes environments and networks, which wrong values would only break.
     if not problems:
-        problems = [*(_without_time(cfg) or _wrong_shapes(cfg, here))]
+        problems = [*_lacking(cfg), *(_without_time(cfg) or _wrong_shapes(cfg, here))]
         try:
             env = env_spec(cfg)
         except Exception:  # one of the problems; without it there is nothing to ask the algorithm
@@ -87,6 +87,13 @@ def _wrong_device(cfg: DictConfig, here: bool) -> Iterator[Refused]:
 def cuda_devices() -> int:
     """How many this machine has."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _lacking(cfg: DictConfig) -> Iterator[Refused]:
+    """The tracker's package can be absent; environments say so themselves when they are made."""
+    extra = get_class(cfg.tracker._target_).extra  # type: ignore[attr-defined]
+    if extra and (refused := extra.lacking(f"tracker={cfg.choices.get('tracker')}")):
+        yield Refused(refused.key, None, refused.rule, f"{refused.instead} or tracker=none")
 
 
 def _without_time(cfg: DictConfig) -> list[Refused]:
