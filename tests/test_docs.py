@@ -19,9 +19,7 @@ from sdqn_lab import config
 from sdqn_lab.assembly import build
 from sdqn_lab.commands import arguments
 from sdqn_lab.config import schema
-from sdqn_lab.config.overrides import options
 from sdqn_lab.config.planning import plan
-from sdqn_lab.envs.atari import games
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.spiking import neuron
 from sdqn_lab.training.cell import run_cell
@@ -52,10 +50,6 @@ def rows(text: str) -> list[list[str]]:
     """The cells of every row of every table; the lines below headings are left out."""
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-
-
-def section(heading: str) -> str:
-    return README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
 COMMANDS = [
@@ -124,47 +118,6 @@ def test_a_neuron_added_as_the_readme_says_is_an_option_like_any_other(tmp_path,
         config.compose([*arguments, "neuron.v_threshold=-1"])
 
 
-def axis_table() -> dict[str, set[str]]:
-    table = rows(section("The axes"))[1:]
-    return {group.strip("`"): set(re.findall(r"`([^`]+)`", options)) for group, options, _ in table}
-
-
-@pytest.mark.parametrize("group", [group for group in config.GROUPS if group != "sweep"])
-def test_the_table_of_axes_names_every_option(group):
-    named = axis_table()[group]
-    there = set(options(group))
-    if group == "env":
-        there -= set(games())
-    assert there <= named
-    assert all(word in there or "=" in word for word in named)
-
-
-def test_the_table_of_protocols_equals_the_files():
-    keys = ["sticky_actions", "noop_max", "fire_reset", "life_loss_ends_bootstrap"]
-    keys += ["reward_clipping", "episode_cap_frames", "full_action_space", "epsilon_eval"]
-    keys += ["eval_episodes"]
-    meanings = {"yes": True, "no": False}
-    written = {
-        name.strip("`"): [
-            meanings[v] if v in meanings else float(v.replace(",", "")) for v in values[:-1]
-        ]
-        for name, *values in rows(section("Protocols"))[1:]
-    }
-    files = {
-        path.stem: [yaml.safe_load(path.read_text())[key] for key in keys]
-        for path in (ROOT / "conf" / "protocol").glob("*.yaml")
-    }
-    assert written == files
-
-
-@pytest.mark.parametrize(("column", "env"), [(1, "pong"), (2, "minatar_asterix"), (3, "acrobot")])
-def test_the_table_of_budgets_equals_the_files(column, env):
-    for row in rows(section("Budgets"))[1:]:
-        budget = row[0].strip("`")
-        steps = config.compose([f"env={env}", f"budget={budget}", "experiment=dqn"]).budget.steps
-        assert int(row[column].replace(",", "")) == steps
-
-
 def test_every_written_metric_is_documented_and_every_documented_one_is_written(
     first_run, tmp_path
 ):
@@ -179,18 +132,6 @@ def test_every_written_metric_is_documented_and_every_documented_one_is_written(
     assert [k for k in written if not any(fnmatchcase(k, p) for p in patterns)] == []
     unseen = {p for p in patterns if not any(fnmatchcase(k, p) for k in written)}
     assert unseen <= {"health/event", "time/checkpoint_seconds"}
-
-
-def test_the_run_directory_holds_what_the_readme_lists(first_run):
-    listed = set(
-        re.findall(r"^\| (`.*?`(?:, `.*?`)*) \|", section("What a run leaves behind"), re.M)
-    )
-    names = {name.strip("/") for cell in listed for name in re.findall(r"`(.*?)`", cell)}
-    there = {path.name for path in (first_run / "outputs" / "first").iterdir()}
-    assert there <= names
-    # Changed code, cells of a multirun, and other trackers leave the rest.
-    tracked = {"wandb", "tensorboard", "tracker.json", "tracker.log", ".tracker.lock"}
-    assert names - there - {"code.diff"} == {"checkpoint", "log.txt", *tracked}
 
 
 def test_deviations_are_numbered_without_gaps_and_each_names_a_test():

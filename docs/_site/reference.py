@@ -59,25 +59,22 @@ class Option:
 
 
 def key_pages() -> dict[str, str]:
-    """Path in the site -> text: a page for the keys of the root and one for each group."""
-    pages = {"index": _root_page(), "launcher": _launcher_page()}
+    """Path in the site -> text: a page for each group."""
+    pages = {"launcher": _launcher_page()}
     for group in GROUPS:
-        listed = CHOOSING if group != "env" else ()
-        pages[group] = _choices_page(group) if group in listed else _group_page(group)
+        pages[group] = _choices_page(group) if group in CHOOSING else _group_page(group)
     return {f"reference/keys/{name}.md": text for name, text in pages.items()}
 
 
 def commands() -> str:
-    """The page of all commands, in their own words."""
+    """What each command answers to `--help`."""
     mains = {"report": report.main, "sweep": sweep.main, "play": play.main}
     mains |= {"export": export.main, "bench": bench.main}
     shown = {"run": run_help.HEAD}
     for name, main in mains.items():
         parts = [[]] if name != "sweep" else [[], ["status"], ["relaunch"], ["cancel"], ["sync"]]
         shown[name] = "\n".join(_help(main, part) for part in parts)
-    text = ["# Commands", "", "What each command answers to `--help`. Exit codes: 0 done, 1 a cell"]
-    text += ["failed or was lost, 2 refused before anything was made, 130 interrupted, 143 stopped"]
-    text += ["by a signal with its state saved."]
+    text: list[str] = []
     for name, answer in shown.items():
         text += ["", f"## `python -m sdqn_lab.{name}`", "", "```text", answer.rstrip(), "```"]
     return "\n".join(text)
@@ -97,27 +94,18 @@ def _help(main: Callable[[list[str]], int], argv: list[str]) -> str:
     return text.getvalue()
 
 
-def _root_page() -> str:
-    """Keys that belong to no group."""
+def root_keys() -> str:
+    """A table of the keys that belong to no group."""
     described, hints = _attributes(Config), get_type_hints(Config, include_extras=True)
     option = _option(conf_dir() / "config.yaml")
-    names = [name for name in hints if name not in GROUPS and name not in ("choices", "cells")]
-    return "\n".join(
-        [
-            "# Keys of the config",
-            "",
-            "Every key can be set on the command line: `seed=3`, `neuron.tau=4`. This page holds the",
-            "keys of the root; each group has a page of its own, made from the files in `conf/` and",
-            "from the classes that they name. A range is what the command itself checks.",
-            "",
-            *_table(option, names, hints, described, ""),
-            "",
-            "## Groups",
-            "",
-            *(f"- [`{group}`]({group}.md)" for group in GROUPS),
-            "- [`hydra.launcher`](launcher.md)",
-        ]
-    )
+    names = [name for name in hints if name not in (*GROUPS, "choices", "cells")]
+    return "\n".join(_table(option, names, hints, described, ""))
+
+
+def groups() -> str:
+    """Links to the pages of the groups."""
+    links = [f"- [`{group}`](keys/{group}.md)" for group in GROUPS]
+    return "\n".join([*links, "- [`hydra.launcher`](keys/launcher.md)"])
 
 
 def _group_page(group: str) -> str:
@@ -369,4 +357,4 @@ def _deviations(pattern: str) -> str:
     numbers = [
         number for number, row in ROW.findall(DEVIATIONS.read_text()) if re.search(pattern, row)
     ]
-    return ", ".join(f"[{n}](../../DEVIATIONS.md#deviation-{n})" for n in numbers)
+    return ", ".join(f"[{n}](/DEVIATIONS.md#deviation-{n})" for n in numbers)
