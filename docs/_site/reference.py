@@ -6,11 +6,11 @@ import inspect
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -58,6 +58,7 @@ class Option:
     node: dict[str, Any] = field(default_factory=dict)
 
 
+@cache
 def key_pages() -> dict[str, str]:
     """Path in the site -> text: a page for each group."""
     pages = {"launcher": _launcher_page()}
@@ -209,29 +210,31 @@ def _table(
     return rows
 
 
+PLAIN: Mapping[Any, str] = {
+    **{int: "whole number", float: "number", bool: "true or false", str: "text", Any: "any"},
+}
+
+
 def _typed(hint: Any) -> str:
     """An annotation in plain English."""
-    if hint is Any:
-        return "any"
+    inside = [each for each in get_args(hint) if each is not Ellipsis]
     if get_origin(hint) is Annotated:
-        inner, *notes = get_args(hint)
-        options = next((each for each in notes if isinstance(each, OneOf)), None)
-        if options:
-            return "one of " + ", ".join(f"`{each}`" for each in options)
-        bounds = range_of(hint).removeprefix("must ").replace("lie in", "in").removeprefix("be ")
-        return f"{_typed(inner)}, {bounds}" if bounds else _typed(inner)
+        if options := next((each for each in inside if isinstance(each, OneOf)), None):
+            return _one_of(options)
+        bounds = range_of(hint).removeprefix("must ").removeprefix("be ").removeprefix("lie ")
+        return f"{_typed(inside[0])}, {bounds}" if bounds else _typed(inside[0])
     if get_origin(hint) is Literal:
-        return "one of " + ", ".join(
-            f"`{str(each).lower() if each is False else each}`" for each in get_args(hint)
-        )
+        return _one_of("false" if each is False else each for each in inside)
     if get_origin(hint) in (Union, UnionType):
-        parts = [_typed(each) for each in get_args(hint) if each is not NoneType]
-        return " or ".join([*parts, *(["null"] if NoneType in get_args(hint) else [])])
-    plain = {int: "whole number", float: "number", bool: "true or false", str: "text"}
-    if hint in plain:
-        return plain[hint]
-    inner = [each for each in get_args(hint) if each is not Ellipsis]
-    return f"list ({_typed(inner[0])})" if len(inner) == 1 else "mapping" if inner else str(hint)
+        parts = [_typed(each) for each in inside if each is not NoneType]
+        return " or ".join([*parts, *(["null"] if NoneType in inside else [])])
+    if len(inside) == 1:
+        return f"list ({_typed(inside[0])})"
+    return "mapping" if inside else PLAIN[hint]
+
+
+def _one_of(options: Iterable[str]) -> str:
+    return "one of " + ", ".join(f"`{each}`" for each in options)
 
 
 def _sizes(option: Option) -> list[str]:
@@ -239,26 +242,26 @@ def _sizes(option: Option) -> list[str]:
     keys = [name for name, key in option.keys.items() if "_sizes_" in key.value]
     if not keys:
         return []
+    values = dict[tuple[str, str], Any]()
+    for family, budget in product(FAMILIES, BUDGETS):
+        around = {"env": {"family": family}, "budget": {"size": budget, "steps": "`budget.steps`"}}
+        algo = OmegaConf.create({"algo": option.node, **around}).algo
+        values |= {(name, family): (*values.get((name, family), ()), algo[name]) for name in keys}
     rows = [f"| key | {' | '.join(FAMILIES)} |", "|---|---|---|---|"]
     for name in keys:
-        cells = []
-        for family in FAMILIES:
-            values = [_value(option, name, family, budget) for budget in BUDGETS]
-            cells.append(values[0] if len(set(values)) == 1 else " / ".join(values))
+        cells = [" / ".join(map(_number, _once(values[name, family]))) for family in FAMILIES]
         rows.append(f"| `algo.{name}` | {' | '.join(cells)} |")
     return rows
 
 
-def _value(option: Option, name: str, family: str, budget: str) -> str:
-    """One key's value, references followed."""
-    steps = "`budget.steps`"
-    around = {
-        "algo": option.node,
-        "env": {"family": family},
-        "budget": {"size": budget, "steps": steps},
-    }
-    value = OmegaConf.create(around).algo[name]
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A value that is the same under every budget stands once."""
+    return values[:1] if len(set(values)) == 1 else values
+
+
+def _number(value: Any) -> str:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if whole else "null" if value is None else str(value)
 
 
 @cache
