@@ -4,31 +4,27 @@ import ast
 import json
 import re
 import shlex
-import shutil
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from rich.console import Console
 
 import sdqn_lab
 from sdqn_lab import config
-from sdqn_lab.assembly import build
 from sdqn_lab.commands import arguments
-from sdqn_lab.config import schema
 from sdqn_lab.config.overrides import options
 from sdqn_lab.config.planning import plan
 from sdqn_lab.envs.atari import games
 from sdqn_lab.runs.directory import RunDirectory
-from sdqn_lab.spiking import neuron
 from sdqn_lab.training.cell import run_cell
 from sdqn_lab.training.resume import resumed
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+"""Pages whose commands and snippets are what a reader copies."""
 DOCUMENTS = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/ARCHITECTURE.md", "docs/METRICS.md"),
     *(
@@ -39,13 +35,15 @@ DOCUMENTS = [
         "docs/PLASTICITY.md",
     ),
     *("docs/SLURM.md", "docs/SPEED.md", "docs/WANDB.md"),
-    "tests/golden/README.md",
+    *("docs/index.md", "docs/tutorials/first_ablation.md", "docs/tutorials/first_algorithm.md"),
+    *("results/minatar/README.md", "tests/golden/README.md"),
 ]
 SMALL = ["time_window=2", "threads=1", "budget.steps=700", "algo.iteration_steps=350"]
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    fence = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    return [block for page in PAGES for block in fence.findall(page.read_text())]
 
 
 def rows(text: str) -> list[list[str]]:
@@ -54,8 +52,9 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-def section(heading: str) -> str:
-    return README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+def section(page: str, heading: str) -> str:
+    text = (ROOT / "docs" / page).read_text()
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
 COMMANDS = [
@@ -64,13 +63,14 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("python -m sdqn_lab.run")
 ]
-SNIPPETS = [block for block in blocks("python") if not block.startswith("# sdqn_lab/")]
+COMMANDS = [command for n, command in enumerate(COMMANDS) if command not in COMMANDS[:n]]
+SNIPPETS = [block for block in blocks("python") if block.startswith(("import ", "from "))]
 
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory):
-    """The README's smoke run, still smaller."""
-    folder = tmp_path_factory.mktemp("readme")
+    """The first run that a page asks for, still smaller."""
+    folder = tmp_path_factory.mktemp("pages")
     (given,) = [c[3:] for c in COMMANDS if "hydra.run.dir=outputs/first" in c]
     cfg = config.compose([*(o for o in given if not o.startswith("hydra.")), *SMALL])
     assert run_cell(cfg, RunDirectory(folder / "outputs" / "first"), Console(quiet=True)) == 0
@@ -78,7 +78,7 @@ def first_run(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c[3:])[:60] or "alone")
-def test_every_command_of_the_readme_is_valid(command, first_run, monkeypatch):
+def test_every_command_of_a_page_is_valid(command, first_run, monkeypatch):
     if command[3:4] == ["--resume"]:
         monkeypatch.chdir(first_run)
         resumed(command[3:])
@@ -88,44 +88,13 @@ def test_every_command_of_the_readme_is_valid(command, first_run, monkeypatch):
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.strip().splitlines()[-1][:40])
-def test_every_snippet_of_the_readme_runs(snippet, first_run, monkeypatch):
+def test_every_snippet_of_a_page_runs(snippet, first_run, monkeypatch):
     monkeypatch.chdir(first_run)
-    exec(compile(snippet, "README.md", "exec"), {})
-
-
-def test_a_neuron_added_as_the_readme_says_is_an_option_like_any_other(tmp_path, monkeypatch):
-    (code,) = [block for block in blocks("python") if block.startswith("# sdqn_lab/")]
-    (option,) = blocks("yaml")
-    module, file = code.splitlines()[0][2:], option.splitlines()[0][2:]
-    assert ROOT / module == Path(neuron.__file__)
-    # As if it stood at the end of the module.
-    added = dict(vars(neuron))
-    exec(compile(code, module, "exec"), added)
-    monkeypatch.setattr(neuron, "HalvingIF", added["HalvingIF"], raising=False)
-    shutil.copytree(config.conf_dir(), tmp_path / "conf")
-    (tmp_path / file).write_text(option)
-    monkeypatch.setattr(schema, "folder", lambda name: tmp_path / name)
-
-    arguments = [f"neuron={Path(file).stem}", "env=minatar_breakout", "time_window=6"]
-    network = build.build_network(config.compose(arguments), (4, 10, 10), 6)
-    q = network(torch.ones(2, 4, 10, 10))
-    assert q.shape == (2, 6)
-    made, x = added["HalvingIF"](), torch.full((6, 1), 0.6, requires_grad=True)
-    # v: 0.6, 0.9, 1.05 and a spike; under a LIF it would stay below 0.6 for ever.
-    spikes = made(x)
-    assert spikes.flatten().tolist() == [0.0, 0.0, 1.0, 0.0, 0.0, 1.0]
-    v, stepped = torch.zeros(1), []
-    for current in x:
-        spike, v = made.step(current, v)
-        stepped.append(spike)
-    gradients = [torch.autograd.grad(s.sum(), x)[0] for s in (spikes, torch.stack(stepped))]
-    assert torch.equal(*gradients)
-    with pytest.raises(config.ConfigError, match=r"neuron\.v_threshold=-1: must be > 0"):
-        config.compose([*arguments, "neuron.v_threshold=-1"])
+    exec(compile(snippet, "a page", "exec"), {})
 
 
 def axis_table() -> dict[str, set[str]]:
-    table = rows(section("The axes"))[1:]
+    table = rows(section("reference/axes.md", "The axes"))[1:]
     return {group.strip("`"): set(re.findall(r"`([^`]+)`", options)) for group, options, _ in table}
 
 
@@ -148,7 +117,7 @@ def test_the_table_of_protocols_equals_the_files():
         name.strip("`"): [
             meanings[v] if v in meanings else float(v.replace(",", "")) for v in values[:-1]
         ]
-        for name, *values in rows(section("Protocols"))[1:]
+        for name, *values in rows(section("background/protocols.md", "The protocols"))[1:]
     }
     files = {
         path.stem: [yaml.safe_load(path.read_text())[key] for key in keys]
@@ -159,7 +128,7 @@ def test_the_table_of_protocols_equals_the_files():
 
 @pytest.mark.parametrize(("column", "env"), [(1, "pong"), (2, "minatar_asterix"), (3, "acrobot")])
 def test_the_table_of_budgets_equals_the_files(column, env):
-    for row in rows(section("Budgets"))[1:]:
+    for row in rows(section("how-to/resume.md", "Budgets"))[1:]:
         budget = row[0].strip("`")
         steps = config.compose([f"env={env}", f"budget={budget}", "experiment=dqn"]).budget.steps
         assert int(row[column].replace(",", "")) == steps
@@ -181,10 +150,9 @@ def test_every_written_metric_is_documented_and_every_documented_one_is_written(
     assert unseen <= {"health/event", "time/checkpoint_seconds"}
 
 
-def test_the_run_directory_holds_what_the_readme_lists(first_run):
-    listed = set(
-        re.findall(r"^\| (`.*?`(?:, `.*?`)*) \|", section("What a run leaves behind"), re.M)
-    )
+def test_the_run_directory_holds_what_its_page_lists(first_run):
+    page = section("reference/run_directory.md", "What a run leaves behind")
+    listed = set(re.findall(r"^\| (`.*?`(?:, `.*?`)*) \|", page, re.M))
     names = {name.strip("/") for cell in listed for name in re.findall(r"`(.*?)`", cell)}
     there = {path.name for path in (first_run / "outputs" / "first").iterdir()}
     assert there <= names

@@ -3,9 +3,11 @@
 import csv
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -69,6 +71,22 @@ def test_what_a_reader_adds_trains(command, reader):
     group, name = command[2].split("=")
     assert trained(command, reader / "run")[group]._target_ in FILES[f"mine/{group}/{name}.yaml"]
     assert any(key.startswith("loss/") for record in numbers(reader / "run") for key in record)
+
+
+def test_the_added_neuron_is_its_equation(reader):
+    neuron, x = import_module("my_neurons").HalvingIF(), torch.full((6, 1), 0.6, requires_grad=True)
+    # v: 0.6, 0.9, 1.05 and a spike; under a LIF it would stay below 0.6 for ever.
+    spikes = neuron(x)
+    assert spikes.flatten().tolist() == [0.0, 0.0, 1.0, 0.0, 0.0, 1.0]
+    v, stepped = torch.zeros(1), []
+    for current in x:
+        spike, v = neuron.step(current, v)
+        stepped.append(spike)
+    gradients = [torch.autograd.grad(s.sum(), x)[0] for s in (spikes, torch.stack(stepped))]
+    assert torch.equal(*gradients)
+    with pytest.raises(config.ConfigError, match=r"neuron\.v_threshold=-1: must be > 0"):
+        (added,) = [command for command in OWN if "neuron=halving_if" in command]
+        plan(arguments.parsed([*added, "neuron.v_threshold=-1"]).overrides, False)
 
 
 def test_every_snippet_runs(reader):
