@@ -1,4 +1,4 @@
-"""What the pages of docs/ show is true: code runs, commands work, tables equal the files."""
+"""What the pages of docs/ show can be done: code runs, commands are accepted."""
 
 import re
 import shlex
@@ -12,9 +12,7 @@ from rich.console import Console
 
 from sdqn_lab import bench, config, export, play, report, sweep
 from sdqn_lab.commands import arguments
-from sdqn_lab.config.overrides import options
 from sdqn_lab.config.planning import plan
-from sdqn_lab.envs.atari import games
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.training.cell import run_cell
 from sdqn_lab.training.resume import resumed
@@ -133,63 +131,3 @@ def accepted(module: str, given: list[str], monkeypatch: pytest.MonkeyPatch) -> 
                 bench.command(given)
         case _:
             pytest.fail(f"no command of this package: {module}")
-
-
-def table(page: str, heading: str) -> list[list[str]]:
-    """The rows of the tables below a heading, the column's names left out."""
-    text = (DOCS / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-
-
-def axes() -> dict[str, set[str]]:
-    return {
-        group.strip("`"): set(re.findall(r"`([^`]+)`", named))
-        for group, named, _ in table("reference/axes.md", "The axes")
-    }
-
-
-@pytest.mark.parametrize("group", [group for group in config.GROUPS if group != "sweep"])
-def test_the_table_of_axes_names_every_option(group):
-    named = axes()[group]
-    there = set(options(group))
-    if group == "env":
-        there -= set(games())
-    assert there <= named
-    assert all(word in there or "=" in word for word in named)
-
-
-def test_the_table_of_protocols_equals_the_files():
-    keys = ["sticky_actions", "noop_max", "fire_reset", "life_loss_ends_bootstrap"]
-    keys += ["reward_clipping", "episode_cap_frames", "full_action_space", "epsilon_eval"]
-    keys += ["eval_episodes"]
-    meanings = {"yes": True, "no": False}
-    written = {
-        name.strip("`"): [
-            meanings[v] if v in meanings else float(v.replace(",", "")) for v in values[:-1]
-        ]
-        for name, *values in table("background/protocols.md", "The protocols")
-    }
-    files = {
-        path.stem: [yaml.safe_load(path.read_text())[key] for key in keys]
-        for path in (ROOT / "conf" / "protocol").glob("*.yaml")
-    }
-    assert written == files
-
-
-@pytest.mark.parametrize(("column", "env"), [(1, "pong"), (2, "minatar_asterix"), (3, "acrobot")])
-def test_the_table_of_budgets_equals_the_files(column, env):
-    for row in table("how-to/resume.md", "Budgets"):
-        budget = row[0].strip("`")
-        steps = config.compose([f"env={env}", f"budget={budget}", "experiment=dqn"]).budget.steps
-        assert int(row[column].replace(",", "")) == steps
-
-
-def test_a_run_leaves_behind_what_the_page_lists(first_run):
-    rows = table("reference/run_directory.md", "What a run leaves behind")
-    names = {name.strip("/") for row in rows for name in re.findall(r"`(.*?)`", row[0])}
-    there = {path.name for path in (first_run / "outputs" / "first").iterdir()}
-    assert there <= names
-    # Changed code, cells of a multirun, and other trackers leave the rest.
-    tracked = {"wandb", "tensorboard", "tracker.json", "tracker.log", ".tracker.lock"}
-    assert names - there - {"code.diff"} == {"checkpoint", "log.txt", *tracked}
