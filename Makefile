@@ -9,7 +9,7 @@ LOCK := constraints.txt
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server-core mariadb-client-core
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: quickstart test lint slow gpu-check lock slurm-packages browser-packages clean
+.PHONY: quickstart test lint docs slow gpu-check lock slurm-packages browser-packages clean
 
 quickstart: $(READY)
 	$(VENV)/bin/python -m sdqn_lab.run sweep=quickstart
@@ -29,6 +29,11 @@ gpu-check: $(READY)
 	$(VENV)/bin/python -m pytest -m gpu
 	$(VENV)/bin/python -m pytest tests/spiking/test_gpu.py
 	$(VENV)/bin/python -m sdqn_lab.bench --device cuda --json speed-cuda.json
+
+# The site into build/site, then what its pages say is tried: code blocks, commands, tables.
+docs: $(READY)
+	$(VENV)/bin/python -m mkdocs build --strict
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests/test_docs.py tests/test_site.py
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -43,6 +43,8 @@ FIXES: Mapping[str, dict[str, dict[str, Any]]] = {
     "norm=popnorm": {"norm": {"_target_": "sdqn_lab.spiking.norm.PopNorm"}},
 }
 """Changes that are tried on a dead network, each alone."""
+COMPILED = "compiled updates; the first on a machine compile for a minute"
+"""Else the minute's silence, and the ETA after it, look like what training costs."""
 
 
 class DeadNetworkError(Exception):
@@ -165,7 +167,7 @@ def _train(
             stop_requested=stop,
         )
         name, why = directory.path.name, agent.general_path
-        fast = "compiled updates" if agent.device.type == "cpu" else "updates as CUDA graphs"
+        fast = COMPILED if agent.device.type == "cpu" else "updates as CUDA graphs"
         lines = [f"general path: {why}" if why else fast, *agent.network.notes()]
         lines += [] if agent.memory is None else [str(agent.memory)]
         for line in lines:
