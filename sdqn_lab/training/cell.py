@@ -142,8 +142,6 @@ def _train(
         # seed of its own, so no number depends on this check.
         if not facts and cfg.health != "off":
             _check_health(cfg, agent, train_env, directory, console)
-            if normalizer is not None:
-                normalizer.clear()
         known = facts.get("offset", 0), facts.get("metrics_sha256")
         metrics = stack.enter_context(MetricsFile(directory.metrics, *known))
         done, wall = facts.get("steps", 0), facts.get("wall_seconds", 0.0)
@@ -168,9 +166,8 @@ def _train(
         )
         name, why = directory.path.name, agent.general_path
         fast = COMPILED if agent.device.type == "cpu" else "updates as CUDA graphs"
-        lines = [f"general path: {why}" if why else fast, *agent.network.notes()]
-        lines += [] if agent.memory is None else [str(agent.memory)]
-        for line in lines:
+        memory = [] if agent.memory is None else [str(agent.memory)]
+        for line in (f"general path: {why}" if why else fast, *agent.network.notes(), *memory):
             progress.say(f"{name}: {line}")
         if facts:
             if agent.memory is not None:
@@ -190,6 +187,8 @@ def _check_health(
     name, by_gradient = directory.path.name, agent.learns_by_gradient
     seed = stream_seed(cfg.seed, "health")
     observations = first_observations(env, seed)
+    if (normalizer := normalizer_of(env)) is not None:
+        normalizer.clear()  # training begins without statistics
     health = probe(agent.network, observations, seed, by_gradient=by_gradient)
     if not health.dead:
         write_json(directory.path / "health.json", health.record())
