@@ -11,6 +11,7 @@ import sdqn_lab
 from sdqn_lab import config, export, play, report
 from sdqn_lab.assembly import build
 from sdqn_lab.config import compose
+from sdqn_lab.engines.network import obstacle
 from sdqn_lab.envs.base import ActionBox
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.training.health import first_observations, probe
@@ -18,7 +19,7 @@ from tests.cells import kill_at, numbers, run
 from tests.refusals import problems, remedy, subject
 
 COMMON = ["env=pendulum", "tracker=none", "device=cpu", "time_window=2", "network.hidden=16"]
-SMALL = [*COMMON, "budget=smoke", "algo.num_envs=4"]
+SMALL = [*COMMON, "budget=smoke", "budget.steps=400", "algo.num_envs=4"]
 ARMS = {
     "pl_ppo": ["algo.shared_trunk=true"],
     "ppo": [],
@@ -142,6 +143,12 @@ def test_a_network_of_discrete_actions_has_no_deviations():
     network = build.build_network(compose(["env=cartpole", "algo=ppo"]), (4,), 2)
     assert network.log_std is None
     assert "log_std" not in network.state_dict()
+
+
+def test_compiled_code_covers_no_deviations():
+    cfg = compose(["env=cartpole", "experiment=pl_reinforce"])
+    assert obstacle(build.build_network(cfg, (4,), 2)) is None
+    assert obstacle(build.build_network(cfg, (4,), ActionBox((-1.0,), (1.0,)))) is not None
 
 
 def test_a_dead_network_is_found_although_its_deviations_have_a_gradient():
