@@ -48,6 +48,9 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     # Likewise those made when surrogates were the only gradient of policies.
     if plain["algo"].get("spike_gradient") == "surrogate":
         plain["algo"].pop("spike_gradient")
+    # Nor do torsos that are drawn count, as all once were.
+    if plain.get("torso") is None:
+        plain.pop("torso", None)
     # Written out or left out, it is the same cell.
     if plain["time_window_eval"] == plain["time_window"]:
         plain["time_window_eval"] = None
@@ -58,6 +61,13 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         if plain["backend"] == "auto":
             plain.pop("backend")
     return {str(key): _canonical(value) for key, value in plain.items()}
+
+
+def without_torso(cfg: DictConfig) -> DictConfig:
+    """A copy of a config for a run that has begun, whose own checkpoint holds the torso."""
+    changed = cfg.copy()
+    changed.torso = None
+    return changed
 
 
 def _canonical(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """A trained agent out of a run directory."""
 
-import json
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors import safe_open
 
 from sdqn_lab.agents.policy import Greedy, Policy
 from sdqn_lab.agents.seeding import stream, stream_seed
@@ -18,12 +16,9 @@ from sdqn_lab.checks.refused import ConfigError, Refused, one_line
 from sdqn_lab.config.schema import conf_dir
 from sdqn_lab.config.stored import stored_config
 from sdqn_lab.envs.base import Protocol, VectorEnv
-from sdqn_lab.networks.fingerprint import fingerprint
+from sdqn_lab.networks.fingerprint import stored
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.runs.directory import RunDirectory
-
-ENDS = {"observation_shape", "num_actions"}
-"""What a network's file holds besides weights and checksum."""
 
 
 class Player:
@@ -161,14 +156,7 @@ def load(
         raise ConfigError([Refused(str(path), None, str(error))]) from error
     cfg = stored_config(config, trust)
     try:
-        with safe_open(weights, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        ends = json.loads(metadata["ends"])
-        # Earlier versions saved no checksum.
-        checksum = ends.pop("sha256", None)
-        if ends.keys() != ENDS or checksum not in (None, fingerprint(tensors, ends)):
-            raise ValueError("its content differs from its checksum")
+        tensors, ends, _ = stored(weights)
         network = build.build_network(cfg, tuple(ends["observation_shape"]), ends["num_actions"])
         network.load_state_dict(tensors)
     # A damaged or foreign file may cause anything.
