@@ -8,6 +8,7 @@ import inspect
 import os
 from collections.abc import Collection, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from sdqn_lab.checks.refused import Refused
 from sdqn_lab.envs.base import ActionBox, ActionSpace, Protocol, VectorEnv, action_space
 from sdqn_lab.envs.normalization import Normalized, Normalizer
 from sdqn_lab.networks.blocks import Block, fully_connected
+from sdqn_lab.networks.fingerprint import Stored, stored
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Encoder
 from sdqn_lab.spiking.neuron import Neuron
@@ -214,13 +216,33 @@ def algo_arguments(cfg: DictConfig) -> dict[str, Any]:
 
 
 def initial_network(cfg: DictConfig, env: EnvSpec) -> SpikingNetwork:
-    """The network that a run begins with, on its device; weights are drawn from the run's seed."""
+    """The network that a run begins with, on its device; weights are drawn from the run's seed.
+
+    Those of the torso that heads share are taken from the run that `torso` names, if it names one.
+    """
     # Forked, because building a network must not move the stream of anything else.
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed(cfg.seed, "init"))
         network = build_network(cfg, env.observation_shape, env.actions)
+    if cfg.torso is not None:
+        network.torso.load_state_dict(torso_weights(trained(cfg.torso)))
     # Moved only now: drawn on the CPU, a seed gives the same weights on every device.
     return network.to(resolve_device(cfg.device))
+
+
+def trained(run_dir: str) -> Stored:
+    """The last network of a run; see `stored`."""
+    return stored(Path(run_dir) / "network_last.safetensors")
+
+
+def torso_weights(network: Stored) -> dict[str, torch.Tensor]:
+    """Tensors of a network's shared torso, by their names in it."""
+    begin = "torso."
+    return {
+        name.removeprefix(begin): tensor
+        for name, tensor in network.tensors.items()
+        if name.startswith(begin)
+    }
 
 
 def build_agent(cfg: DictConfig, env: EnvSpec) -> Agent:

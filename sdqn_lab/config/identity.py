@@ -59,6 +59,9 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     for group, key, before in SINCE:
         if plain[group].get(key) == before:
             plain[group].pop(key)
+    # Nor do torsos that are drawn count, as all once were.
+    if plain.get("torso") is None:
+        plain.pop("torso", None)
     # Written out or left out, it is the same cell.
     if plain["time_window_eval"] == plain["time_window"]:
         plain["time_window_eval"] = None
@@ -69,6 +72,13 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         if plain["backend"] == "auto":
             plain.pop("backend")
     return {str(key): _canonical(value) for key, value in plain.items()}
+
+
+def without_torso(cfg: DictConfig) -> DictConfig:
+    """A copy of a config for a run that has begun, whose own checkpoint holds the torso."""
+    changed = cfg.copy()
+    changed.torso = None
+    return changed
 
 
 def _canonical(value: Any) -> Any:

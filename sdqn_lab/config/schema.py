@@ -90,6 +90,8 @@ class Config:
     health: Annotated[str, OneOf("warn", "refuse", "off")] = MISSING
     objective: str = "eval/return_mean"
     """The metric that a run returns to a sweeper that searches."""
+    torso: str | None = None
+    """Directory of a finished run, whose torso this one begins with; null: drawn from the seed."""
     checkpoint_every_minutes: Positive = MISSING
     """Minutes between checkpoints inside an iteration; its end makes one anyway."""
     keep_state: bool = MISSING

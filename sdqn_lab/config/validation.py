@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import psutil
@@ -16,11 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from sdqn_lab.agents.base import EnvSpec, RunFacts
 from sdqn_lab.assembly import build
 from sdqn_lab.checks.ranges import OneOf, fault
-from sdqn_lab.checks.refused import ConfigError, Refused
+from sdqn_lab.checks.refused import ConfigError, Refused, one_line, written
 from sdqn_lab.config.plugins import TRIALS, plain, plugin_problems, refusal
 from sdqn_lab.config.schema import Config
+from sdqn_lab.config.stored import stored_data
 from sdqn_lab.engines.network import obstacle
 from sdqn_lab.networks.network import SpikingNetwork
+from sdqn_lab.runs.directory import RunDirectory
 
 MAX_ACTIONS = 256
 """A run keeps an action in a byte."""
@@ -177,12 +180,40 @@ def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
             reason = f"algo={cfg.choices.get('algo')}"
         if reason:
             return Refused("backend", "compiled", f"not for {reason}", "backend=auto")
+    if cfg.torso is not None and (problem := _wrong_torso(cfg, network)):
+        return problem
     parameters = sum(parameter.numel() for parameter in network.parameters())
     need = 4 * parameters * algorithm.parameter_copies
     if here and need > (free := _free_bytes(cfg)["device"]):
         rule = f"training {parameters:,} parameters needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB"
         option = cfg.choices.get("network")
         return Refused("network", option, f"{rule} are free; write smaller layers")
+    return None
+
+
+def _wrong_torso(cfg: DictConfig, network: SpikingNetwork) -> Refused | None:
+    """A torso is taken from a finished run of the same neurons, norms, encoder and sizes."""
+    run, instead = RunDirectory(Path(cfg.torso)), "torso=RUN_DIR"
+    try:
+        if run.state != "finished":
+            return Refused("torso", cfg.torso, "is no directory of a finished run", instead)
+        there = stored_data(run.config)
+        weights = build.torso_weights(build.trained(cfg.torso))
+    except Exception as error:  # whatever a damaged or foreign file may cause
+        return Refused("torso", cfg.torso, f"cannot be read ({one_line(error)})", instead)
+    for group in ("neuron", "norm", "encoder"):
+        had = there.get(group, {})
+        for key, value in plain(cfg[group]).items():
+            if had.get(key) != value:
+                rule = f"the torso of {cfg.torso} learned with {written(had.get(key))}"
+                return Refused(f"{group}.{key}", value, rule, written(had.get(key)))
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    needed = {name: tuple(t.shape) for name, t in network.torso.state_dict().items()}
+    for name in (*needed, *shapes):
+        if shapes.get(name) != needed.get(name):
+            sides = (f"{each.get(name, 'nothing')}" for each in (shapes, needed))
+            rule = "its {} is {} and here {}".format(name, *sides)
+            return Refused("torso", cfg.torso, rule, "network.KEY=VALUE as that run has them")
     return None
 
 

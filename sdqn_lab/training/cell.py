@@ -19,6 +19,7 @@ from torch import nn
 from sdqn_lab.agents.base import Agent
 from sdqn_lab.agents.seeding import stream_seed
 from sdqn_lab.assembly import build
+from sdqn_lab.config.identity import without_torso
 from sdqn_lab.envs.base import ActionSpace, VectorEnv
 from sdqn_lab.envs.normalization import STORED, Normalizer, normalizer_of
 from sdqn_lab.networks.fingerprint import fingerprint
@@ -85,7 +86,9 @@ def run_cell(
             facts = checkpoint.read()
             # Sums depend on the number of threads: a run keeps the one it began with.
             threads = facts.get("threads", build.resolve_threads(cfg.threads))
-            directory.begin_attempt(threads=threads, **_made_with(directory))
+            # What a checkpoint holds needs no other run, which may be gone.
+            cfg = without_torso(cfg) if facts else cfg
+            directory.begin_attempt(threads=threads, **_made_with(directory, cfg))
             torch.set_num_threads(threads)
             _train(cfg, directory, console, checkpoint, facts, stop, ended)
             state, line = "finished", ""
@@ -111,13 +114,15 @@ def run_cell(
     return 1 if state == "failed" else PREEMPTED_EXIT if stop.requested else 0
 
 
-def _made_with(directory: RunDirectory) -> dict[str, Any]:
-    """Code, libraries and hardware of this attempt; changes to the code are kept beside it."""
+def _made_with(directory: RunDirectory, cfg: DictConfig) -> dict[str, Any]:
+    """Code, libraries, hardware and torso of this attempt; changes to the code lie beside it."""
     changes = directory.path / "code.diff"
     changes.unlink(missing_ok=True)
     if text := provenance.diff():
         write_atomic(changes, f"{text}\n".encode())
-    return provenance.code() | provenance.machine() | provenance.scheduler()
+    taken = cfg.torso and {"run": cfg.torso, "network_sha256": build.trained(cfg.torso).sha256}
+    torso = {"torso": taken} if taken else {}
+    return provenance.code() | provenance.machine() | provenance.scheduler() | torso
 
 
 def _train(

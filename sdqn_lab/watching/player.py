@@ -1,6 +1,5 @@
 """A trained agent out of a run directory."""
 
-import json
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors import safe_open
 
 from sdqn_lab.agents.policy import Greedy, Policy
 from sdqn_lab.agents.seeding import stream, stream_seed
@@ -26,12 +24,9 @@ from sdqn_lab.envs.base import (
     action_space,
 )
 from sdqn_lab.envs.normalization import STORED, Normalizer
-from sdqn_lab.networks.fingerprint import fingerprint
+from sdqn_lab.networks.fingerprint import stored
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.runs.directory import RunDirectory
-
-ENDS = ({"observation_shape", "num_actions"}, {"observation_shape", "box"})
-"""What a network's file holds besides weights and checksum: one of these."""
 
 
 class Player:
@@ -193,14 +188,7 @@ def load(
         raise ConfigError([Refused(str(path), None, str(error))]) from error
     cfg = stored_config(config, trust)
     try:
-        with safe_open(weights, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        ends = json.loads(metadata["ends"])
-        # Earlier versions saved no checksum.
-        checksum = ends.pop("sha256", None)
-        if ends.keys() not in ENDS or checksum not in (None, fingerprint(tensors, ends)):
-            raise ValueError("its content differs from its checksum")
+        tensors, ends, _ = stored(weights)
         shape, normalizer = tuple(ends["observation_shape"]), None
         if cfg.env.normalize_observations:
             normalizer = build.make_normalizer(cfg, shape)

@@ -288,16 +288,16 @@ def test_a_state_loaded_amid_an_episode_continues_bit_for_bit(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
+    ("name", "settings", "least"),
     [
-        ("reinforce", {"rollout_steps": 8, "learning_rate": 0.01}),
-        ("a2c", {"num_envs": 8, "rollout_steps": 8, "learning_rate": 0.01, "max_grad_norm": None}),
+        ("reinforce", {"rollout_steps": 8}, 0.4),
+        ("a2c", {"num_envs": 8, "rollout_steps": 8, "max_grad_norm": None}, 0.7),
     ],
 )
-def test_it_learns_the_bandit(name, settings):
-    returns = played(playing(name, **settings), 800)
-    # Chance is 0.25.
-    assert np.mean(returns[-400:]) > 0.6
+def test_it_learns_the_bandit(name, settings, least):
+    returns = played(playing(name, **settings | {"learning_rate": 0.01}), 800)
+    # Chance is 0.25, give or take 0.02.
+    assert np.mean(returns[-400:]) > least
 
 
 # What is refused
