@@ -7,7 +7,7 @@ module) becomes plain text.
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import reference
@@ -19,6 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)((?:#[^)\s]*)?)\)")
 FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 TABLE = re.compile(r"<!-- table (\S+) (\S+) -->")
+GENERATED = re.compile(r"<!-- generated (\w+) -->")
+MADE: Mapping[str, Callable[[], str]] = {
+    "root_keys": reference.root_keys,
+    "groups": reference.groups,
+    "commands": reference.commands,
+}
 SHOWN = (".md", ".png", ".svg", ".csv", ".json")
 ALWAYS = ("CONTRIBUTING.md", "CHANGELOG.md")
 
@@ -35,8 +41,7 @@ def on_config(config: MkDocsConfig) -> None:
 
 def on_files(files: Files, *, config: MkDocsConfig) -> None:
     """Add generated pages, and what pages outside `docs/` are linked to."""
-    made = reference.key_pages() | {"reference/commands.md": reference.commands()}
-    for name, text in made.items():
+    for name, text in reference.key_pages().items():
         files.append(File.generated(config, name, content=text))
     waiting = [*ALWAYS, *studies()]
     for file in files.documentation_pages():
@@ -51,23 +56,28 @@ def on_files(files: Files, *, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fit links to the site, and take in the tables of results that a page asks for."""
+    """Fit links to the site, and put in what a page asks for: tables of results, generated text."""
     here = page.file.src_uri
+    mounted = page.file.generated_by and (ROOT / here).exists()
     known = {file.src_uri for file in files}
-    home = here if page.file.generated_by and (ROOT / here).exists() else f"docs/{here}"
 
-    def fitted(match: re.Match[str]) -> str:
-        target = site_path(resolved(home, match[1]))
-        if target not in known:
-            return "]()"
-        return f"]({posixpath.relpath(target, posixpath.dirname(here) or '.')}{match[2]})"
+    def fit(text: str, home: str) -> str:
+        """Links of a file of the repository, as this page needs them."""
 
-    def fit(text: str) -> str:
-        linked = LINK.sub(fitted, TABLE.sub(lambda match: block(match[1], match[2]), text))
-        return re.sub(r"!?\[((?:[^\[\]]|\[[^\]]*\])*)\]\(\)", r"\1", linked)
+        def fitted(match: re.Match[str]) -> str:
+            target = site_path(resolved(home, match[1]))
+            if target not in known:
+                return "]()"
+            return f"]({posixpath.relpath(target, posixpath.dirname(here) or '.')}{match[2]})"
 
-    parts = FENCE.split(reference.anchored(markdown) if here == "DEVIATIONS.md" else markdown)
-    return "".join(part if part.startswith("```") else fit(part) for part in parts)
+        parts = FENCE.split(text)
+        shown = [part if FENCE.match(part) else LINK.sub(fitted, part) for part in parts]
+        return re.sub(r"!?\[((?:[^\[\]]|\[[^\]]*\])*)\]\(\)", r"\1", "".join(shown))
+
+    text = reference.anchored(markdown) if here == "DEVIATIONS.md" else markdown
+    text = fit(text, here if mounted else f"docs/{here}")
+    text = TABLE.sub(lambda match: fit(block(match[1], match[2]), match[1]), text)
+    return GENERATED.sub(lambda match: fit(MADE[match[1]](), f"docs/{here}"), text)
 
 
 def studies() -> list[str]:
@@ -86,6 +96,8 @@ def outside(page: str, text: str) -> Iterator[str]:
 
 def resolved(page: str, link: str) -> str:
     """The path in the repository that a page's link leads to; of a folder, its README."""
+    if link.startswith("/"):
+        return f"docs{link}"
     target = posixpath.normpath(posixpath.join(posixpath.dirname(page), link))
     return f"{target}/README.md" if (ROOT / target).is_dir() else target
 

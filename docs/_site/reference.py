@@ -6,11 +6,11 @@ import inspect
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -58,26 +58,24 @@ class Option:
     node: dict[str, Any] = field(default_factory=dict)
 
 
+@cache
 def key_pages() -> dict[str, str]:
-    """Path in the site -> text: a page for the keys of the root and one for each group."""
-    pages = {"index": _root_page(), "launcher": _launcher_page()}
+    """Path in the site -> text: a page for each group."""
+    pages = {"launcher": _launcher_page()}
     for group in GROUPS:
-        listed = CHOOSING if group != "env" else ()
-        pages[group] = _choices_page(group) if group in listed else _group_page(group)
+        pages[group] = _choices_page(group) if group in CHOOSING else _group_page(group)
     return {f"reference/keys/{name}.md": text for name, text in pages.items()}
 
 
 def commands() -> str:
-    """The page of all commands, in their own words."""
+    """What each command answers to `--help`."""
     mains = {"report": report.main, "sweep": sweep.main, "play": play.main}
     mains |= {"export": export.main, "bench": bench.main}
     shown = {"run": run_help.HEAD}
     for name, main in mains.items():
         parts = [[]] if name != "sweep" else [[], ["status"], ["relaunch"], ["cancel"], ["sync"]]
         shown[name] = "\n".join(_help(main, part) for part in parts)
-    text = ["# Commands", "", "What each command answers to `--help`. Exit codes: 0 done, 1 a cell"]
-    text += ["failed or was lost, 2 refused before anything was made, 130 interrupted, 143 stopped"]
-    text += ["by a signal with its state saved."]
+    text: list[str] = []
     for name, answer in shown.items():
         text += ["", f"## `python -m sdqn_lab.{name}`", "", "```text", answer.rstrip(), "```"]
     return "\n".join(text)
@@ -97,27 +95,18 @@ def _help(main: Callable[[list[str]], int], argv: list[str]) -> str:
     return text.getvalue()
 
 
-def _root_page() -> str:
-    """Keys that belong to no group."""
+def root_keys() -> str:
+    """A table of the keys that belong to no group."""
     described, hints = _attributes(Config), get_type_hints(Config, include_extras=True)
     option = _option(conf_dir() / "config.yaml")
-    names = [name for name in hints if name not in GROUPS and name not in ("choices", "cells")]
-    return "\n".join(
-        [
-            "# Keys of the config",
-            "",
-            "Every key can be set on the command line: `seed=3`, `neuron.tau=4`. This page holds the",
-            "keys of the root; each group has a page of its own, made from the files in `conf/` and",
-            "from the classes that they name. A range is what the command itself checks.",
-            "",
-            *_table(option, names, hints, described, ""),
-            "",
-            "## Groups",
-            "",
-            *(f"- [`{group}`]({group}.md)" for group in GROUPS),
-            "- [`hydra.launcher`](launcher.md)",
-        ]
-    )
+    names = [name for name in hints if name not in (*GROUPS, "choices", "cells")]
+    return "\n".join(_table(option, names, hints, described, ""))
+
+
+def groups() -> str:
+    """Links to the pages of the groups."""
+    links = [f"- [`{group}`](keys/{group}.md)" for group in GROUPS]
+    return "\n".join([*links, "- [`hydra.launcher`](keys/launcher.md)"])
 
 
 def _group_page(group: str) -> str:
@@ -221,29 +210,31 @@ def _table(
     return rows
 
 
+PLAIN: Mapping[Any, str] = {
+    **{int: "whole number", float: "number", bool: "true or false", str: "text", Any: "any"},
+}
+
+
 def _typed(hint: Any) -> str:
     """An annotation in plain English."""
-    if hint is Any:
-        return "any"
+    inside = [each for each in get_args(hint) if each is not Ellipsis]
     if get_origin(hint) is Annotated:
-        inner, *notes = get_args(hint)
-        options = next((each for each in notes if isinstance(each, OneOf)), None)
-        if options:
-            return "one of " + ", ".join(f"`{each}`" for each in options)
-        bounds = range_of(hint).removeprefix("must ").replace("lie in", "in").removeprefix("be ")
-        return f"{_typed(inner)}, {bounds}" if bounds else _typed(inner)
+        if options := next((each for each in inside if isinstance(each, OneOf)), None):
+            return _one_of(options)
+        bounds = range_of(hint).removeprefix("must ").removeprefix("be ").removeprefix("lie ")
+        return f"{_typed(inside[0])}, {bounds}" if bounds else _typed(inside[0])
     if get_origin(hint) is Literal:
-        return "one of " + ", ".join(
-            f"`{str(each).lower() if each is False else each}`" for each in get_args(hint)
-        )
+        return _one_of("false" if each is False else each for each in inside)
     if get_origin(hint) in (Union, UnionType):
-        parts = [_typed(each) for each in get_args(hint) if each is not NoneType]
-        return " or ".join([*parts, *(["null"] if NoneType in get_args(hint) else [])])
-    plain = {int: "whole number", float: "number", bool: "true or false", str: "text"}
-    if hint in plain:
-        return plain[hint]
-    inner = [each for each in get_args(hint) if each is not Ellipsis]
-    return f"list ({_typed(inner[0])})" if len(inner) == 1 else "mapping" if inner else str(hint)
+        parts = [_typed(each) for each in inside if each is not NoneType]
+        return " or ".join([*parts, *(["null"] if NoneType in inside else [])])
+    if len(inside) == 1:
+        return f"list ({_typed(inside[0])})"
+    return "mapping" if inside else PLAIN[hint]
+
+
+def _one_of(options: Iterable[str]) -> str:
+    return "one of " + ", ".join(f"`{each}`" for each in options)
 
 
 def _sizes(option: Option) -> list[str]:
@@ -251,26 +242,26 @@ def _sizes(option: Option) -> list[str]:
     keys = [name for name, key in option.keys.items() if "_sizes_" in key.value]
     if not keys:
         return []
+    values = dict[tuple[str, str], Any]()
+    for family, budget in product(FAMILIES, BUDGETS):
+        around = {"env": {"family": family}, "budget": {"size": budget, "steps": "`budget.steps`"}}
+        algo = OmegaConf.create({"algo": option.node, **around}).algo
+        values |= {(name, family): (*values.get((name, family), ()), algo[name]) for name in keys}
     rows = [f"| key | {' | '.join(FAMILIES)} |", "|---|---|---|---|"]
     for name in keys:
-        cells = []
-        for family in FAMILIES:
-            values = [_value(option, name, family, budget) for budget in BUDGETS]
-            cells.append(values[0] if len(set(values)) == 1 else " / ".join(values))
+        cells = [" / ".join(map(_number, _once(values[name, family]))) for family in FAMILIES]
         rows.append(f"| `algo.{name}` | {' | '.join(cells)} |")
     return rows
 
 
-def _value(option: Option, name: str, family: str, budget: str) -> str:
-    """One key's value, references followed."""
-    steps = "`budget.steps`"
-    around = {
-        "algo": option.node,
-        "env": {"family": family},
-        "budget": {"size": budget, "steps": steps},
-    }
-    value = OmegaConf.create(around).algo[name]
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A value that is the same under every budget stands once."""
+    return values[:1] if len(set(values)) == 1 else values
+
+
+def _number(value: Any) -> str:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if whole else "null" if value is None else str(value)
 
 
 @cache
@@ -369,4 +360,4 @@ def _deviations(pattern: str) -> str:
     numbers = [
         number for number, row in ROW.findall(DEVIATIONS.read_text()) if re.search(pattern, row)
     ]
-    return ", ".join(f"[{n}](../../DEVIATIONS.md#deviation-{n})" for n in numbers)
+    return ", ".join(f"[{n}](/DEVIATIONS.md#deviation-{n})" for n in numbers)
