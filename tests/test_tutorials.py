@@ -22,18 +22,12 @@ SMALL += ["tracker=none", "budget.steps=1_000", "budget.log_every_steps=200"]
 SMALL += ["algo.iteration_steps=500", "protocol.eval_episodes=2"]
 
 
-def blocks(language: str) -> str:
-    """The page's blocks below each other, as it says to write them."""
-    found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    return "\n".join(found)
-
-
 @pytest.fixture
 def overrides(tmp_path, monkeypatch) -> list[str]:
-    (tmp_path / "sarsa.py").write_text(blocks("python"))
-    option = tmp_path / "mine" / "algo" / "sarsa.yaml"
-    option.parent.mkdir(parents=True)
-    option.write_text(blocks("yaml"))
+    for name in ("sarsa.py", "mine/algo/sarsa.yaml"):
+        (text,) = re.findall(rf"^```\w+\n(# {name}\n.*?)^```$", PAGE.read_text(), re.M | re.S)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     return [*SMALL, f"hydra.searchpath=[file://{tmp_path / 'mine'}]"]
 
