@@ -66,6 +66,8 @@ NORMALIZED = [
     *("env=cartpole", "experiment=pl_ppo", "network.hidden=16", "budget.steps=1000"),
     *("env.normalize_observations=true", "env.normalize_rewards=true", "algo.num_envs=4"),
     *("algo.iteration_steps=500", "algo.rollout_steps=32", "protocol.eval_episodes=2"),
+    *("encoder=population", "encoder.learned=true", "encoder.stochastic=true"),
+    "readout=population",
 ]
 
 
@@ -183,7 +185,9 @@ def test_a_stop_request_saves_and_the_run_goes_on_exactly(overrides, tmp_path, m
     assert len(RunDirectory(stopped).status()["attempts"]) == 3
 
 
-def test_a_run_that_normalizes_goes_on_exactly_after_stops_in_two_iterations(tmp_path, monkeypatch):
+def test_a_run_that_normalizes_and_learns_its_encoder_goes_on_exactly_after_two_stops(
+    tmp_path, monkeypatch
+):
     assert run(NORMALIZED, tmp_path / "whole") == 0
     stopped = tmp_path / "stopped"
     signal_at_step(monkeypatch, (40, 200), signal.SIGUSR2)
