@@ -179,7 +179,8 @@ class Watchable(VectorEnv, Interface):
     """A vector environment whose game 0 a person can watch.
 
     Attributes:
-        action_names: what each of the actions does, in a word or two.
+        action_names: what each of the actions does, in a word or two; of continuous ones each of
+            their numbers.
         decisions_per_second: agent steps per second at the speed that is natural for the game.
     """
 

@@ -64,8 +64,9 @@ class Serial:
             bounds = actions.low.tolist(), actions.high.tolist()
             self.action_box = ActionBox(*map(tuple, bounds))
         self.num_actions = int(self.action_box.size if self.action_box else actions.n)
-        numbers = map(str, range(self.num_actions))
-        self.action_names: tuple[str, ...] = getattr(first, "action_names", tuple(numbers))
+        form = "{}" if self.action_box is None else "action[{}]"
+        numbers = tuple(form.format(number) for number in range(self.num_actions))
+        self.action_names: tuple[str, ...] = getattr(first, "action_names", numbers)
         speed: Any = (getattr(first, "metadata", None) or {}).get("render_fps")
         known = isinstance(speed, int | float) and speed > 0
         self.decisions_per_second = float(speed) if known else 10.0

@@ -207,7 +207,8 @@ def load(
 
 def box_of(bounds: dict[str, list[float]]) -> ActionBox:
     """What continuous actions lie in, out of a network's file."""
-    return ActionBox(tuple(bounds["low"]), tuple(bounds["high"]))
+    # A foreign file may hold anything; what is no number ends here.
+    return ActionBox(tuple(map(float, bounds["low"])), tuple(map(float, bounds["high"])))
 
 
 def check_game(player: Player) -> None:

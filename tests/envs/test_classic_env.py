@@ -184,6 +184,7 @@ def test_actions_beyond_their_bounds_are_played_as_the_bounds(echoing, protocol)
 def test_a_box_of_any_shape_is_a_vector_here_and_has_its_own_shape_there(echoing, protocol):
     env = Classic(echoing(Box(-1, 1, (2, 3), np.float32)), 2, protocol("plain"))
     assert (env.num_actions, env.action_box.size) == (6, 6)
+    assert env.action_names[::5] == ("action[0]", "action[5]")
     env.reset(0)
     env.step(np.tile(np.linspace(0, 0.5, 6, dtype=np.float32), (2, 1)))
     assert Echoing.last.tolist() == np.linspace(0, 0.5, 6, dtype=np.float32).reshape(2, 3).tolist()
