@@ -39,7 +39,8 @@ DOCUMENTS = [
         "docs/PLASTICITY.md",
     ),
     *("docs/SLURM.md", "docs/SPEED.md", "docs/WANDB.md"),
-    *("tests/golden/README.md", "examples/own_plugins/README.md"),
+    *("tests/golden/README.md", "examples/README.md", "examples/own_plugins/README.md"),
+    "results/networks/README.md",
 ]
 SMALL = ["time_window=2", "threads=1", "budget.steps=700", "algo.iteration_steps=350"]
 
