@@ -44,7 +44,7 @@ def command(argv: Sequence[str] | None) -> int:
     Raises:
         Refused: an argument is wrong.
     """
-    parser = shell.Parser(prog="python -m sdqn_lab.bench", description=__doc__)
+    parser = shell.Parser(prog=shell.program("bench"), description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds: minutes")
     parser.add_argument("--only", metavar="PATTERN", help="names that match, or contain this text")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows to this file")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdqn_lab.checks.refused import ConfigError
-from sdqn_lab.commands.shell import Parser, answering, console, output
+from sdqn_lab.commands.shell import Parser, answering, console, output, program
 from sdqn_lab.exporting.request import Request, mistakes
 from sdqn_lab.play import exit_on_sigterm
 from sdqn_lab.watching.request import whole
@@ -41,7 +41,7 @@ def parse(argv: Sequence[str] | None) -> Request:
         Refused: it is no command line.
         ConfigError: with all that is wrong in it.
     """
-    parser = Parser(prog="python -m sdqn_lab.export", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog=program("export"), description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("run_dir", type=Path, metavar="RUN_DIR", help="of a run that was evaluated at least once")
     add("--nir", type=Path, required=True, metavar="FILE", help="the graph, .nir (HDF5)")

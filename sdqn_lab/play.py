@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdqn_lab.checks.refused import ConfigError
-from sdqn_lab.commands.shell import Parser, answering, console, output
+from sdqn_lab.commands.shell import Parser, answering, console, output, program
 from sdqn_lab.runs.stopping import PREEMPTED_EXIT
 from sdqn_lab.watching.request import Request, mistakes, whole, whole_list
 
@@ -45,7 +45,7 @@ def parse(argv: Sequence[str] | None) -> Request:
         Refused: it is no command line.
         ConfigError: with all that is wrong in it.
     """
-    parser = Parser(prog="python -m sdqn_lab.play", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog=program("play"), description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("run_dir", type=Path, metavar="RUN_DIR", help="of a run that was evaluated at least once")
     add("--episodes", type=whole, metavar="E", help="default: as many as the protocol says")

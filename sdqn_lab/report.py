@@ -15,7 +15,7 @@ from sdqn_lab.analysis.find import compare
 from sdqn_lab.analysis.literature import printed, read
 from sdqn_lab.analysis.sections.page import sections, write
 from sdqn_lab.analysis.sections.section import Section, Table
-from sdqn_lab.commands.shell import Parser, answering, output
+from sdqn_lab.commands.shell import Parser, answering, output, program
 from sdqn_lab.launching.ledger import LedgerError
 
 PRINTED = ("scores", "aggregates", "improvement")
@@ -41,11 +41,12 @@ def command(argv: Sequence[str] | None) -> int:
         Refused: an argument is wrong, or there is nothing to compare.
         LedgerError: a sweep's ledger is damaged.
     """
-    parser = Parser(prog="python -m sdqn_lab.report", description=__doc__)
+    parser = Parser(prog=program("report"), description=__doc__)
     add = parser.add_argument
     add("dirs", nargs="+", type=Path, metavar="DIR", help="directories of sweeps or of runs")
     add("--by", type=_split, metavar="KEY,...", help="what distinguishes arms (all that varies)")
-    add("--against", type=_split, metavar="KEY=VALUE,...", help="the baseline arm (the DQN)")
+    baseline = "the baseline arm (dqn, or X beside pl_X)"
+    add("--against", type=_split, metavar="KEY=VALUE,...", help=baseline)
     add("--literature", type=Path, metavar="FILE.csv", help="scores from papers, to stand beside")
     add("--wandb", metavar="ENTITY/PROJECT", help="also save it as a W&B Report there")
     add("--out", type=Path, default=Path("report"), metavar="FOLDER", help="where (report)")

@@ -12,7 +12,6 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log, run_job
@@ -24,7 +23,7 @@ from sdqn_lab import config
 from sdqn_lab.analysis.stored_run import Run
 from sdqn_lab.analysis.terminal import print_cells
 from sdqn_lab.checks.refused import ConfigError, Refused
-from sdqn_lab.commands import arguments, help
+from sdqn_lab.commands import arguments, help, shown
 from sdqn_lab.commands.callbacks import Callbacks
 from sdqn_lab.commands.shell import answering, console, output
 from sdqn_lab.config.directories import as_long_as_stored, check_writable, existing_state
@@ -77,18 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _show(flags: list[str], args: argparse.Namespace) -> int:
     """Let Hydra show what it shows of a config; of a multirun the first cell's."""
+    if args.shell_completion:
+        shown.install_completion(args.overrides)
+        return 0
     overrides = args.overrides if args.cfg or args.info else []
     if overrides and args.multirun:
         overrides = combinations(overrides, config.compose_raw(overrides, RunMode.MULTIRUN))[0]
     # Hydra would answer what is wrong in several lines.
     config.compose_raw(overrides)
-    before, sys.argv[1:] = sys.argv[1:], [*flags, *overrides]
-    try:
-        hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(
-            task
-        )()
-    finally:
-        sys.argv[1:] = before
+    shown.show([*flags, *overrides])
     return 0
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from sdqn_lab.commands.shell import USAGE_ERROR, Parser, answering, console, output
+from sdqn_lab.checks.extras import WANDB
+from sdqn_lab.commands.shell import USAGE_ERROR, Parser, answering, console, output, program
 from sdqn_lab.launching.cancel import cancel_cells
 from sdqn_lab.launching.ledger import Ledger, LedgerError
 from sdqn_lab.launching.observe import WRONG, observe
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; `run` carries the command out."""
-    parser = Parser(prog="python -m sdqn_lab.sweep", description=__doc__)
+    parser = Parser(prog=program("sweep"), description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for run in (status, relaunch, cancel, sync):
         what = str(run.__doc__).splitlines()[0]
@@ -82,6 +83,7 @@ def cancel(args: argparse.Namespace) -> int:
 
 def sync(args: argparse.Namespace) -> int:
     """Upload to W&B what its server lacks, from the cells' own records; of one run, too."""
+    WANDB.demand("sync")
     # Imported here: the client takes its time to load.
     from sdqn_lab.tracking.sync import sync_run
     from sdqn_lab.tracking.wandb import NoConnectionError, SyncError

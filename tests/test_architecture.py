@@ -16,7 +16,7 @@ LAYERS = {
     "envs": {"checks"},
     "networks": {"checks", "spiking"},
     "engines": {"spiking", "networks"},
-    "agents": {"checks", "networks", "spiking", "engines"},
+    "agents": {"checks", "envs", "networks", "spiking", "engines"},
     "tracking": {"checks", "runs"},
     "assembly": {"checks", "agents", "engines", "envs", "networks", "spiking"},
 }

@@ -306,7 +306,7 @@ GAMES = [
     *[(f"env={game}", "", "env=pong or another game for one") for game in REFUSED],
     ("env=gymnasium env.id=NoSuch-v0", "NoSuch", ANOTHER_ID),
     ("env=gymnasium env.id=no.module:Foo-v1", "no.module", ANOTHER_ID),
-    ("env=gymnasium env.id=Pendulum-v1", "Discrete", "env.id=CartPole-v1"),
+    ("env=gymnasium env.id=Pendulum-v1 => algo=dqn", "is a number", "algo=ppo, algo=a2c"),
     ("env=pong env.id=pongg", "104", "env=pong"),
     ("env=pong env.id=combat", "", "env=pong"),
 ]

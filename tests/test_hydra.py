@@ -10,6 +10,7 @@ from typing import ClassVar
 import hydra
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sdqn_lab import config, run
@@ -96,6 +97,18 @@ def test_a_sweep_without_values_is_answered_in_one_line(sweep, multirun):
 # Rows of a sweep: values that belong together
 
 ROWS = "cells=[{neuron:lif,surrogate:atan},{neuron:if,surrogate:gate}]"
+
+
+def test_what_a_command_varies_replaces_the_values_of_the_sweeps_file_in_its_order():
+    given = ["sweep=minatar_300k", "experiment=dqn,sdqn", "env=minatar_freeway", "threads=2"]
+    made = config.planning.combinations(given, config.compose_raw(given, RunMode.MULTIRUN))
+    games = "env=minatar_freeway"
+    expected = [
+        [f"seed={seed}", games, f"experiment={arm}", "sweep=minatar_300k", "threads=2"]
+        for seed in range(3)
+        for arm in ("dqn", "sdqn")
+    ]
+    assert made == expected
 
 
 def test_rows_of_cells_go_together_and_multiply_with_what_is_swept():

@@ -16,7 +16,6 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = sorted((ROOT / "results").glob("*/sweep"))
-PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
 WANTED = ("game", "arm", "seed", "steps", "score", "protocol", "sha", "hardware", "command")
 MAC_PJ, AC_PJ = 4.6, 0.9
 """Horowitz 2014, 45 nm, float32: 3.7 + 0.9, and 0.9."""
@@ -177,12 +176,9 @@ def agree(cell, values):
 
 
 def block(study, name):
-    """The rows of a table that a page shows between two marks: the study's own, if it has one."""
-    own = study.parent / "README.md"
-    pages = [page.read_text() for page in ([own] if own.exists() else PAGES) if page.exists()]
-    (found,) = [
-        t for p in pages for t in re.findall(f"<!-- {name} -->(.*?)<!-- /{name} -->", p, re.S)
-    ]
+    """The rows of a table that the study's page shows between two marks."""
+    page = (study.parent / "README.md").read_text()
+    (found,) = re.findall(f"<!-- {name} -->(.*?)<!-- /{name} -->", page, re.S)
     head, _, *rows = [
         [cell.strip() for cell in line.strip("| \n").split("|")]
         for line in found.strip().splitlines()

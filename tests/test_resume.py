@@ -61,6 +61,12 @@ POLICY = [
 PPO = [*POLICY, "experiment=pl_ppo", "algo.minibatches=3", "algo.shared_trunk=false"]
 A2C = [*POLICY, "experiment=pl_a2c"]
 REINFORCE = [*POLICY, "experiment=pl_reinforce"]
+NORMALIZED = [
+    *COMMON,
+    *("env=cartpole", "experiment=pl_ppo", "network.hidden=16", "budget.steps=1000"),
+    *("env.normalize_observations=true", "env.normalize_rewards=true", "algo.num_envs=4"),
+    *("algo.iteration_steps=500", "algo.rollout_steps=32", "protocol.eval_episodes=2"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +181,17 @@ def test_a_stop_request_saves_and_the_run_goes_on_exactly(overrides, tmp_path, m
     assert run(overrides, stopped) == 0
     assert numbers(stopped) == numbers(tmp_path / "whole")
     assert len(RunDirectory(stopped).status()["attempts"]) == 3
+
+
+def test_a_run_that_normalizes_goes_on_exactly_after_stops_in_two_iterations(tmp_path, monkeypatch):
+    assert run(NORMALIZED, tmp_path / "whole") == 0
+    stopped = tmp_path / "stopped"
+    signal_at_step(monkeypatch, (40, 200), signal.SIGUSR2)
+    assert run(NORMALIZED, stopped) == run(NORMALIZED, stopped) == PREEMPTED_EXIT
+    assert run(NORMALIZED, stopped) == 0
+    assert numbers(stopped) == numbers(tmp_path / "whole")
+    files = [path / "network_last.safetensors" for path in (stopped, tmp_path / "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_a_stop_request_in_an_evaluation_is_heard_and_the_evaluation_repeated(

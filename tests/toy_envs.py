@@ -1,6 +1,6 @@
 """Tiny environments whose optimal values are known in closed form, to test learning with."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -98,3 +98,34 @@ class _Chain(_Toy):
         self.state = self.state + 1 if action else max(self.state - 1, 0)
         over = self.state == len(self.shown) - 1
         return self.shown[self.state], float(over), over, False, {}
+
+
+class Echo(gymnasium.Env):
+    """Say the number that one sees: D numbers in [-1, 1], drawn anew at each step.
+
+    The reward is -|action - seen|^2, so the best action is what is seen and the best return 0. An
+    action of zeros earns -D / 3 in the mean.
+    """
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 8}
+    size = 2
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.observation_space = Box(-1, 1, (self.size,), np.float32)
+        self.action_space = Box(-2, 2, (self.size,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seen = self.np_random.uniform(-1, 1, self.size).astype(np.float32)
+        return self.seen, {}
+
+    def step(self, action):
+        reward = -float(np.square(action - self.seen).sum())
+        return self.reset()[0], reward, False, False, {}
+
+    def render(self):
+        return np.full((32, 32, 3), 127 * (1 + self.seen[0]), np.uint8)
+
+
+gymnasium.register("Echo-v0", "tests.toy_envs:Echo", max_episode_steps=16)

@@ -1,14 +1,22 @@
 """Advantage actor-critic: one update from all steps of a short rollout."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from sdqn_lab.agents.base import EnvSpec
-from sdqn_lab.agents.losses import categorical, mse, normalized
+from sdqn_lab.agents.losses import mse, normalized
 from sdqn_lab.agents.policy_agent import ActorCritic, Batch
-from sdqn_lab.checks.ranges import Count, NonNegative, Positive, Share, check_arguments
+from sdqn_lab.checks.ranges import (
+    Count,
+    NonNegative,
+    OneOf,
+    Positive,
+    Share,
+    check_arguments,
+)
 
 
 class A2C(ActorCritic):
@@ -22,8 +30,12 @@ class A2C(ActorCritic):
 
     Bounded firing rates cannot carry large values, hence `reward_scale` (see `PQN`).
 
+    Under `spike_gradient=score_function` (see `PolicyAgent`) values need a torso of their own: V of
+    the scored spikes themselves would be no baseline. That torso learns by surrogates as ever; what
+    it learns moves the policy's gradient in its noise alone, as far as A ends in rewards.
+
     Args:
-        network: called as network(observations, generator=...) -> {"policy": logits (B, A),
+        network: called as network(observations, generator=...) -> {"policy": (B, A) or (B, 2D),
             "value": V (B, 1)}.
         env: the environment's shapes.
         seed: of actions ("explore") and of a network that draws ("encoder").
@@ -42,6 +54,7 @@ class A2C(ActorCritic):
         rmsprop_eps: RMSprop's epsilon, added to the root.
         max_grad_norm: largest L2 norm of the gradient over all parameters; None: no limit.
         reward_scale: learning sees rewards times this; returns in records are unscaled.
+        spike_gradient: of the policy's spikes: surrogate, or score_function (`neuron=bernoulli`).
 
     Raises:
         Refused: an argument outside its range.
@@ -70,6 +83,7 @@ class A2C(ActorCritic):
         rmsprop_eps: Positive = 1e-5,
         max_grad_norm: Positive | None = 0.5,
         reward_scale: Positive = 1.0,
+        spike_gradient: Annotated[str, OneOf("surrogate", "score_function")] = "surrogate",
     ) -> None:
         check_arguments(A2C.__init__, locals())
         super().__init__(
@@ -89,6 +103,7 @@ class A2C(ActorCritic):
             learning_rate_decay_steps=learning_rate_decay_steps,
             max_grad_norm=max_grad_norm,
             reward_scale=reward_scale,
+            spike_gradient=spike_gradient,
         )
         self.normalize_advantages = normalize_advantages
 
@@ -98,7 +113,7 @@ class A2C(ActorCritic):
         Metrics: "loss/policy" mean (-A log pi), "loss/value" mean (R - V)^2, "policy/entropy" mean
         H in nats.
         """
-        log_prob, entropy = categorical(outputs["policy"], batch["actions"])
+        log_prob, entropy = self.judged(outputs["policy"], batch["actions"])
         advantages = batch["advantage"]
         if self.normalize_advantages:
             advantages = normalized(advantages)
@@ -106,6 +121,7 @@ class A2C(ActorCritic):
         of_value = mse(batch["return"] - outputs["value"].squeeze(1))
         bonus = entropy.mean()
         loss = of_policy + self.value_coef * of_value - self.entropy_coef * bonus
+        loss = loss + self.spike_loss(outputs, advantages, entropy)
         return loss, {
             "loss/policy": of_policy.detach(),
             "loss/value": of_value.detach(),

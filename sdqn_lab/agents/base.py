@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from sdqn_lab.agents.returns import BoolArray, IntArray
+from sdqn_lab.agents.returns import BoolArray
 from sdqn_lab.checks.ranges import Count
 from sdqn_lab.checks.refused import Refused
+from sdqn_lab.envs.base import ActionBox, Actions, ActionSpace
 
 if TYPE_CHECKING:
     from sdqn_lab.agents.policy import Policy
@@ -38,15 +39,28 @@ class EnvSpec:
 
     Attributes:
         observation_shape: (C, H, W) or (F,).
-        num_actions: A.
+        num_actions: A; of continuous actions how many numbers D make one.
         stack: consecutive frames along an observation's axis 0.
         dtype: of observations.
+        action_box: what continuous actions lie in; None: they are numbers in [0, A).
     """
 
     observation_shape: tuple[int, ...]
     num_actions: int
     stack: int = 1
     dtype: torch.dtype = torch.uint8
+    action_box: ActionBox | None = None
+
+    @property
+    def actions(self) -> ActionSpace:
+        """What actions are, in one value."""
+        return self.action_box or self.num_actions
+
+    def no_actions(self, count: int) -> Actions:
+        """Zeros in the form of `count` actions, for rows that are no transitions."""
+        if self.action_box is None:
+            return np.zeros(count, np.int64)
+        return np.zeros((count, self.num_actions), np.float32)
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
@@ -55,9 +69,14 @@ class EnvSpec:
 
 
 class Decision(NamedTuple):
-    """Actions (N,) int64, and what acting computed that learning will need, (N, ...) by name."""
+    """What N environments are to do, and what acting computed that learning will need, by name.
 
-    actions: IntArray
+    Attributes:
+        actions: (N,) int64; (N, D) float32 where they are continuous, not clipped to their bounds.
+        extras: each (N, ...).
+    """
+
+    actions: Actions
     extras: Mapping[str, Array]
 
 
@@ -66,14 +85,14 @@ class Row(NamedTuple):
 
     Attributes:
         observations: (N, *observation_shape) that were acted on.
-        actions: (N,) integers.
+        actions: (N,) integers, or (N, D) numbers as they were decided, not clipped.
         rewards: (N,) clipped if the protocol says so.
         terminal: (N,) no value is expected after this step (game over, or a life lost).
         valid: (N,) False for steps that ignored their action and only started a new episode.
     """
 
     observations: Array
-    actions: IntArray
+    actions: Actions
     rewards: Array
     terminal: BoolArray
     valid: BoolArray
@@ -110,11 +129,13 @@ class RunFacts(NamedTuple):
         steps: agent steps of the whole run.
         env: the environment.
         free_bytes: memory free on the `cpu` and on the `device`; None: it runs on another machine.
+        network: the network, weightless; None: it is not known.
     """
 
     steps: int
     env: EnvSpec
     free_bytes: Mapping[str, int] | None = None
+    network: "SpikingNetwork | None" = None
 
     def too_large(self, key: str, count: int, what: str, needed: int, where: str) -> list[Refused]:
         """What is said of a memory that does not fit.
@@ -157,19 +178,23 @@ class Agent(ABC):
 
     Attributes:
         reads: the kind of readout that its heads must be; None: any.
-        learns_by_gradient: False for rules that make no gradient; their network's health is then
-            judged by its spikes.
+        learns_by_gradient: False where no gradient goes through the spikes; the network's health is
+            then judged by the spikes.
         has_compiled_updates: whether `engines` can make them, for networks that it covers.
         parameter_copies: what training keeps for each parameter: itself, its gradient and two
             moments of the optimizer.
+        continuous_head: the head whose outputs are the means of continuous actions; the network
+            then answers the logarithms of their standard deviations behind them (see
+            `SpikingNetwork`). None: it can only choose among finitely many.
         head_gains: by head, the factor of the orthogonal matrix that its linear map starts from;
             heads without one have torch's initialization.
         memory: rows for incremental checkpoints; None where all memory is in `state_dict`.
     """
 
     reads: ClassVar["type[Readout] | None"] = None
-    learns_by_gradient: ClassVar[bool] = True
+    learns_by_gradient: bool = True
     has_compiled_updates: ClassVar[bool] = False
+    continuous_head: ClassVar[str | None] = None
     head_gains: ClassVar[Mapping[str, float]] = {}
     parameter_copies: ClassVar[int] = 4
     memory: Memory | None = None
@@ -245,7 +270,12 @@ class Agent(ABC):
     @staticmethod
     @abstractmethod
     def heads(num_actions: int, arguments: Arguments) -> dict[str, int]:
-        """What the network must end in: the width of each head by its name."""
+        """What the network must end in: the width of each head by its name.
+
+        Args:
+            num_actions: A, or D where actions are continuous.
+            arguments: of the algorithm.
+        """
 
     @staticmethod
     def own_torsos(arguments: Arguments) -> tuple[str, ...]:
@@ -256,7 +286,7 @@ class Agent(ABC):
     @abstractmethod
     def policy(
         network: nn.Module,
-        num_actions: int,
+        actions: ActionSpace,
         *,
         epsilon: float = 0.0,
         generator: torch.Generator | None = None,

@@ -1,5 +1,6 @@
 """Temporal-difference errors, of values and of quantiles, losses of them, and of policies."""
 
+import math
 from typing import Literal
 
 import torch
@@ -57,6 +58,26 @@ def categorical(logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
     log_pi = logits.log_softmax(dim=1)
     taken = log_pi.gather(1, actions.unsqueeze(1)).squeeze(1)
     return taken, -(log_pi.exp() * log_pi).sum(dim=1)
+
+
+def gaussian(outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-density of the actions taken, and entropy, of independent normal distributions::
+
+        log pi(a) = sum_d [ - ((a_d - mean_d) / std_d)^2 / 2 - log std_d - log(2 pi) / 2 ]
+        H         = sum_d [ log std_d + (1 + log(2 pi)) / 2 ]
+
+    Args:
+        outputs: (B, 2D), the means and then the logarithms of the standard deviations.
+        actions: (B, D) as they were drawn, not clipped.
+
+    Returns:
+        Both (B,), in nats. They are of densities: log pi(a) may be above 0, the entropy below.
+    """
+    mean, log_std = outputs.chunk(2, dim=1)
+    distance = (actions - mean) / log_std.exp()
+    half_log = 0.5 * math.log(2 * math.pi)
+    log_prob = (-0.5 * distance.square() - log_std - half_log).sum(dim=1)
+    return log_prob, (log_std + 0.5 + half_log).sum(dim=1)
 
 
 def ppo_policy_loss(

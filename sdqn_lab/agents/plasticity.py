@@ -23,6 +23,7 @@ from sdqn_lab.checks.ranges import (
     check_arguments,
 )
 from sdqn_lab.checks.refused import Refused
+from sdqn_lab.envs.base import ActionSpace
 from sdqn_lab.spiking.output_neurons import OutputSpikes
 
 RULE_KEYS = sorted(
@@ -44,9 +45,17 @@ class Plasticity(Agent):
         theta  <- theta + threshold_learning_rate mean(m z_theta), kept >= 0
 
     d is gamma, or 0 after a terminal step. mean(r) is a running mean over all that was earned. V is
-    linear in the firing rates x of the torso and learns by TD(lambda) with a trace of its own,
-    y <- trace_decay y + x, v <- v + value_learning_rate mean(m y). The change follows the next
-    decision, as in PQN (docs/DEVIATIONS.md, row 58).
+    linear in the firing rates x of the torso and learns by TD(lambda) with a trace of its own::
+
+        y      <- trace_decay y + x
+        a      <- min(a, 1 / (y . (x - d x')))       from a = value_learning_rate
+        v      <- v + a mean(m y)
+
+    A step takes an error m of its own observation to (1 - a y . (x - d x')) m: up to the bound it
+    does not overshoot, above twice the bound it grows. Firing rates of a LIF are small enough that
+    the bound is seldom met; the features of a ReLU are not. The largest of N environments counts,
+    and products below 0 set no bound. The change follows the next decision, as in PQN
+    (docs/DEVIATIONS.md, row 58).
 
     Args:
         network: with one head that is an `OutputSpikes`.
@@ -62,17 +71,19 @@ class Plasticity(Agent):
         max_weight: bound of a weight's size; None: there is none.
         mean_rate: weight of a new mean of rewards in the running mean.
         gamma: discount of one agent step, of td_error.
-        value_learning_rate: of V, of td_error.
+        value_learning_rate: of V, of td_error, before it is bounded.
         tau_plus: see the rules, as all arguments that follow; None: the rule's own default.
 
     Attributes:
         updates: changes made.
+        value_rate: a.
         generator: where spikes are drawn from while it acts.
 
     Raises:
         Refused: an argument outside its range, or a network with another head.
 
-    Source: Williams 1992; Florian 2007; Vasilaki et al. 2009; see docs/PLASTICITY.md.
+    Source: Williams 1992; Florian 2007; Vasilaki et al. 2009; the bound: Dabney and Barto 2012. See
+    docs/PLASTICITY.md.
     """
 
     learns_by_gradient = False
@@ -121,7 +132,7 @@ class Plasticity(Agent):
         self.learning_rate = learning_rate or self.rule.learning_rate
         self.threshold_learning_rate = threshold_learning_rate
         self.max_weight, self.mean_rate = max_weight, mean_rate
-        self.gamma, self.value_learning_rate = gamma, value_learning_rate
+        self.gamma, self.value_rate = gamma, value_learning_rate
         self.updates, self.mean_reward = 0, 0.0
         self.value_weights = torch.zeros(readout.linear.in_features)
         self.traces: dict[str, Tensor] = {}
@@ -197,6 +208,10 @@ class Plasticity(Agent):
         if self.modulator == "td_error":
             discounts = self.gamma * ~columns["terminal"][0]
             factor = rewards + discounts * value[1] - value[0]
+            x, following = columns["rates"]
+            moved = self.traces["rates"] * (x - discounts.unsqueeze(1) * following)
+            largest = float(moved.sum(1)[valid].max())
+            self.value_rate = min(self.value_rate, 1 / largest) if largest > 0 else self.value_rate
         else:
             factor = rewards - (self.mean_reward if self.modulator != "reward" else 0.0)
         factor, count = torch.where(valid, factor, 0.0), valid.sum()
@@ -212,7 +227,7 @@ class Plasticity(Agent):
         of_thresholds = self.threshold_learning_rate * change["thresholds"]
         cast(Tensor, thresholds).add_(of_thresholds.to(weights.device)).clamp_(min=0)
         if self.modulator == "td_error":
-            self.value_weights += self.value_learning_rate * change["rates"]
+            self.value_weights += self.value_rate * change["rates"]
         earned = float(rewards[valid].mean())
         self.mean_reward += self.mean_rate * (earned - self.mean_reward)
         self.updates += 1
@@ -224,8 +239,9 @@ class Plasticity(Agent):
         return None if self._seen is None else torch.from_numpy(self._seen)
 
     def metrics(self, step: int) -> dict[str, float]:
-        """The running mean of rewards."""
-        return {"plasticity/reward_mean": self.mean_reward}
+        """The running mean of rewards; under td_error the values' rate too."""
+        rate = {"plasticity/value_rate": self.value_rate} if self.modulator == "td_error" else {}
+        return {"plasticity/reward_mean": self.mean_reward, **rate}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, traces and the row that waits included; it shares memory with the agent."""
@@ -233,6 +249,7 @@ class Plasticity(Agent):
             "network": dict(self.network.state_dict()),
             "updates": self.updates,
             "mean_reward": self.mean_reward,
+            "value_rate": self.value_rate,
             "value_weights": self.value_weights,
             "traces": self.traces,
             "rollout": self.rollout.state_dict(),
@@ -249,6 +266,7 @@ class Plasticity(Agent):
         """
         self.network.load_state_dict(state["network"])
         self.updates, self.mean_reward = state["updates"], state["mean_reward"]
+        self.value_rate = state["value_rate"]
         self.value_weights, self.traces = state["value_weights"], dict(state["traces"])
         self.rollout.load_state_dict(state["rollout"])
         self._explore.bit_generator.state = state["explore"]
@@ -263,13 +281,13 @@ class Plasticity(Agent):
     @staticmethod
     def policy(
         network: nn.Module,
-        num_actions: int,
+        actions: ActionSpace,
         *,
         epsilon: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> MostSpikes:
         """The most spikes, but for epsilon; spikes are drawn in evaluation too."""
-        return MostSpikes(network, num_actions, epsilon=epsilon, generator=generator)
+        return MostSpikes(network, actions, epsilon=epsilon, generator=generator)
 
     @staticmethod
     def problems(arguments: Arguments, run: RunFacts) -> list[Refused]:

@@ -12,19 +12,20 @@ from torch import Tensor, nn
 from sdqn_lab.agents.returns import BoolArray, IntArray
 from sdqn_lab.engines.cuda_graph import CudaGraph, graph_obstacle
 from sdqn_lab.engines.network import compiled
+from sdqn_lab.envs.base import ActionBox, Actions, ActionSpace, random_actions
 
 
 class Choice(NamedTuple):
     """What a policy decided for N observations.
 
     Attributes:
-        actions: (N,) int64.
+        actions: (N,) int64, or (N, D) float32 where they are continuous.
         explored: (N,) whether the action was drawn uniformly at random.
         outputs: (N, K) what the network answered, on its device; None where every action was
             random and the network was therefore not asked.
     """
 
-    actions: IntArray
+    actions: Actions
     explored: BoolArray
     outputs: Tensor | None
 
@@ -35,13 +36,14 @@ class Policy(ABC):
     Args:
         network: called as network(observations, time_window=..., generator=...) -> (N, K), or with
             several heads a dictionary of such outputs.
-        num_actions: A, >= 1.
+        actions: how many there are, or what continuous ones lie in.
         epsilon: probability of a uniformly random action, in [0, 1].
         generator: random source of a network that draws (Poisson encoder), on its device.
 
     Attributes:
         outputs_name: what a person calls the outputs, e.g. `Q-values`.
         head: of a network with several, the one that decides.
+        num_actions: A, or how many numbers D make one action.
     """
 
     outputs_name: ClassVar[str]
@@ -50,13 +52,14 @@ class Policy(ABC):
     def __init__(
         self,
         network: nn.Module,
-        num_actions: int,
+        actions: ActionSpace,
         *,
         epsilon: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         self.network = network
-        self.num_actions = num_actions
+        self.actions = actions
+        self.num_actions = actions if isinstance(actions, int) else actions.size
         self.epsilon = epsilon
         self.generator = generator
         self._compiled = compiled(network)
@@ -64,11 +67,11 @@ class Policy(ABC):
         self._graphs: dict[int | None, CudaGraph[Tensor]] = {}
 
     @abstractmethod
-    def choose(self, outputs: Tensor, rng: np.random.Generator) -> IntArray:
-        """Actions (N,) for the network's outputs (N, K)."""
+    def choose(self, outputs: Tensor, rng: np.random.Generator) -> Actions:
+        """Actions, (N,) or (N, D), for the network's outputs (N, K)."""
 
     def values(self, outputs: Tensor) -> Tensor:
-        """One number for each action (N, A), out of the network's outputs (N, K)."""
+        """A number for each action (N, A), or each of D, out of the network's outputs (N, K)."""
         return outputs
 
     def quantiles(self, outputs: Tensor) -> Tensor | None:
@@ -122,13 +125,15 @@ class Policy(ABC):
         """
         # Drawn before it is known who explores: the stream is the same for every epsilon.
         explored = rng.random(len(observations)) < self.epsilon
-        actions = rng.integers(self.num_actions, size=len(observations))
+        actions = random_actions(self.actions, len(observations), rng)
         # Early in training nearly every action is random, and a forward would be for nothing.
         if explored.all():
             return Choice(actions, explored, outputs)
         if outputs is None:
             outputs = self.outputs(observations, time_window)
-        return Choice(np.where(explored, actions, self.choose(outputs, rng)), explored, outputs)
+        chosen = self.choose(outputs, rng)
+        of_each = explored if chosen.ndim == 1 else explored[:, np.newaxis]
+        return Choice(np.where(of_each, actions, chosen), explored, outputs)
 
 
 class Greedy(Policy):
@@ -188,3 +193,39 @@ class Sampled(Policy):
         logits = outputs.cpu().numpy()
         actions: IntArray = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
         return actions
+
+
+class Gaussian(Policy):
+    """Continuous actions, each number of them drawn from a normal distribution of its own::
+
+        a_d = mean_d + exp(log_std_d) noise_d
+
+    They may lie beyond their bounds: an environment plays the bound then, and learning takes them
+    as they were drawn. Outputs are (N, 2D), the means and then the logarithms of the standard
+    deviations, as `SpikingNetwork` answers them.
+    """
+
+    outputs_name, head = "mean action", "policy"
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """The means (N, D) out of (N, 2D)."""
+        return outputs[:, : self.num_actions]
+
+    def choose(self, outputs: Tensor, rng: np.random.Generator) -> Actions:
+        """Draws (N, D)."""
+        mean, log_std = outputs.cpu().chunk(2, dim=1)
+        noise = rng.standard_normal(mean.shape).astype(np.float32)
+        drawn: Actions = (mean + log_std.exp() * torch.from_numpy(noise)).numpy()
+        return drawn
+
+
+class Mean(Gaussian):
+    """The mean of the distribution that training draws from, clipped to the actions' bounds.
+
+    Outputs as `Gaussian`.
+    """
+
+    def choose(self, outputs: Tensor, rng: np.random.Generator) -> Actions:
+        """Means (N, D); nothing is drawn."""
+        assert isinstance(self.actions, ActionBox)
+        return self.actions.clip(self.values(outputs).cpu().numpy())

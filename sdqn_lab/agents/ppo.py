@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.agents.losses import (
-    categorical,
     clipped_value_loss,
     mse,
     normalized,
@@ -36,7 +35,7 @@ class PPO(ActorCritic):
     in units of scaled rewards.
 
     Args:
-        network: called as network(observations, generator=...) -> {"policy": logits (B, A),
+        network: called as network(observations, generator=...) -> {"policy": (B, A) or (B, 2D),
             "value": V (B, 1)}.
         env: the environment's shapes.
         seed: of actions ("explore"), of the minibatches ("shuffle") and of a network that draws
@@ -121,7 +120,7 @@ class PPO(ActorCritic):
         "policy/approx_kl" mean (rho - 1 - log rho), "policy/clip_fraction" share of rho outside
         [1 - c, 1 + c].
         """
-        log_prob, entropy = categorical(outputs["policy"], batch["actions"])
+        log_prob, entropy = self.judged(outputs["policy"], batch["actions"])
         values, returns = outputs["value"].squeeze(1), batch["return"]
         advantages = batch["advantage"]
         if self.normalize_advantages:

@@ -15,6 +15,7 @@ from sdqn_lab.agents.seeding import restore, stream, stream_seed
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.engines.network import compiled, obstacle
 from sdqn_lab.engines.optimizer import CompiledOptimizer, optimizer_obstacle
+from sdqn_lab.envs.base import ActionSpace
 
 
 class QAgent(Agent):
@@ -172,13 +173,13 @@ class QAgent(Agent):
     @staticmethod
     def policy(
         network: nn.Module,
-        num_actions: int,
+        actions: ActionSpace,
         *,
         epsilon: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Greedy:
         """Greedy in the values, but for epsilon."""
-        return Greedy(network, num_actions, epsilon=epsilon, generator=generator)
+        return Greedy(network, actions, epsilon=epsilon, generator=generator)
 
     @staticmethod
     def problems(arguments: Arguments, run: RunFacts) -> list[Refused]:

@@ -21,6 +21,7 @@ from sdqn_lab.checks.ranges import (
     check_arguments,
 )
 from sdqn_lab.engines.losses import quantile_bootstrap, quantile_gradient
+from sdqn_lab.envs.base import ActionSpace
 
 
 class QRDQN(DQN):
@@ -128,10 +129,10 @@ class QRDQN(DQN):
     @staticmethod
     def policy(
         network: nn.Module,
-        num_actions: int,
+        actions: ActionSpace,
         *,
         epsilon: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> GreedyInMean:
         """Greedy in the mean of the quantiles, but for epsilon."""
-        return GreedyInMean(network, num_actions, epsilon=epsilon, generator=generator)
+        return GreedyInMean(network, actions, epsilon=epsilon, generator=generator)

@@ -1,17 +1,24 @@
 """REINFORCE: the policy gradient of whole episodes, without values."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sdqn_lab.agents.base import Arguments, Array, EnvSpec, Row, RunFacts
-from sdqn_lab.agents.losses import categorical, normalized
+from sdqn_lab.agents.losses import normalized
 from sdqn_lab.agents.policy_agent import Batch, PolicyAgent
 from sdqn_lab.agents.returns import BoolArray, lambda_returns
-from sdqn_lab.checks.ranges import Count, NonNegative, Positive, Share, check_arguments
+from sdqn_lab.checks.ranges import (
+    Count,
+    NonNegative,
+    OneOf,
+    Positive,
+    Share,
+    check_arguments,
+)
 from sdqn_lab.checks.refused import Refused
 
 
@@ -30,7 +37,7 @@ class REINFORCE(PolicyAgent):
     kept until it ends; what it did before an update is then learned from under the policy after.
 
     Args:
-        network: called as network(observations, generator=...) -> logits (B, A).
+        network: called as network(observations, generator=...) -> (B, A) or (B, 2D).
         env: the environment's shapes.
         seed: of actions ("explore") and of a network that draws ("encoder").
         num_envs: N.
@@ -45,9 +52,11 @@ class REINFORCE(PolicyAgent):
         adam_eps: Adam's epsilon.
         max_grad_norm: largest L2 norm of the gradient over all parameters; None: no limit.
         reward_scale: learning sees rewards times this; of no effect if returns are normalized.
+        spike_gradient: surrogate, or score_function (`neuron=bernoulli`); see `PolicyAgent`.
 
     Attributes:
         rows: those that hold steps of running episodes, and those since the last update.
+        extras: for each row, what acting computed for it.
         fresh: (N,) for each row, which of its steps were not learned from yet.
 
     Raises:
@@ -73,6 +82,7 @@ class REINFORCE(PolicyAgent):
         adam_eps: Positive = 1e-8,
         max_grad_norm: Positive | None = None,
         reward_scale: Positive = 1.0,
+        spike_gradient: Annotated[str, OneOf("surrogate", "score_function")] = "surrogate",
     ) -> None:
         check_arguments(REINFORCE.__init__, locals())
         super().__init__(
@@ -87,23 +97,29 @@ class REINFORCE(PolicyAgent):
             learning_rate_decay_steps=learning_rate_decay_steps,
             max_grad_norm=max_grad_norm,
             reward_scale=reward_scale,
+            spike_gradient=spike_gradient,
         )
         self.rollout_steps, self.normalize_returns = rollout_steps, normalize_returns
         self.rows: list[Row] = []
+        self.extras: list[Mapping[str, Array]] = []
         self.fresh: list[BoolArray] = []
         self._since_update = 0
 
     def observe(self, row: Row, extras: Mapping[str, Array]) -> None:
         """Keep a row until the episodes in it have ended and are learned from."""
         self.rows.append(row)
+        self.extras.append(extras)
         self.fresh.append(row.valid)
         self._since_update += 1
 
     def close(self, observations: Array) -> None:
         """Running episodes end here."""
-        nothing = np.zeros(len(observations), np.bool_)
-        actions, rewards = nothing.astype(np.int64), nothing.astype(np.float32)
-        self.rows.append(Row(observations, actions, rewards, nothing, nothing))
+        if not self.rows:  # none is running
+            return
+        n = len(observations)
+        nothing, rewards = np.zeros(n, np.bool_), np.zeros(n, np.float32)
+        self.rows.append(Row(observations, self.env.no_actions(n), rewards, nothing, nothing))
+        self.extras.append({name: np.zeros_like(v) for name, v in self.extras[-1].items()})
         self.fresh.append(nothing)
 
     def learn(self, step: int) -> Iterator[dict[str, Tensor | float]]:
@@ -133,12 +149,14 @@ class REINFORCE(PolicyAgent):
             "observations": rows.observations,
             "actions": rows.actions,
             "return": returns.astype(np.float32),
+            **_kept(self.extras),
         }
         lesson = {name: torch.from_numpy(c[fresh & ended]) for name, c in found.items()}
         # Rows before the first step of a running episode are not needed any more.
         left = fresh & ~ended
         first = int(left.any(axis=1).argmax()) if left.any() else len(left)
-        self.rows, self.fresh = self.rows[first:], list(left[first:])
+        self.rows, self.extras = self.rows[first:], self.extras[first:]
+        self.fresh = list(left[first:])
         return {name: column.to(self.device) for name, column in lesson.items()}
 
     def loss(self, batch: Batch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -146,10 +164,11 @@ class REINFORCE(PolicyAgent):
 
         Metrics: "loss/policy" mean (-G' log pi), "policy/entropy" mean H in nats.
         """
-        log_prob, entropy = categorical(outputs["policy"], batch["actions"])
+        log_prob, entropy = self.judged(outputs["policy"], batch["actions"])
         returns = normalized(batch["return"]) if self.normalize_returns else batch["return"]
         of_policy, bonus = -(returns * log_prob).mean(), entropy.mean()
         loss = of_policy - self.entropy_coef * bonus
+        loss = loss + self.spike_loss(outputs, returns, entropy)
         return loss, {"loss/policy": of_policy.detach(), "policy/entropy": bonus.detach()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -157,6 +176,7 @@ class REINFORCE(PolicyAgent):
         rows = _columns(self.rows)._asdict() if self.rows else {}
         own = {
             "rows": rows,
+            "extras": _kept(self.extras),
             "fresh": np.array(self.fresh, np.bool_),
             "since_update": self._since_update,
         }
@@ -168,12 +188,14 @@ class REINFORCE(PolicyAgent):
         self.fresh, self._since_update = list(state["fresh"]), state["since_update"]
         columns = [state["rows"][name] for name in Row._fields] if self.fresh else []
         self.rows = [Row(*parts) for parts in zip(*columns, strict=True)]
+        kept = state["extras"].items()
+        self.extras = [{name: column[i] for name, column in kept} for i in range(len(self.rows))]
 
     @staticmethod
     def memory_bytes(arguments: Arguments, env: EnvSpec) -> int:
         """Bytes of an iteration's steps, all in one episode, and of the copy to learn from."""
         row = torch.Size(env.observation_shape).numel() * env.dtype.itemsize
-        others = 8 + 4 + 1 + 1 + 1  # actions, rewards, terminal, valid, fresh
+        others = env.no_actions(1).nbytes + 4 + 1 + 1 + 1  # rewards, terminal, valid, fresh
         return 2 * int(arguments["iteration_steps"] * (row + others))
 
     @staticmethod
@@ -193,3 +215,9 @@ class REINFORCE(PolicyAgent):
 def _columns(rows: list[Row]) -> Row:
     """Rows as arrays of them all, time first."""
     return Row(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def _kept(extras: list[Mapping[str, Array]]) -> dict[str, Array]:
+    """What acting computed for rows, by column, time first."""
+    names = extras[0] if extras else ()
+    return {name: np.stack([each[name] for each in extras]) for name in names}

@@ -64,7 +64,9 @@ class Rollout:
             extras: what acting would compute for them.
         """
         nothing = np.zeros(len(observations), np.bool_)
-        actions, rewards = nothing.astype(np.int64), nothing.astype(np.float32)
+        # In the form of those before: there is no end without a beginning.
+        actions = np.zeros_like(self._columns["actions"][0])
+        rewards = nothing.astype(np.float32)
         self.append(Row(observations, actions, rewards, nothing, nothing), extras)
 
     def columns(self) -> dict[str, Array]:
@@ -122,7 +124,8 @@ def rollout_bytes(arguments: Arguments, env: EnvSpec, extras: int) -> int:
     """Bytes of a rollout with `extras` float32 numbers a step, and of the copy to learn from."""
     steps = (arguments["rollout_steps"] + 2) * arguments["num_envs"]
     row = torch.Size(env.observation_shape).numel() * env.dtype.itemsize
-    others = 8 + 4 + 1 + 1 + 4 * extras  # actions, rewards, terminal, valid, and what acting kept
+    # Actions, rewards, terminal, valid, and what acting kept.
+    others = env.no_actions(1).nbytes + 4 + 1 + 1 + 4 * extras
     return 2 * int(steps * (row + others))
 
 

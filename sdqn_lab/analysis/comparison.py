@@ -20,6 +20,8 @@ NAME = "experiment"
 """The choice that names an arm."""
 BASELINE = "dqn"
 """The name of the arm that others are compared with, unless another is asked for."""
+SPIKING = "pl_"
+"""What the name of a spiking arm begins with; behind it stands the name of its ANN baseline."""
 Options = tuple[tuple[str, Any], ...]
 
 
@@ -74,7 +76,7 @@ class Comparison:
         runs: all that were found, in whatever state.
         by: keys that distinguish arms, `ORIGINS` among them; None: all that vary within a game.
         against: `key=value` pairs that pick one arm as the baseline; None: the arm that is called
-            dqn, else the first arm.
+            dqn, or X beside pl_X; else the first arm.
 
     Raises:
         Refused: `by` or `against` names what is not there, or no run can be used.
@@ -194,7 +196,9 @@ class Comparison:
 
     def _baseline(self, against: Sequence[str] | None) -> Arm:
         if against is None:
-            return next((arm for arm in self.arms if arm.name == BASELINE), self.arms[0])
+            names = {arm.name for arm in self.arms}
+            named = (a for a in self.arms if a.name == BASELINE or f"{SPIKING}{a.name}" in names)
+            return next(named, self.arms[0])
         found = self.arms
         for pair in against:
             key, sign, value = pair.partition("=")

@@ -17,6 +17,7 @@ from sdqn_lab.analysis.comparison import Comparison, Task
 from sdqn_lab.analysis.records import SCORE
 from sdqn_lab.analysis.sections.section import Table
 from sdqn_lab.analysis.stored_run import FIRING, GROUPS, ORIGINS, SILENT, Run
+from sdqn_lab.checks.extras import WANDB, WANDB_REPORTS
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.tracking.wandb import Address, environment, has_key
 
@@ -59,8 +60,10 @@ def parse_target(text: str) -> Target:
     """Read `ENTITY/PROJECT`.
 
     Raises:
-        Refused: it has another form.
+        Refused: it has another form, or a package is not installed.
     """
+    for extra in (WANDB, WANDB_REPORTS):
+        extra.demand(FLAG)
     parts = re.fullmatch(r"([\w.-]+)/([^\\/#?%:]+)", text)
     if parts is None:
         raise Refused(FLAG, text, "not a user or team and a project", "ENTITY/PROJECT")

@@ -7,6 +7,8 @@ a group is called with the group's plain values, and nothing else of a config is
 import inspect
 import os
 from collections.abc import Collection, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +20,17 @@ from torch import nn
 from sdqn_lab.agents.base import Agent, EnvSpec
 from sdqn_lab.agents.seeding import stream_seed
 from sdqn_lab.checks.refused import Refused
-from sdqn_lab.envs.base import Protocol, VectorEnv
-from sdqn_lab.networks.blocks import Block
+from sdqn_lab.envs.base import ActionBox, ActionSpace, Protocol, VectorEnv, action_space
+from sdqn_lab.envs.normalization import Normalized, Normalizer
+from sdqn_lab.networks.blocks import Block, fully_connected
+from sdqn_lab.networks.fingerprint import Stored, stored
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.encoder import Encoder
 from sdqn_lab.spiking.neuron import Neuron
 
 
 def build_network(
-    cfg: DictConfig, observation_shape: tuple[int, ...], num_actions: int
+    cfg: DictConfig, observation_shape: tuple[int, ...], num_actions: ActionSpace
 ) -> SpikingNetwork:
     """Build the network that the config's algorithm needs.
 
@@ -35,7 +39,7 @@ def build_network(
     Args:
         cfg: a composed config.
         observation_shape: (C, H, W), or (F,) for vectors.
-        num_actions: A.
+        num_actions: A, or what continuous actions lie in.
 
     Returns:
         A module mapping observations (B, C, H, W) uint8, or (B, F), to the outputs of its heads;
@@ -45,8 +49,11 @@ def build_network(
         Refused: the network cannot take this observation, or an argument is out of range.
     """
     algorithm, arguments = agent_class(cfg), algo_arguments(cfg)
-    heads, apart = algorithm.heads(num_actions, arguments), algorithm.own_torsos(arguments)
-    network = build_heads(cfg, observation_shape, heads, apart)
+    width, gaussian = num_actions, None
+    if isinstance(width, ActionBox):
+        width, gaussian = width.size, algorithm.continuous_head
+    heads, apart = algorithm.heads(width, arguments), algorithm.own_torsos(arguments)
+    network = build_heads(cfg, observation_shape, heads, apart, gaussian)
     for head, gain in algorithm.head_gains.items():
         nn.init.orthogonal_(network.heads[head].linear.weight, gain)
     return network
@@ -57,8 +64,9 @@ def build_heads(
     observation_shape: tuple[int, ...],
     heads: Mapping[str, int],
     own_torsos: Collection[str] = (),
+    gaussian: str | None = None,
 ) -> SpikingNetwork:
-    """Build a network with heads of the given widths, some on their own torso.
+    """Build a network with heads of the given widths, some on their own torso, one of means.
 
     See `build_network`; heads have torch's initialization here.
     """
@@ -68,24 +76,29 @@ def build_heads(
     scale = {"v_threshold": first.v_threshold, "v_reset": first.v_reset}
     # Torso before heads: weights are drawn in this order, and another would give other weights.
     encoder = make_encoder(cfg)
+    layers: dict[str, Any] = {
+        "make_neuron": lambda: make_neuron(cfg),
+        "make_norm": lambda shape: _instantiate(cfg.norm, normalized_shape=shape, **scale),
+    }
+    shape = encoder.shape(tuple(observation_shape))
     torso, *others = (
-        _instantiate(
-            cfg.network,
-            observation_shape=encoder.shape(tuple(observation_shape)),
-            make_neuron=lambda: make_neuron(cfg),
-            make_norm=lambda shape: _instantiate(cfg.norm, normalized_shape=shape, **scale),
-        )
+        _instantiate(cfg.network, observation_shape=shape, **layers)
         for _ in range(1 + len(own_torsos))
     )
+    wants = inspect.signature(get_class(cfg.readout._target_)).parameters
+    own = {"make_layer": partial(fully_connected, **layers, normalize=True)}
+    extra = {key: value for key, value in own.items() if key in wants}
     readouts = {
-        name: _instantiate(cfg.readout, in_features=torso.num_features, num_actions=width)
+        name: _instantiate(cfg.readout, in_features=torso.num_features, num_actions=width, **extra)
         for name, width in heads.items()
     }
+    encoder.make_weights(tuple(observation_shape))
     network = SpikingNetwork(
         torso,
         encoder,
         readouts,
         own_torsos=dict(zip(own_torsos, others, strict=True)),
+        gaussian=gaussian,
         time_window=cfg.time_window,
         observation_scale=cfg.env.observation_scale,
     )
@@ -131,14 +144,36 @@ def _instantiate(node: DictConfig, **extra: Any) -> Any:
     return get_class(target)(**{**plain, **extra})
 
 
-def build_env(cfg: DictConfig, num_envs: int) -> VectorEnv:
-    """The environment of a config, `num_envs` copies stepped together."""
+def build_env(cfg: DictConfig, num_envs: int, normalizer: Normalizer | None = None) -> VectorEnv:
+    """The environment of a config, `num_envs` copies stepped together.
+
+    Args:
+        cfg: a composed config.
+        num_envs: N.
+        normalizer: what training has seen, for a config that normalizes observations; it stays as
+            it is. None: the environment gathers statistics of its own.
+
+    Raises:
+        Refused: the environment cannot be made, or its observations not be normalized.
+    """
     protocol = Protocol(**OmegaConf.to_container(cfg.protocol))  # type: ignore[arg-type]
     cls = get_class(cfg.env._target_)
     threaded = "num_threads" in inspect.signature(cls).parameters
     extra = {"num_threads": resolve_threads(cfg.get("threads"))} if threaded else {}
     env: VectorEnv = cls(cfg.env.id, num_envs, protocol, **extra)
-    return env
+    if not cfg.env.normalize_observations:
+        return env
+    own = make_normalizer(cfg, env.observation_shape)
+    return Normalized(env, normalizer or own, learning=normalizer is None)
+
+
+def make_normalizer(cfg: DictConfig, observation_shape: tuple[int, ...]) -> Normalizer:
+    """Statistics of observations, before the first.
+
+    Raises:
+        Refused: the observation is no vector.
+    """
+    return Normalizer(observation_shape, cfg.env.observation_clip)
 
 
 def resolve_threads(threads: int | None) -> int:
@@ -153,7 +188,9 @@ def resolve_threads(threads: int | None) -> int:
 def env_spec(env: VectorEnv) -> EnvSpec:
     """What an agent must know of an environment."""
     dtype = torch.from_numpy(np.empty(0, env.observation_dtype)).dtype
-    return EnvSpec(env.observation_shape, env.num_actions, env.stack, dtype)
+    space = action_space(env)
+    box = space if isinstance(space, ActionBox) else None
+    return EnvSpec(env.observation_shape, env.num_actions, env.stack, dtype, box)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -179,13 +216,33 @@ def algo_arguments(cfg: DictConfig) -> dict[str, Any]:
 
 
 def initial_network(cfg: DictConfig, env: EnvSpec) -> SpikingNetwork:
-    """The network that a run begins with, on its device; weights are drawn from the run's seed."""
+    """The network that a run begins with, on its device; weights are drawn from the run's seed.
+
+    Those of the torso that heads share are taken from the run that `torso` names, if it names one.
+    """
     # Forked, because building a network must not move the stream of anything else.
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed(cfg.seed, "init"))
-        network = build_network(cfg, env.observation_shape, env.num_actions)
+        network = build_network(cfg, env.observation_shape, env.actions)
+    if cfg.torso is not None:
+        network.torso.load_state_dict(torso_weights(trained(cfg.torso)))
     # Moved only now: drawn on the CPU, a seed gives the same weights on every device.
     return network.to(resolve_device(cfg.device))
+
+
+def trained(run_dir: str) -> Stored:
+    """The last network of a run; see `stored`."""
+    return stored(Path(run_dir) / "network_last.safetensors")
+
+
+def torso_weights(network: Stored) -> dict[str, torch.Tensor]:
+    """Tensors of a network's shared torso, by their names in it."""
+    begin = "torso."
+    return {
+        name.removeprefix(begin): tensor
+        for name, tensor in network.tensors.items()
+        if name.startswith(begin)
+    }
 
 
 def build_agent(cfg: DictConfig, env: EnvSpec) -> Agent:

@@ -60,7 +60,7 @@ def fault(value: object, hint: Any) -> str:
     except ValidationError as error:
         kind, message = error.errors()[0]["type"], error.errors()[0]["msg"]
         if kind.startswith(OUT_OF_RANGE):
-            return _range(hint)
+            return range_of(hint)
         name = TYPE_NAMES.get(kind) or TYPE_NAMES.get(kind.partition("_")[0])
         return f"must be {name}" if name else message.lower().replace("input should", "must")
     options = next((each for each in get_args(hint) if isinstance(each, OneOf)), None)
@@ -78,7 +78,7 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
         Refused: the first argument out of its range.
     """
     for name, hint in get_type_hints(function, include_extras=True).items():
-        if _range(hint) and (rule := fault(given[name], hint)):
+        if range_of(hint) and (rule := fault(given[name], hint)):
             raise Refused(name, given[name], rule)
 
 
@@ -89,12 +89,12 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
     return TypeAdapter(hint, config=plain)
 
 
-def _range(hint: Any) -> str:
-    """An annotation's range as a rule; empty where it has none."""
+def range_of(hint: Any) -> str:
+    """An annotation's range as a rule, e.g. `must be >= 1`; empty where it has none."""
     if get_origin(hint) is Literal:
         return f"must be one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) is not Annotated:  # a union such as `Positive | None`, or a plain type
-        return next(filter(None, map(_range, get_args(hint))), "")
+        return next(filter(None, map(range_of, get_args(hint))), "")
     low, high = [], []  # how each bound is written alone, and in an interval
     for bound in get_args(hint):
         match bound:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdqn_lab.checks.refused import ConfigError, Refused
-from sdqn_lab.commands.shell import Parser
+from sdqn_lab.commands.shell import Parser, program
 from sdqn_lab.config.overrides import SEARCH_PATH
 
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -19,7 +19,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         ConfigError: a flag that is none, or does not fit.
     """
-    parser = Parser(prog="python -m sdqn_lab.run", add_help=False, allow_abbrev=False)
+    parser = Parser(prog=program("run"), add_help=False, allow_abbrev=False)
     add = parser.add_argument
     add("overrides", nargs="*")
     add("--help", "-h", action="store_true", help="options of every group, and the config")
@@ -32,7 +32,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     add("--config-dir", "-cd", nargs="?", const="", help="a folder with options of your own")
     add("--hydra-help", action="store_true", help="Hydra's own flags")
     add("--version", action="store_true", help="Hydra's version")
-    add("--shell-completion", "-sc", action="store_true", help="see --hydra-help")
+    add("--shell-completion", "-sc", action="store_true", help="docs/how-to/shell-completion.md")
     for flag in UNFIT:
         add(flag, nargs="?", const="", help=argparse.SUPPRESS)
     # Intermixed: flags may stand behind overrides, which Hydra's own parser refuses.

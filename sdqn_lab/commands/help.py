@@ -2,12 +2,13 @@
 
 from omegaconf import OmegaConf
 
+from sdqn_lab.commands.shell import program
 from sdqn_lab.config.composition import compose_raw
 from sdqn_lab.config.overrides import options
 from sdqn_lab.config.schema import GROUPS
 
-HEAD = """python -m sdqn_lab.run [FLAG...] [GROUP=OPTION | KEY=VALUE...]
-python -m sdqn_lab.run --resume RUN_DIR [--trust] [KEY=VALUE...]
+HEAD = """{program} [FLAG...] [GROUP=OPTION | KEY=VALUE...]
+{program} --resume RUN_DIR [--trust] [KEY=VALUE...]
 
   -m, --multirun       one cell per combination of swept values: norm=popnorm,none seed=range(3)
   --cfg job|hydra|all  show the config and run nothing (--resolve, --package PART)
@@ -29,4 +30,5 @@ def text(overrides: list[str]) -> str:
     # Unresolved: references show where a value comes from.
     cfg = compose_raw(overrides)
     shown = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "choices")])
-    return "\n".join([HEAD, "== Groups ==", *listed, "", "== Config ==", OmegaConf.to_yaml(shown)])
+    head = HEAD.format(program=program("run"))
+    return "\n".join([head, "== Groups ==", *listed, "", "== Config ==", OmegaConf.to_yaml(shown)])

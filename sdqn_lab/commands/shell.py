@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -12,9 +13,20 @@ from rich.console import Console
 from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.runs.stopping import INTERRUPTED
 
+SCRIPT = "sdqn-lab"
+"""The console script, which takes the commands' names."""
 USAGE_ERROR = 2
 PLAIN_WIDTH = 160
 """Columns of a table that goes into a file or a pipe."""
+
+
+def program(command: str) -> str:
+    """How this process's command was called, for its help: `sdqn-lab run`, or by `python -m`."""
+    called = Path(sys.argv[0])
+    if called.stem == SCRIPT:
+        return f"{SCRIPT} {command}"
+    whole = called.parts[-2:] == ("sdqn_lab", "__main__.py")
+    return f"python -m sdqn_lab{' ' if whole else '.'}{command}"
 
 
 def console(terminal: bool | None = None) -> Console:

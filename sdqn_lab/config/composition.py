@@ -25,7 +25,7 @@ from sdqn_lab.config.messages import (
     wrong_value,
 )
 from sdqn_lab.config.overrides import SEARCH_PATH, chooses, config_loader, lines, options, parse
-from sdqn_lab.config.schema import GROUPS, SIZES, Config, folder
+from sdqn_lab.config.schema import GROUPS, SIZES, Config, conf_dir, folder
 from sdqn_lab.envs.atari import games as atari_games
 from sdqn_lab.envs.minatar import GAMES as MINATAR_GAMES
 
@@ -226,7 +226,7 @@ def resolved(cfg: DictConfig) -> DictConfig:
     try:
         values = OmegaConf.to_container(plain, resolve=True)
     except OmegaConfBaseException as error:
-        found = [*_dangling(plain)]
+        found = [*_without_sizes(plain, chosen)] or [*_dangling(plain)]
         raise ConfigError(found or [Refused("config", None, first_line(error))]) from error
     assert isinstance(values, dict)
     if isinstance(values["algo"], dict):
@@ -254,6 +254,22 @@ def _missing(node: Any, prefix: str = "") -> Iterator[str]:
     elif isinstance(node, dict):
         for key, value in node.items():
             yield from _missing(value, f"{prefix}.{key}".lstrip("."))
+
+
+def _without_sizes(cfg: DictConfig, chosen: dict[Any, str | None]) -> Iterator[Refused]:
+    """An algorithm that knows no sizes for the environment's family, in one line."""
+    sizes, family = OmegaConf.select(cfg, f"algo.{SIZES}"), str(cfg.env.family)
+    if not isinstance(sizes, DictConfig) or family in sizes:
+        return
+    known = ", ".join(map(str, sizes))
+    fitting = [
+        f"algo={file.stem}"
+        for file in sorted((conf_dir() / "algo").glob("[!_]*.yaml"))
+        if OmegaConf.select(OmegaConf.load(file), f"{SIZES}.{family}") is not None
+    ]
+    rule = f"has sizes for {known}, and env={chosen.get('env')} is {family}"
+    instead = " or ".join(fitting) or f"env.family={known.partition(',')[0]}"
+    yield Refused("algo", chosen.get("algo"), rule, instead)
 
 
 def _dangling(node: DictConfig, prefix: str = "") -> Iterator[Refused]:

@@ -25,6 +25,13 @@ NEUTRAL = frozenset(
 """Root keys that cannot change a number: they take no part in a cell's name."""
 NEUTRAL_ENV = ("family", "sizes", "threads", "log_every_steps")
 """The same of `env`: defaults that other keys refer to."""
+SINCE = (
+    ("neuron", "learn_threshold", False),
+    ("encoder", "learned", False),
+    ("encoder", "stochastic", False),
+    ("algo", "spike_gradient", "surrogate"),
+)
+"""Keys that came later, with the value that stands for what there was before."""
 TEMPORAL = ("time_window", "time_window_eval", "surrogate")
 """Root keys without meaning under a neuron without time, such as ReLU."""
 
@@ -39,12 +46,22 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(plain, dict)
     for key in NEUTRAL_ENV:
         plain["env"].pop(key)
+    # Cells made before there was any normalization keep their names.
+    if not plain["env"].get("normalize_observations"):
+        plain["env"].pop("normalize_observations", None)
+        plain["env"].pop("observation_clip", None)
+    if not plain["env"].get("normalize_rewards"):
+        plain["env"].pop("normalize_rewards", None)
     plain["budget"].pop("size")
     # Where frames lie moves no number.
     plain["algo"].pop("replay_device", None)
-    # Cells made before thresholds could be learned keep their names.
-    if plain["neuron"].get("learn_threshold") is False:
-        plain["neuron"].pop("learn_threshold")
+    # Cells made before there were such options keep their names.
+    for group, key, before in SINCE:
+        if plain[group].get(key) == before:
+            plain[group].pop(key)
+    # Nor do torsos that are drawn count, as all once were.
+    if plain.get("torso") is None:
+        plain.pop("torso", None)
     # Written out or left out, it is the same cell.
     if plain["time_window_eval"] == plain["time_window"]:
         plain["time_window_eval"] = None
@@ -55,6 +72,13 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         if plain["backend"] == "auto":
             plain.pop("backend")
     return {str(key): _canonical(value) for key, value in plain.items()}
+
+
+def without_torso(cfg: DictConfig) -> DictConfig:
+    """A copy of a config for a run that has begun, whose own checkpoint holds the torso."""
+    changed = cfg.copy()
+    changed.torso = None
+    return changed
 
 
 def _canonical(value: Any) -> Any:

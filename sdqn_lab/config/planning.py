@@ -99,7 +99,8 @@ def plan(overrides: list[str], multirun: bool) -> Plan:
 def combinations(overrides: list[str], common: DictConfig) -> list[list[str]]:
     """The overrides of every cell.
 
-    The product of what the command and a sweep's file vary, times the rows of `cells`.
+    The product of what the command and a sweep's file vary, times the rows of `cells`. Where both
+    vary an axis the command's values count.
 
     Args:
         overrides: the command's.
@@ -114,8 +115,16 @@ def combinations(overrides: list[str], common: DictConfig) -> list[list[str]]:
     rows = OmegaConf.to_container(common.cells)
     assert isinstance(params, dict)
     assert isinstance(rows, list)
-    given = [*(f"{key!s}={value}" for key, value in params.items()), *overrides]
-    given = [line for line in given if not line.startswith(("cells=", "+cells="))]
+    overrides = [line for line in overrides if not line.startswith(("cells=", "+cells="))]
+    commanded: dict[str, list[str]] = {}
+    for override in parse(overrides):
+        commanded.setdefault(override.key_or_group, []).append(override.input_line or "")
+    # What the command says of an axis replaces what the file says, in the file's order: it decides
+    # which cells come first.
+    given = [
+        x for key, value in params.items() for x in commanded.pop(str(key), [f"{key!s}={value}"])
+    ]
+    given += [line for lines in commanded.values() for line in lines]
     varied = {o.key_or_group for o in parse(given)}
     for number, row in enumerate(rows):
         if twice := sorted(varied & set(row)):

@@ -45,13 +45,13 @@ TRIALS: Mapping[str, Mapping[str, Any]] = {
     "encoder": {},
     "neuron": {"surrogate": Atan()},
     "norm": {"normalized_shape": (1,)},
-    "readout": {"in_features": 1, "num_actions": 1},
+    "readout": {"in_features": 1, "num_actions": 1, "make_layer": torch.nn.Linear},
 }
 """Parts that are made once on trial, with what the network would hand them."""
 HANDED: Mapping[str, frozenset[str]] = {
     "neuron": frozenset({"surrogate"}),
     "norm": frozenset({"normalized_shape", "v_threshold", "v_reset"}),
-    "readout": frozenset({"in_features", "num_actions"}),
+    "readout": frozenset({"in_features", "num_actions", "make_layer"}),
     "network": frozenset({"observation_shape", "make_neuron", "make_norm"}),
     "algo": frozenset({"network", "env", "seed"}),
 }

@@ -34,11 +34,17 @@ class Env:
     """The game, by its emulator's own id."""
     observation_scale: Positive = MISSING
     """Networks see observations divided by this (255 for byte images, 1 for binary planes)."""
+    normalize_observations: bool = False
+    """Vectors alone: networks see them in units of their running deviation from their mean."""
+    observation_clip: Positive = 10.0
+    """Largest absolute value of a normalized observation."""
+    normalize_rewards: bool = False
+    """Learning sees rewards divided by the running deviation of the discounted return."""
     log_every_steps: Count = MISSING
     threads: Count | None = None
     """CPU threads that pay for networks of this family; null: as many as there are."""
     family: str = MISSING
-    """Under which an algorithm finds its sizes: atari, minatar, classic, or one of your own."""
+    """Under which an algorithm finds its sizes: atari, minatar, classic, continuous or yours."""
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     """What budget=smoke, short and full mean for this family."""
 
@@ -84,6 +90,8 @@ class Config:
     health: Annotated[str, OneOf("warn", "refuse", "off")] = MISSING
     objective: str = "eval/return_mean"
     """The metric that a run returns to a sweeper that searches."""
+    torso: str | None = None
+    """Directory of a finished run, whose torso this one begins with; null: drawn from the seed."""
     checkpoint_every_minutes: Positive = MISSING
     """Minutes between checkpoints inside an iteration; its end makes one anyway."""
     keep_state: bool = MISSING

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import psutil
@@ -16,10 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from sdqn_lab.agents.base import EnvSpec, RunFacts
 from sdqn_lab.assembly import build
 from sdqn_lab.checks.ranges import OneOf, fault
-from sdqn_lab.checks.refused import ConfigError, Refused
+from sdqn_lab.checks.refused import ConfigError, Refused, one_line, written
 from sdqn_lab.config.plugins import TRIALS, plain, plugin_problems, refusal
 from sdqn_lab.config.schema import Config
+from sdqn_lab.config.stored import stored_data
 from sdqn_lab.engines.network import obstacle
+from sdqn_lab.networks.network import SpikingNetwork
+from sdqn_lab.runs.directory import RunDirectory
 
 MAX_ACTIONS = 256
 """A run keeps an action in a byte."""
@@ -38,12 +42,13 @@ def validate(cfg: DictConfig, here: bool = True) -> None:
     problems = [*_out_of_range(cfg, Config), *plugin_problems(cfg), *_wrong_device(cfg, here)]
     # What follows makes environments and networks, which wrong values would only break.
     if not problems:
-        problems = [*(_without_time(cfg) or _wrong_shapes(cfg, here))]
+        problems = [*_lacking(cfg), *(_without_time(cfg) or _wrong_shapes(cfg, here))]
         try:
             env = env_spec(cfg)
         except Exception:  # one of the problems; without it there is nothing to ask the algorithm
             raise ConfigError(problems) from None
-        run = RunFacts(cfg.budget.steps, env, _free_bytes(cfg) if here else None)
+        network = None if problems else _trial_network(cfg, env)[0]
+        run = RunFacts(cfg.budget.steps, env, _free_bytes(cfg) if here else None, network)
         problems += build.agent_class(cfg).problems(build.algo_arguments(cfg), run)
     if problems:
         raise ConfigError(problems)
@@ -87,6 +92,13 @@ def cuda_devices() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def _lacking(cfg: DictConfig) -> Iterator[Refused]:
+    """The tracker's package can be absent; environments say so themselves when they are made."""
+    extra = get_class(cfg.tracker._target_).extra  # type: ignore[attr-defined]
+    if extra and (refused := extra.lacking(f"tracker={cfg.choices.get('tracker')}")):
+        yield Refused(refused.key, None, refused.rule, f"{refused.instead} or tracker=none")
+
+
 def _without_time(cfg: DictConfig) -> list[Refused]:
     """An option that needs time cannot be joined to a neuron that has none."""
     if get_class(cfg.neuron._target_).temporal:  # type: ignore[attr-defined]
@@ -107,13 +119,32 @@ def _wrong_shapes(cfg: DictConfig, here: bool) -> list[Refused]:
         env = env_spec(cfg)
     except Exception as error:  # a user's environment may fail in any way while it is made
         return [refusal(cfg, "env", error)]
-    if env.num_actions > MAX_ACTIONS:
+    if env.action_box is None and env.num_actions > MAX_ACTIONS:
         rule = f"has {env.num_actions} actions, and a run keeps one in a byte"
         instead = f"env.id=ID of an environment with at most {MAX_ACTIONS}"
         return [Refused("env.id", cfg.env.id, rule, instead)]
-    problem = _no_probabilities(cfg) or _wrong_stack(cfg, env) or _wrong_readout(cfg)
-    problem = problem or _wrong_network(cfg, env, here)
+    if cfg.env.normalize_rewards and cfg.protocol.reward_clipping:
+        rule = "learning sees the sign of the reward (protocol.reward_clipping=true)"
+        return [Refused("env.normalize_rewards", True, rule, "false")]
+    problem = (
+        _wrong_actions(cfg, env)
+        or _no_probabilities(cfg)
+        or _wrong_stack(cfg, env)
+        or _wrong_readout(cfg)
+        or _untrained_encoder(cfg)
+        or _wrong_network(cfg, env, here)
+    )
     return [problem] if problem else []
+
+
+def _wrong_actions(cfg: DictConfig, env: EnvSpec) -> Refused | None:
+    """Not every algorithm can learn continuous actions."""
+    if env.action_box is None or build.agent_class(cfg).continuous_head is not None:
+        return None
+    rule = f"chooses among finitely many actions, and one of env={cfg.choices.get('env')} is "
+    rule += "a number" if env.num_actions == 1 else f"{env.num_actions} numbers"
+    instead = "algo=ppo, algo=a2c or algo=reinforce"
+    return Refused("algo", cfg.choices.get("algo"), f"{rule} in an interval", instead)
 
 
 def _wrong_readout(cfg: DictConfig) -> Refused | None:
@@ -125,19 +156,18 @@ def _wrong_readout(cfg: DictConfig) -> Refused | None:
     return Refused("readout", cfg.choices.get("readout"), rule, "output_spikes")
 
 
+def _untrained_encoder(cfg: DictConfig) -> Refused | None:
+    """Only gradients train an encoder."""
+    if build.agent_class(cfg).learns_by_gradient or not cfg.encoder.get("learned"):
+        return None
+    rule = f"algo={cfg.choices.get('algo')} trains no encoder"
+    return Refused("encoder.learned", True, rule, "false")
+
+
 def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
-    batch_size = cfg.algo.get("batch_size", 2)
-    algorithm, arguments = build.agent_class(cfg), build.algo_arguments(cfg)
-    heads, apart = algorithm.heads(env.num_actions, arguments), algorithm.own_torsos(arguments)
-    parts = {group: plain(cfg[group]) for group in (*TRIALS, "network", "env")} | {
-        "backend": cfg.backend,
-        "precision": cfg.precision,
-        "time_window": min(cfg.time_window, 2),  # as good as all where shapes are concerned
-    }
+    batch_size, algorithm = cfg.algo.get("batch_size", 2), build.agent_class(cfg)
     try:
-        parameters, lacking = _trial_forward(
-            json.dumps(parts), env.observation_shape, json.dumps(heads), apart, batch_size
-        )
+        network, lacking = _trial_network(cfg, env)
     except (ValueError, TypeError, RuntimeError) as error:
         if "more than 1 value per channel" in str(error):  # torch has no exception of its own
             rule = f"norm={cfg.choices.get('norm')} has no statistics of a single sample"
@@ -150,12 +180,57 @@ def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
             reason = f"algo={cfg.choices.get('algo')}"
         if reason:
             return Refused("backend", "compiled", f"not for {reason}", "backend=auto")
+    if cfg.torso is not None and (problem := _wrong_torso(cfg, network)):
+        return problem
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     need = 4 * parameters * algorithm.parameter_copies
     if here and need > (free := _free_bytes(cfg)["device"]):
         rule = f"training {parameters:,} parameters needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB"
         option = cfg.choices.get("network")
         return Refused("network", option, f"{rule} are free; write smaller layers")
     return None
+
+
+def _wrong_torso(cfg: DictConfig, network: SpikingNetwork) -> Refused | None:
+    """A torso is taken from a finished run of the same neurons, norms, encoder and sizes."""
+    run, instead = RunDirectory(Path(cfg.torso)), "torso=RUN_DIR"
+    try:
+        if run.state != "finished":
+            return Refused("torso", cfg.torso, "is no directory of a finished run", instead)
+        there = stored_data(run.config)
+        weights = build.torso_weights(build.trained(cfg.torso))
+    except Exception as error:  # whatever a damaged or foreign file may cause
+        return Refused("torso", cfg.torso, f"cannot be read ({one_line(error)})", instead)
+    for group in ("neuron", "norm", "encoder"):
+        had = there.get(group, {})
+        for key, value in plain(cfg[group]).items():
+            if had.get(key) != value:
+                rule = f"the torso of {cfg.torso} learned with {written(had.get(key))}"
+                return Refused(f"{group}.{key}", value, rule, written(had.get(key)))
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    needed = {name: tuple(t.shape) for name, t in network.torso.state_dict().items()}
+    for name in (*needed, *shapes):
+        if shapes.get(name) != needed.get(name):
+            sides = (f"{each.get(name, 'nothing')}" for each in (shapes, needed))
+            rule = "its {} is {} and here {}".format(name, *sides)
+            return Refused("torso", cfg.torso, rule, "network.KEY=VALUE as that run has them")
+    return None
+
+
+def _trial_network(cfg: DictConfig, env: EnvSpec) -> tuple[SpikingNetwork, str | None]:
+    """The weightless network of a config after a first forward, and its `obstacle`."""
+    algorithm, arguments = build.agent_class(cfg), build.algo_arguments(cfg)
+    heads, apart = algorithm.heads(env.num_actions, arguments), algorithm.own_torsos(arguments)
+    gaussian = algorithm.continuous_head if env.action_box is not None else None
+    parts = {group: plain(cfg[group]) for group in (*TRIALS, "network", "env")} | {
+        "backend": cfg.backend,
+        "precision": cfg.precision,
+        "time_window": min(cfg.time_window, 2),  # as good as all where shapes are concerned
+    }
+    batch_size = cfg.algo.get("batch_size", 2)
+    return _trial_forward(
+        json.dumps(parts), env.observation_shape, json.dumps(heads), apart, gaussian, batch_size
+    )
 
 
 def _no_probabilities(cfg: DictConfig) -> Refused | None:
@@ -192,30 +267,36 @@ def _wrong_stack(cfg: DictConfig, env: EnvSpec) -> Refused | None:
 
 @cache
 def _trial_forward(
-    parts: str, shape: tuple[int, ...], heads: str, own_torsos: tuple[str, ...], batch_size: int
-) -> tuple[int, str | None]:
-    """Run a weightless network once; the number of its parameters, and its `obstacle`."""
+    parts: str,
+    shape: tuple[int, ...],
+    heads: str,
+    own_torsos: tuple[str, ...],
+    gaussian: str | None,
+    batch_size: int,
+) -> tuple[SpikingNetwork, str | None]:
+    """Run a weightless network once; see `_trial_network`."""
     cfg = OmegaConf.create(json.loads(parts))
     # On the meta device a network of any size takes neither memory nor time.
     with torch.no_grad(), torch.device("meta"):
         # Only in training mode does a norm refuse a batch from which it gets no statistics.
-        network = build.build_heads(cfg, shape, json.loads(heads), own_torsos).train()
+        network = build.build_heads(cfg, shape, json.loads(heads), own_torsos, gaussian).train()
         network(torch.empty(batch_size, *shape))
-    parameters = sum(parameter.numel() for parameter in network.parameters())
     # Memory that nobody writes to is not taken.
     lacking = obstacle(network.to_empty(device="cpu")) if cfg.backend == "compiled" else None
-    return parameters, lacking
+    return network, lacking
 
 
 def env_spec(cfg: DictConfig) -> EnvSpec:
     """What an agent would know of the config's environment."""
-    return _probed_env(cfg.env._target_, cfg.env.id, tuple(plain(cfg.protocol).items()))
+    keys = ("_target_", "id", "normalize_observations", "observation_clip")
+    settings = {"env": {key: cfg.env[key] for key in keys}, "protocol": plain(cfg.protocol)}
+    return _probed_env(json.dumps(settings))
 
 
 @cache
-def _probed_env(target: str, name: str, protocol: tuple[tuple[str, Any], ...]) -> EnvSpec:
+def _probed_env(written: str) -> EnvSpec:
     """Make one environment for all cells that share it; an emulator takes its time to start."""
-    settings = {"env": {"_target_": target, "id": name}, "protocol": dict(protocol)}
+    settings = json.loads(written)
     env = build.build_env(OmegaConf.create(settings), num_envs=1)
     try:
         return build.env_spec(env)

@@ -41,6 +41,8 @@ def _obstacles(network: SpikingNetwork) -> Iterator[str]:
         yield "an encoder other than direct"
     if [type(readout) for readout in network.heads.values()] != [MeanSpikes]:
         yield "a readout other than one of mean spikes"
+    if network.log_std is not None:
+        yield "continuous actions"
     if any(is_hooked(module) for module in network.modules()):
         yield "modules with hooks"
     parameters = list(network.parameters())

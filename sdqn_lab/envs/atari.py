@@ -3,13 +3,12 @@
 import difflib
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from ale_py import ALEInterface, LoggerMode, roms
-from ale_py.vector_env import AtariVectorEnv
 from numpy.typing import NDArray
 
+from sdqn_lab.checks.extras import ATARI
 from sdqn_lab.checks.ranges import Count, Natural, check_arguments
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.envs.base import (
@@ -20,13 +19,24 @@ from sdqn_lab.envs.base import (
     check_actions,
     environment_seeds,
 )
+from sdqn_lab.envs.scores import reference_scores
+
+if TYPE_CHECKING:
+    from ale_py.vector_env import AtariVectorEnv
 
 REFUSED = ("combat", "joust", "maze_craze", "warlords")
 """Games for two players only: the emulator ends the whole process when it loads one of them."""
 
 
 def games() -> list[str]:
-    """Return the ids of all games that can be played, in alphabetical order."""
+    """Return the ids of all games that can be played, in alphabetical order.
+
+    Without the emulator, those of the usual benchmark: they are options, which say what is missing.
+    """
+    try:
+        from ale_py import roms
+    except ImportError:
+        return sorted(reference_scores())
     return sorted(set(roms.get_all_rom_ids()) - set(REFUSED))
 
 
@@ -79,6 +89,7 @@ class Atari:
         self, id: str, num_envs: Count, protocol: Protocol, num_threads: Natural = 0
     ) -> None:
         check_arguments(Atari.__init__, locals())
+        ATARI.demand("id")
         if id in REFUSED:
             rule = "must be a game for one player: the emulator ends the whole process here"
             raise Refused("id", id, rule, "env=pong")
@@ -99,7 +110,9 @@ class Atari:
 
     def _opened(
         self, num_envs: int, num_threads: int, height: int, width: int, grayscale: bool
-    ) -> AtariVectorEnv:
+    ) -> "AtariVectorEnv":
+        from ale_py.vector_env import AtariVectorEnv
+
         protocol = self._protocol
         return AtariVectorEnv(
             self._game,
@@ -156,6 +169,8 @@ class Atari:
 
     def picture(self) -> NDArray[np.uint8]:
         """Return the first game's screen; a second emulator draws it, see `Watchable`."""
+        from ale_py import ALEInterface, LoggerMode, roms
+
         if self._screen is None:
             if self._first_seed is None:
                 raise ValueError(PICTURE_TOO_LATE)

@@ -15,7 +15,48 @@ from numpy.typing import NDArray
 from sdqn_lab.checks.ranges import Count, Natural, Share, ShareBelowOne, check_arguments
 from sdqn_lab.checks.refused import Refused
 
-Actions = NDArray[np.integer[Any]]
+Actions = NDArray[np.integer[Any]] | NDArray[np.floating[Any]]
+"""One action for each of N environments: numbers (N,), or, where they are continuous, (N, D)."""
+
+
+@dataclass(frozen=True)
+class ActionBox:
+    """Continuous actions of D numbers, each within bounds of its own.
+
+    Args:
+        low: (D,) the least of each; -inf where there is none.
+        high: (D,) the largest of each; inf where there is none.
+
+    Raises:
+        Refused: there are no bounds, or they leave nothing between them.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.low) != len(self.high) or not self.low:
+            raise Refused("high", self.high, f"must be as many as there are in low={self.low}")
+        if not all(low <= high for low, high in zip(self.low, self.high, strict=True)):
+            raise Refused("high", self.high, f"must be at least low={self.low}")
+
+    def __str__(self) -> str:
+        pairs = zip(self.low, self.high, strict=True)
+        return " x ".join(f"[{low:g}, {high:g}]" for low, high in pairs)
+
+    @property
+    def size(self) -> int:
+        """D."""
+        return len(self.low)
+
+    def clip(self, actions: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Actions (N, D) with each number at the nearest that is within its bounds."""
+        clipped: NDArray[np.float32] = np.clip(actions, self.low, self.high).astype(np.float32)
+        return clipped
+
+
+ActionSpace = int | ActionBox
+"""How many actions there are to choose from, or what continuous ones lie in."""
 
 
 # Not frozen: it is the schema of a config's group too, and OmegaConf would let nobody write there.
@@ -98,8 +139,12 @@ class VectorEnv(Interface):
         observation_dtype: uint8 for images, float32 for vectors.
         stack: consecutive frames along an observation's axis 0, oldest first; frames from before
             the episode are zeros.
-        num_actions: actions are integers in [0, num_actions).
+        num_actions: actions are integers in [0, num_actions); where they are continuous, how many
+            numbers D make one.
         frames_per_step: emulator frames of one agent step.
+
+    An environment with continuous actions also has an `action_box`, the `ActionBox` of what has an
+    effect: numbers beyond a bound are played as the bound.
     """
 
     num_envs: int
@@ -121,7 +166,7 @@ class VectorEnv(Interface):
         ...
 
     def step(self, actions: Actions) -> Step:
-        """Play one action (N,) in each environment; needs a `reset` before."""
+        """Play one action, (N,) or (N, D), in each environment; needs a `reset` before."""
         ...
 
     def close(self) -> None:
@@ -197,3 +242,37 @@ def check_actions(actions: Actions, num_envs: int, num_actions: int) -> None:
     numbers = actions.tolist()  # for so few, Python's own comparison is the quicker one
     if min(numbers) < 0 or max(numbers) >= num_actions:
         raise Refused("actions", numbers, f"must lie in [0, {num_actions})")
+
+
+def check_box_actions(actions: Actions, num_envs: int, box: ActionBox) -> None:
+    """Refuse, with a `Refused`, actions that are not N times D finite numbers."""
+    if actions.shape != (num_envs, box.size):
+        raise Refused("actions", actions.shape, f"must have shape ({num_envs}, {box.size})")
+    # Clipping would let NaN pass; it is what a network answers that has diverged.
+    if not np.isfinite(actions).all():
+        raise Refused("actions", actions.tolist(), "must be finite numbers")
+
+
+def action_space(env: VectorEnv) -> ActionSpace:
+    """What the actions of an environment are."""
+    box: ActionBox | None = getattr(env, "action_box", None)
+    return box or env.num_actions
+
+
+def random_actions(space: ActionSpace, count: int, rng: np.random.Generator) -> Actions:
+    """Actions drawn uniformly; of a number without a bound, from the standard normal distribution.
+
+    Args:
+        space: what actions are.
+        count: N.
+        rng: source of the draws.
+
+    Returns:
+        (N,) int64, or (N, D) float32.
+    """
+    if isinstance(space, int):
+        return rng.integers(space, size=count)
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low, high = np.where(bounded, space.low, 0.0), np.where(bounded, space.high, 0.0)
+    size = count, space.size
+    return space.clip(np.where(bounded, rng.uniform(low, high, size), rng.standard_normal(size)))

@@ -1,5 +1,6 @@
-"""Any Gymnasium environment with vector or image observations and discrete actions."""
+"""Any Gymnasium environment with vector or image observations and one kind of action."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
@@ -21,8 +22,9 @@ class Classic(Serial):
 
     Vectors are handed over as float32 (F,); images, that is uint8 boxes (H, W) or (H, W, C), as
     uint8 (C, H, W). An image whose first axis is shorter than its last is taken as (C, H, W)
-    already. The environment's own time limit and `protocol.episode_cap_frames` both truncate,
-    whichever comes first.
+    already. Actions are discrete, or a box of floats, (D,) whatever its shape; numbers beyond its
+    bounds are played as the bounds. The environment's own time limit and
+    `protocol.episode_cap_frames` both truncate, whichever comes first.
 
     Args:
         id: a registered id such as `CartPole-v1`, or `module:Id-v0`, which imports the module
@@ -58,7 +60,7 @@ class Classic(Serial):
         return observations
 
     def step(self, actions: Actions) -> Step:
-        """Play one action (N,) in each game; see `Serial.step`.
+        """Play one action in each game; see `Serial.step`.
 
         Raises:
             EnvironmentFailed: also where a reward or an observation is not finite.
@@ -99,6 +101,9 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
             # Without the checker, which only warns: shapes and numbers are refused here.
             super().__init__(gymnasium.make(id, disable_env_checker=True))
         except (gymnasium.error.Error, ImportError) as error:
+            if "mujoco" in str(error).lower() and find_spec("mujoco") is None:
+                rule = f"{id} needs the package mujoco, which is not installed here"
+                raise Refused("id", None, rule, "pip install 'sdqn_lab[mujoco]'") from error
             rule = f"must be an environment that Gymnasium can make ({one_line(error)})"
             instead = "env.id=CartPole-v1, or env.id=module:Id-v0 for one of your own"
             raise Refused("id", id, rule, instead) from error
@@ -115,16 +120,16 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
             )
             wrapper = "env.id=ID of it under a wrapper (gymnasium.wrappers.FlattenObservation)"
             raise Refused("id", id, rule, wrapper)
-        if not isinstance(actions, Discrete):
-            rule = "must have Discrete actions (agents here choose among finitely many), "
-            rule += f"and has {_described(actions)}"
-            raise Refused("id", id, rule, "CartPole-v1")
+        space: Any = actions
+        numbers = isinstance(space, Box) and np.issubdtype(space.dtype, np.floating)
+        if not isinstance(space, Discrete) and not (numbers and space.low.size):
+            rule = f"must have Discrete actions or a Box of floats, and has {_described(actions)}"
+            wrapper = "env.id=ID of it under a wrapper that makes its actions one of the two"
+            raise Refused("id", id, rule, wrapper)
         self._shape, self._channels_last = shape, len(shape) == 3 and shape[-1] <= shape[0]
         low, high, dtype = (0, 255, np.uint8) if self.is_image else (-np.inf, np.inf, np.float32)
         self.observation_space = Box(low, high, self._arranged(np.empty(shape)).shape, dtype)
-        # A space may begin anywhere, and networks count actions from 0.
-        self._first_action = int(actions.start)
-        self.action_space = Discrete(int(actions.n))
+        self._taken, self.action_space = space, _counted_from_zero(space)
         if names := getattr(self.env.unwrapped, "action_names", None):
             self.action_names = tuple(map(str, names))
 
@@ -138,14 +143,13 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
         self._observed = self._arranged(observation)
         return self._observed, info
 
-    def step(self, action: int) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        action = self._own(action)
         # From here on a copy could no longer catch up.
         self._fresh_seed = None
-        observation, reward, terminated, truncated, info = self.env.step(
-            action + self._first_action
-        )
+        observation, reward, terminated, truncated, info = self.env.step(action)
         if self._screen is not None:
-            self._screen.step(action + self._first_action)
+            self._screen.step(action)
         self._observed = self._arranged(observation)
         return self._observed, float(reward), terminated, truncated, info
 
@@ -166,6 +170,14 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
         self.env.close()
         if self._screen is not None:
             self._screen.close()
+
+    def _own(self, action: Any) -> Any:
+        """The environment's own form of an action."""
+        space = self._taken
+        if isinstance(space, Discrete):
+            return action + int(space.start)
+        # In its own type, because a bound may not be a number of another one.
+        return np.clip(np.asarray(action, space.dtype).reshape(space.shape), space.low, space.high)
 
     def _arranged(self, observation: NDArray[Any]) -> NDArray[Any]:
         observation = np.asarray(observation)
@@ -196,6 +208,13 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
             rule = f"must draw pictures (H, W, 3), and draws {shape}"
             raise Refused("env.id", self._id, rule, "another env.id")
         return screen
+
+
+def _counted_from_zero(actions: Any) -> Any:
+    """What a game's actions are called here: a space may begin anywhere, a box have any shape."""
+    if isinstance(actions, Discrete):
+        return Discrete(int(actions.n))
+    return Box(actions.low.ravel(), actions.high.ravel(), dtype=actions.dtype)
 
 
 def _described(space: Any) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
+from sdqn_lab.checks.extras import MINATAR
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.envs.base import Protocol
 from sdqn_lab.envs.serial import Serial
@@ -62,6 +63,7 @@ class MinAtar(Serial):
         if id not in GAMES:
             rule = f"must be one of {', '.join(GAMES)}"
             raise Refused("id", id, rule, "env=minatar_breakout")
+        MINATAR.demand("id")
         protocol.require(
             "MinAtar", "minatar", noop_max=0, fire_reset=False, life_loss_ends_bootstrap=False
         )

@@ -5,10 +5,19 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from sdqn_lab.checks.ranges import Count, check_arguments
-from sdqn_lab.envs.base import Actions, EnvironmentFailed, Step, check_actions, environment_seeds
+from sdqn_lab.envs.base import (
+    ActionBox,
+    Actions,
+    EnvironmentFailed,
+    Step,
+    check_actions,
+    check_box_actions,
+    environment_seeds,
+)
 
 Game = gymnasium.Env[NDArray[Any], Any]
 
@@ -21,9 +30,10 @@ class Serial:
 
     Args:
         name: the environment's id, for messages.
-        make: makes one copy, whose actions begin with 0. Observations are cast to its space's
-            type, `render` returns a picture, `render_fps` of its `metadata` is the speed at which
-            a person watches, and it may name its actions in `action_names`.
+        make: makes one copy, whose actions begin with 0, or are vectors in a `Box` and may lie
+            beyond its bounds. Observations are cast to its space's type, `render` returns a
+            picture, `render_fps` of its `metadata` is the speed at which a person watches, and it
+            may name its actions in `action_names`.
         num_envs: N.
         episode_cap_frames: steps after which an episode is truncated.
 
@@ -48,7 +58,12 @@ class Serial:
         first: Any = self._games[0]
         self.observation_shape: tuple[int, ...] = first.observation_space.shape
         self.observation_dtype: np.dtype[Any] = first.observation_space.dtype
-        self.num_actions = int(first.action_space.n)
+        actions = first.action_space
+        self.action_box: ActionBox | None = None
+        if isinstance(actions, Box):
+            bounds = actions.low.tolist(), actions.high.tolist()
+            self.action_box = ActionBox(*map(tuple, bounds))
+        self.num_actions = int(self.action_box.size if self.action_box else actions.n)
         numbers = map(str, range(self.num_actions))
         self.action_names: tuple[str, ...] = getattr(first, "action_names", tuple(numbers))
         speed: Any = (getattr(first, "metadata", None) or {}).get("render_fps")
@@ -69,15 +84,20 @@ class Serial:
         return observations
 
     def step(self, actions: Actions) -> Step:
-        """Play one action (N,) in each game; a game that has ended starts anew instead.
+        """Play one action in each game; a game that has ended starts anew instead.
 
         Raises:
             EnvironmentFailed: a game raised.
         """
-        check_actions(actions, self.num_envs, self.num_actions)
+        if self.action_box is None:
+            check_actions(actions, self.num_envs, self.num_actions)
+        else:
+            check_box_actions(actions, self.num_envs, self.action_box)
+        # Numbers of Python, but arrays of continuous actions.
+        given = actions.tolist() if self.action_box is None else actions
         started = self._over
         try:
-            games = zip(self._games, actions.tolist(), started.tolist(), strict=True)
+            games = zip(self._games, given, started.tolist(), strict=True)
             outcomes = [
                 (game.reset()[0], 0.0, False, False, {}) if over else game.step(action)
                 for game, action, over in games

@@ -136,7 +136,7 @@ class Agreement:
     """
 
     def __init__(self, *players: Player) -> None:
-        self._players = [Player(each.cfg, each.network, each.num_actions) for each in players]
+        self._players = [Player(each.cfg, each.network, each.actions) for each in players]
         self.same = self.decisions = 0
 
     def ask(self, observations: npt.NDArray[Any]) -> None:

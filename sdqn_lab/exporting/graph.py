@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from sdqn_lab.checks.extras import NIR
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.exporting.folding import IDENTITY, Affine, LinearMap, affine, linear_map, unrolled
 from sdqn_lab.networks.blocks import Block, ConvolutionalTorso, Torso
@@ -57,11 +58,9 @@ def package() -> ModuleType:
     Raises:
         Refused: it is not installed.
     """
-    try:
-        import nir
-    except ImportError as error:
-        rule = "needs the package nir, which is not installed here"
-        raise Refused("--nir", None, rule, "pip install 'sdqn_lab[nir]'") from error
+    NIR.demand("--nir")
+    import nir
+
     return cast(ModuleType, nir)
 
 

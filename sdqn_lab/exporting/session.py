@@ -59,6 +59,10 @@ class Session:
         self._nir = package()
         which: Literal["last", "best"] = "best" if request.network == "best" else "last"
         self._player = player = load(request.run_dir, which, request.trust)
+        if not isinstance(player.actions, int):
+            env = player.cfg.choices.get("env")
+            rule = "has continuous actions, and the export writes networks that choose among some"
+            raise Refused("env", env, f"{rule}; write the directory of another run")
         count = request.calibrate_norm
         if problems := list(obstacles(player.network, head_of(player), count is not None)):
             raise ConfigError(problems)
@@ -107,7 +111,7 @@ class Session:
         with self._messages.status("playing"):
             seen = observed(player, start, count, player.protocol.eval_episodes)
             network = calibrated(player.network, seen, player.cfg.time_window_eval)
-            fixed = Player(player.cfg, network, player.num_actions)
+            fixed = Player(player.cfg, network, player.actions, player.normalizer)
             calibrating, playing = Agreement(player, fixed), Agreement(player, fixed)
             calibrating.ask(seen)
             both = {"statistics of each sample": played(player, start, copies, playing)}
@@ -157,6 +161,7 @@ def facts(player: Player, action_names: tuple[str, ...]) -> dict[str, Any]:
         "decision": (type(policy).__doc__ or "").partition("\n")[0],
         "action_names": json.dumps(action_names),
         **statistic(network.heads[head_of(player)], player.time_window),
+        **({} if player.normalizer is None else player.normalizer.record()),
     }
 
 

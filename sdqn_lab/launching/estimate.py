@@ -153,7 +153,7 @@ def evaluation_seconds(cfg: DictConfig, agent: Agent) -> float:
     """Seconds of an evaluation of the untrained agent, `LEAST_SECONDS` at most."""
     policy = agent.policy(
         agent.network,
-        agent.env.num_actions,
+        agent.env.actions,
         epsilon=cfg.protocol.epsilon_eval,
         generator=torch.Generator(agent.device),
     )
@@ -161,7 +161,7 @@ def evaluation_seconds(cfg: DictConfig, agent: Agent) -> float:
     with closing(build.build_env(cfg, cfg.protocol.eval_episodes)) as env:
         running, observations, begin = np.ones(env.num_envs, bool), env.reset(seed=0), now()
         while running.any() and now() < begin + LEAST_SECONDS:
-            actions = np.zeros(env.num_envs, np.int64)
+            actions = agent.env.no_actions(env.num_envs)
             actions[running] = policy.act(observations[running], rng, cfg.time_window_eval).actions
             step = env.step(actions)
             running = running & ~(step.terminated | step.truncated)

@@ -31,6 +31,9 @@ class SpikingNetwork(nn.Module):
         encoder: observation to sequence.
         heads: readouts by name, each from sequence to outputs (B, K).
         own_torsos: by head, for heads that read a torso of their own; the others share `torso`.
+        gaussian: the head whose outputs (B, D) are means of normal distributions. The logarithms of
+            their standard deviations are parameters too, which no observation changes and which
+            begin at 0; the head's outputs are then both, (B, 2D). None: no head's are.
         time_window: T, simulation steps per decision, >= 1.
         observation_scale: the observation is divided by it, > 0 (255 for bytes).
 
@@ -48,6 +51,7 @@ class SpikingNetwork(nn.Module):
         heads: Mapping[str, Readout],
         *,
         own_torsos: "Mapping[str, Torso] | None" = None,
+        gaussian: str | None = None,
         time_window: int,
         observation_scale: float,
     ) -> None:
@@ -61,6 +65,9 @@ class SpikingNetwork(nn.Module):
         self._names = {name: "readout" if len(heads) == 1 else f"{name}_readout" for name in heads}
         for name, readout in heads.items():
             self.add_module(self._names[name], readout)
+        self._gaussian = gaussian
+        deviations = torch.zeros(heads[gaussian].linear.out_features) if gaussian else None
+        self.log_std = None if deviations is None else nn.Parameter(deviations)
         self.time_window = _checked(time_window)
         self.observation_scale = observation_scale
         self._drawing = [module for module in self.modules() if isinstance(module, Bernoulli)]
@@ -84,7 +91,10 @@ class SpikingNetwork(nn.Module):
         return {"": self.torso} | {f"{head}.": own for head, own in self.own_torsos.items()}
 
     def layers(self) -> Iterator[tuple[str, nn.Module]]:
-        """The torsos' layers by name, then the heads: `head` alone, or several by their names."""
+        """The torsos' layers by name, then the heads: `head` alone, or several by their names.
+
+        `log_std` is in none of them: it says nothing of what reaches a layer.
+        """
         for prefix, torso in self.torsos().items():
             for name, layer in torso.named_children():
                 yield prefix + name, layer
@@ -150,6 +160,9 @@ class SpikingNetwork(nn.Module):
             shared = self.torso(x_seq, steps)
             activity = {name: torso(x_seq, steps) for name, torso in self.own_torsos.items()}
             outputs = {name: readout(activity.get(name, shared)) for name, readout in heads}
+        if self.log_std is not None and self._gaussian is not None:
+            mean = outputs[self._gaussian]
+            outputs[self._gaussian] = torch.cat([mean, self.log_std.expand_as(mean)], dim=1)
         return outputs if len(heads) > 1 else outputs[heads[0][0]]
 
     def features(self, observations: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

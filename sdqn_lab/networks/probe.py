@@ -8,6 +8,7 @@ operation costs is arithmetic on these counts and lives elsewhere.
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from sdqn_lab.checks.refused import Refused
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.neuron import Neuron, SpikingNeuron
-from sdqn_lab.spiking.readout import Readout
+from sdqn_lab.spiking.readout import PopulationRates, Readout
 from sdqn_lab.spiking.stats import SpikeRecorder
 
 BINS = 64
@@ -79,13 +80,16 @@ class Probe:
 
 @torch.no_grad()
 def blocks_of(network: SpikingNetwork) -> Iterator[tuple[str, Block, bool]]:
-    """Every block at any depth by its name, and whether a torso begins with it."""
+    """Every block at any depth by its name, and whether a torso begins with it; heads come last."""
     for prefix, torso in network.torsos().items():
         begins = True
         for name, module in torso.named_modules():
             if isinstance(module, Block):
                 yield prefix + name, module, begins
                 begins = False
+    for name, module in network.named_modules():
+        if isinstance(module, Block) and name.partition(".")[0].endswith("readout"):
+            yield name, module, False
 
 
 def probe(
@@ -150,7 +154,11 @@ def probe(
         layers.append(LayerProbe(name, *counted, firing[name].firing_rate, *shares))
         analog = not isinstance(block.neuron, SpikingNeuron)
     for name, head in heads.items():
-        counted = _counted(head, head.linear, spikes := flows[head][0], analog)
+        spikes, own = flows[head][0], cast(nn.Module, head)
+        if isinstance(head, PopulationRates):
+            fired = flows[head.population][1]
+            spikes, own = fired.view(*fired.shape[:2], -1, head.units), head.linear
+        counted = _counted(own, head.linear, spikes, analog)
         layers.append(LayerProbe(name, *counted, None, None, None, None))
     return Probe(network.temporal, len(spikes), len(observations), layers)
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,12 +22,17 @@ class Encoder(nn.Module, ABC):
         constant: whether every step sees the same input; the sequence then has a single entry. If
             not, the input must lie in [0, 1], unless the encoder says otherwise.
         unbounded: whether an encoder that is not constant takes any input.
+        draws: whether two calls for one observation differ, because it draws.
         frames: how many stacked frames an observation must have; None: that does not matter.
     """
 
     constant: ClassVar[bool]
     unbounded: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
     frames: int | None = None
+
+    def make_weights(self, observation_shape: tuple[int, ...]) -> None:
+        """Make what is learned, if anything is; called once, when a network is built."""
 
     def shape(self, observation_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Of one sample at one step, from that of an observation.
@@ -66,7 +71,7 @@ class Poisson(Encoder):
     A value below 0 never spikes, one above 1 always does.
     """
 
-    constant = False
+    constant, draws = False, True
 
     def forward(
         self, x: Tensor, time_window: int, generator: torch.Generator | None = None
@@ -175,21 +180,33 @@ class Population(Encoder):
     the nearer its centre is, and what lies outside is silence. Units of the first number come
     first. The input may have any size.
 
+    Where `stochastic`, a unit has no membrane and fires at each step with probability a. Where
+    `learned`, mu and sigma of every unit are parameters that begin there; the gradient takes
+    ds/dv, or ds/da, for 1.
+
     Args:
         units: for each number, >= 2.
         low: centre of the first unit, in units of the scaled observation: a number, or one for each
             number of the observation.
         high: centre of the last unit, > low, likewise.
         width: sigma, > 0, in distances between neighbouring centres.
+        learned: whether mu and sigma are learned.
+        stochastic: whether spikes are drawn.
+
+    Attributes:
+        centres: mu (F, units), where they are learned.
+        widths: sigma (F, units), likewise.
 
     Raises:
         Refused: an argument is outside its range, or does not fit the observation.
 
-    Source: Tang et al. 2020 (PopSAN), where centres and widths are learned too.
+    Source: Tang et al. 2020 (PopSAN).
     """
 
     constant = False
     unbounded = True
+    centres: nn.Parameter | None
+    widths: nn.Parameter | None
 
     def __init__(
         self,
@@ -198,10 +215,15 @@ class Population(Encoder):
         low: float | Sequence[float] = -3.0,
         high: float | Sequence[float] = 3.0,
         width: Positive = 0.58,
+        learned: bool = False,
+        stochastic: bool = False,
     ) -> None:
         check_arguments(Population.__init__, locals())
         super().__init__()
         self.units, self.width = units, width
+        self.learned, self.stochastic = learned, stochastic
+        for name in ("centres", "widths"):  # how many there are is known to `make_weights`
+            self.register_parameter(name, None)
         if not (np.subtract(high, low) > 0).all():
             raise Refused("low", low, f"must be below high ({high})")
         self.low, self.high = low, high
@@ -218,34 +240,77 @@ class Population(Encoder):
                 raise Refused(f"encoder.{name}", bound, rule)
         return (self.units * numbers,)
 
+    def make_weights(self, observation_shape: tuple[int, ...]) -> None:
+        """See `Encoder`."""
+        if self.learned:
+            fields = self._receptive_fields(torch.empty(observation_shape[0]))
+            self.centres, self.widths = map(nn.Parameter, fields)
+
     def forward(
         self, x: Tensor, time_window: int, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Observations (B, F) to spikes (time_window, B, units * F)."""
-        low, high = (torch.tensor(b, device=x.device, dtype=x.dtype) for b in (self.low, self.high))
-        gap = ((high - low) / (self.units - 1)).expand(x.shape[1])
-        places = torch.arange(self.units, device=x.device, dtype=x.dtype)
-        centres = low.expand_as(gap)[:, None] + gap[:, None] * places
-        return population_spikes(x, centres, self.width * gap[:, None], time_window)
+        """Observations (B, F) to spikes (time_window, B, units * F).
+
+        The draws come from `generator`, which lives on x's device; None is torch's global one.
+        """
+        if self.centres is not None and self.widths is not None:
+            activity = population_activity(x, self.centres, self.widths)
+        else:
+            activity = population_activity(x, *self._receptive_fields(x.new_empty(x.shape[1])))
+        if not self.stochastic:
+            return population_spikes(activity, time_window)
+        shape = (time_window, *activity.shape)
+        draws = torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
+        spikes: Tensor = _Step.apply(activity - draws)  # type: ignore[no-untyped-call]
+        return spikes
+
+    def _receptive_fields(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Centres and widths (F, units) for observations `like` (F,)."""
+        low, high = (
+            torch.tensor(b, device=like.device, dtype=like.dtype) for b in (self.low, self.high)
+        )
+        gap = ((high - low) / (self.units - 1)).expand(len(like))[:, None]
+        places = torch.arange(self.units, device=like.device, dtype=like.dtype)
+        return low.expand(len(like))[:, None] + gap * places, (self.width * gap).repeat(
+            1, self.units
+        )
 
 
-def population_spikes(x: Tensor, centres: Tensor, widths: Tensor, time_window: int) -> Tensor:
-    """Spikes of units with Gaussian receptive fields; see `Population`.
+class _Step(torch.autograd.Function):
+    """1[x > 0], the gradient of which passes as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return grad_outputs[0]
+
+
+def population_activity(x: Tensor, centres: Tensor, widths: Tensor) -> Tensor:
+    """Activity of units with Gaussian receptive fields, in (0, 1]; see `Population`.
 
     Args:
         x: (B, F).
         centres: (F, units).
-        widths: sigma, of the same shape or broadcast to it.
-        time_window: T.
+        widths: sigma (F, units).
 
     Returns:
-        (T, B, F * units), 0 or 1.
+        (B, F * units).
     """
-    activity = (-(x[:, :, None] - centres).square() / (2 * widths.square())).exp().flatten(1)
-    v, spikes = torch.zeros_like(activity), []
+    return (-(x[:, :, None] - centres).square() / (2 * widths.square())).exp().flatten(1)
+
+
+def population_spikes(activity: Tensor, time_window: int) -> Tensor:
+    """Spikes (T, ...) of units that charge their membranes with `activity` (...); see `Population`.
+
+    The gradient takes ds/dv for 1, in the reset too.
+    """
+    v, spikes = torch.zeros_like(activity), list[Tensor]()
     for _ in range(time_window):
         v = v + activity
         # Just below 1, so that a unit whose centre is hit fires at every step.
-        spikes.append((v > POPULATION_THRESHOLD).to(v.dtype))
+        spikes.append(_Step.apply(v - POPULATION_THRESHOLD))  # type: ignore[no-untyped-call]
         v = v - POPULATION_THRESHOLD * spikes[-1]
     return torch.stack(spikes)

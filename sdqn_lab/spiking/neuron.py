@@ -8,7 +8,7 @@ scale, and nothing but the membrane time constant is called tau.
 import math
 from abc import ABC, abstractmethod
 from importlib.util import find_spec
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from sdqn_lab.spiking.surrogate import (
     Surrogate,
     Triangle,
 )
+
+if TYPE_CHECKING:
+    from sdqn_lab.spiking.tape import SpikeTape
 
 HAS_TRITON = find_spec("triton") is not None
 _ATAN = Atan()
@@ -474,6 +477,7 @@ class Bernoulli(LIF):
     Attributes:
         generator: where spikes are drawn from, on the currents' device; None: torch's global one.
             `SpikingNetwork` hands over its own for the time of a call.
+        tape: keeps the spikes of a call, or repeats those of an earlier one; lent for its time too.
 
     Raises:
         Refused: an argument is outside its range.
@@ -482,6 +486,7 @@ class Bernoulli(LIF):
     """
 
     generator: torch.Generator | None = None
+    tape: "SpikeTape | None" = None
 
     def __init__(
         self,
@@ -515,6 +520,10 @@ class Bernoulli(LIF):
     def backend(self, asked: Backend) -> None:
         pass
 
+    def forward(self, x_seq: Tensor) -> Tensor:
+        """Currents (T, B, ...) to spikes (T, B, ...), drawn or, from a tape, repeated."""
+        return self.reference(x_seq) if self.tape is None else self.tape.spikes(self, x_seq)
+
     def fire(self, v: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
         """Spikes drawn for charged membranes (B, ...), with the surrogate's gradient; see above."""
         p = self.probability(v.detach())
@@ -528,13 +537,12 @@ class Bernoulli(LIF):
 
     def probability(self, v: Tensor) -> Tensor:
         """Probability of a spike at charged membranes v, elementwise."""
-        return ((v - self.v_threshold) / self.delta_u).sigmoid()
+        return self._excess(v).sigmoid()
 
     def probabilities(self, x_seq: Tensor, spikes: Tensor) -> Tensor:
         """Probability of a spike at each step, given those that were drawn before it.
 
-        With it log P(spikes) = sum over t of s_t log p_t + (1 - s_t) log(1 - p_t), whose gradient
-        is the score of Williams 1992: spikes are data, and no gradient goes through them.
+        Spikes are data, and no gradient goes through them.
 
         Args:
             x_seq: currents (T, B, ...).
@@ -543,10 +551,30 @@ class Bernoulli(LIF):
         Returns:
             (T, B, ...), in (0, 1).
         """
+        return self._excess(self._charged(x_seq, spikes)).sigmoid()
+
+    def log_likelihood(self, x_seq: Tensor, spikes: Tensor) -> Tensor:
+        """Of spikes that were drawn: sum over t and neurons of s log p + (1 - s) log(1 - p).
+
+        Its gradient is the score of Williams 1992. Arguments as for `probabilities`.
+
+        Returns:
+            (B,), at most 0.
+        """
+        # log(1 - p) is that of p at the negative: no probability is rounded to 0 or 1 on the way.
+        signed = (2 * spikes.detach() - 1) * self._excess(self._charged(x_seq, spikes))
+        return nn.functional.logsigmoid(signed).transpose(0, 1).flatten(1).sum(1)
+
+    def _excess(self, v: Tensor) -> Tensor:
+        """Charged membranes v above threshold, in widths of the noise."""
+        return (v - self.v_threshold) / self.delta_u
+
+    def _charged(self, x_seq: Tensor, spikes: Tensor) -> Tensor:
+        """The membrane before each of the spikes (T, B, ...) was drawn."""
         v, found = torch.full_like(x_seq[0], self.v_reset), []
         for x, spike in zip(x_seq.unbind(0), spikes.detach().unbind(0), strict=True):
             v = self.charge(x, v)
-            found.append(self.probability(v))
+            found.append(v)
             v = self.after(v, spike, self.v_threshold)
         return torch.stack(found)
 

@@ -1,15 +1,18 @@
 """Readouts: the last layer's spikes (T, B, F) to one value per action (B, A).
 
-All have a single bias-free linear map W, so that a silent network answers exactly 0.
+All end in a bias-free linear map W, so that a silent network answers exactly 0; where neurons stand
+before it, so that these do.
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from sdqn_lab.checks.ranges import Count, check_arguments
 from sdqn_lab.checks.refused import Refused
 
 
@@ -156,6 +159,66 @@ class FirstSpike(Readout):
         """Spikes (T, B, F) to values (B, A)."""
         values: Tensor = self.linear(1 - first_spike_time(spike_seq) / len(spike_seq))
         return values
+
+
+class PopulationRates(Readout):
+    """A population of neurons for each output, whose firing rates are weighted and summed::
+
+        o_t = the spikes of A * units more neurons, fed by s_t, those of the first output first
+        y_a = sum_i w_ai (mean over t of o_t,ai)
+
+    These neurons are a layer as those of the torso are: a map with a bias, the config's norm, the
+    config's neuron. Only the sum that follows has no bias, so that a silent population answers
+    exactly 0.
+
+    Args:
+        in_features: F, number of units of the last layer.
+        num_actions: A, number of outputs.
+        make_layer: makes that layer from F and its number of units; it maps spikes (T, B, F) and T
+            to its own (T, B, units).
+        units: neurons of each output, >= 1.
+
+    Attributes:
+        population: the layer.
+        linear: the weights w (A, units).
+
+    Raises:
+        Refused: units is below 1.
+
+    Source: Tang et al. 2020 (PopSAN), whose actor ends in tanh(y).
+    """
+
+    temporal = False
+
+    def __init__(
+        self,
+        in_features: int,
+        num_actions: int,
+        make_layer: Callable[[int, int], nn.Module],
+        *,
+        units: Count = 10,
+    ) -> None:
+        check_arguments(PopulationRates.__init__, locals())
+        nn.Module.__init__(self)
+        self.units = units
+        self.population = make_layer(in_features, num_actions * units)
+        self.linear = _RowByRow(units, num_actions, bias=False)
+
+    def forward(self, spike_seq: Tensor) -> Tensor:
+        """Spikes (T, B, F) to outputs (B, A)."""
+        return self.weighted(self.population(spike_seq, len(spike_seq)).mean(0))
+
+    def weighted(self, rates: Tensor) -> Tensor:
+        """Firing rates (B, A * units) to outputs (B, A)."""
+        outputs: Tensor = self.linear(rates.view(len(rates), -1, self.units))
+        return outputs
+
+
+class _RowByRow(nn.Linear):
+    """Each row of the weights (A, units) for a row of the input (..., A, units), to (..., A)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return (input * self.weight).sum(-1)
 
 
 def first_spike_time(spike_seq: Tensor) -> Tensor:

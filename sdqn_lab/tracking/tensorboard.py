@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sdqn_lab.checks.extras import TENSORBOARD
 from sdqn_lab.tracking.tracker import TrackedRun, Tracker
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ class TensorBoard(Tracker):
     Args:
         flush_seconds: how long a record may wait in memory.
     """
+
+    extra = TENSORBOARD
 
     def __init__(self, *, flush_seconds: int = 30) -> None:
         self._flush_seconds = flush_seconds

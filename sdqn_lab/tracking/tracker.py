@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from sdqn_lab.checks.extras import Extra
 from sdqn_lab.checks.refused import one_line
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.files import read_yaml
@@ -88,6 +89,9 @@ class Tracker(ABC):
     of `metrics.jsonl`. There it may be slow, hang, raise or die: training does not notice. The
     constructor only keeps its arguments.
     """
+
+    extra: ClassVar[Extra | None] = None
+    """What it needs that can be absent; a command asks for it before anything is made."""
 
     @abstractmethod
     def open(self, run: TrackedRun) -> int:

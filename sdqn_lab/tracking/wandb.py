@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sdqn_lab.checks.extras import WANDB
 from sdqn_lab.runs.files import write_json
 from sdqn_lab.tracking.tracker import TrackedRun, Tracker, brief
 
@@ -123,6 +124,8 @@ class WandB(Tracker):
         init_timeout_seconds: how long the server may take to accept the run.
         finish_timeout_seconds: how long the last records may take to arrive.
     """
+
+    extra = WANDB
 
     def __init__(
         self,

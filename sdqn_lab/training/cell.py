@@ -19,7 +19,9 @@ from torch import nn
 from sdqn_lab.agents.base import Agent
 from sdqn_lab.agents.seeding import stream_seed
 from sdqn_lab.assembly import build
-from sdqn_lab.envs.base import VectorEnv
+from sdqn_lab.config.identity import without_torso
+from sdqn_lab.envs.base import ActionSpace, VectorEnv
+from sdqn_lab.envs.normalization import STORED, Normalizer, normalizer_of
 from sdqn_lab.networks.fingerprint import fingerprint
 from sdqn_lab.networks.probe import Probe
 from sdqn_lab.runs import provenance
@@ -42,6 +44,8 @@ FIXES: Mapping[str, dict[str, dict[str, Any]]] = {
     "norm=popnorm": {"norm": {"_target_": "sdqn_lab.spiking.norm.PopNorm"}},
 }
 """Changes that are tried on a dead network, each alone."""
+COMPILED = "compiled updates; the first on a machine compile for a minute"
+"""Else the minute's silence, and the ETA after it, look like what training costs."""
 
 
 class DeadNetworkError(Exception):
@@ -82,7 +86,9 @@ def run_cell(
             facts = checkpoint.read()
             # Sums depend on the number of threads: a run keeps the one it began with.
             threads = facts.get("threads", build.resolve_threads(cfg.threads))
-            directory.begin_attempt(threads=threads, **_made_with(directory))
+            # What a checkpoint holds needs no other run, which may be gone.
+            cfg = without_torso(cfg) if facts else cfg
+            directory.begin_attempt(threads=threads, **_made_with(directory, cfg))
             torch.set_num_threads(threads)
             _train(cfg, directory, console, checkpoint, facts, stop, ended)
             state, line = "finished", ""
@@ -108,13 +114,15 @@ def run_cell(
     return 1 if state == "failed" else PREEMPTED_EXIT if stop.requested else 0
 
 
-def _made_with(directory: RunDirectory) -> dict[str, Any]:
-    """Code, libraries and hardware of this attempt; changes to the code are kept beside it."""
+def _made_with(directory: RunDirectory, cfg: DictConfig) -> dict[str, Any]:
+    """Code, libraries, hardware and torso of this attempt; changes to the code lie beside it."""
     changes = directory.path / "code.diff"
     changes.unlink(missing_ok=True)
     if text := provenance.diff():
         write_atomic(changes, f"{text}\n".encode())
-    return provenance.code() | provenance.machine() | provenance.scheduler()
+    taken = cfg.torso and {"run": cfg.torso, "network_sha256": build.trained(cfg.torso).sha256}
+    torso = {"torso": taken} if taken else {}
+    return provenance.code() | provenance.machine() | provenance.scheduler() | torso
 
 
 def _train(
@@ -130,8 +138,9 @@ def _train(
         stack.enter_context(stop.listening())
         train_env = build.build_env(cfg, cfg.algo.num_envs)
         stack.callback(train_env.close)
+        normalizer = normalizer_of(train_env)
         # Of its own: an evaluation must not move the games of training.
-        eval_env = build.build_env(cfg, cfg.protocol.eval_episodes)
+        eval_env = build.build_env(cfg, cfg.protocol.eval_episodes, normalizer)
         stack.callback(eval_env.close)
         agent = build.build_agent(cfg, build.env_spec(train_env))
         # It plays in the environments of training: the first iteration starts them anew, from a
@@ -161,10 +170,9 @@ def _train(
             stop_requested=stop,
         )
         name, why = directory.path.name, agent.general_path
-        fast = "compiled updates" if agent.device.type == "cpu" else "updates as CUDA graphs"
-        lines = [f"general path: {why}" if why else fast, *agent.network.notes()]
-        lines += [] if agent.memory is None else [str(agent.memory)]
-        for line in lines:
+        fast = COMPILED if agent.device.type == "cpu" else "updates as CUDA graphs"
+        memory = [] if agent.memory is None else [str(agent.memory)]
+        for line in (f"general path: {why}" if why else fast, *agent.network.notes(), *memory):
             progress.say(f"{name}: {line}")
         if facts:
             if agent.memory is not None:
@@ -184,6 +192,8 @@ def _check_health(
     name, by_gradient = directory.path.name, agent.learns_by_gradient
     seed = stream_seed(cfg.seed, "health")
     observations = first_observations(env, seed)
+    if (normalizer := normalizer_of(env)) is not None:
+        normalizer.clear()  # training begins without statistics
     health = probe(agent.network, observations, seed, by_gradient=by_gradient)
     if not health.dead:
         write_json(directory.path / "health.json", health.record())
@@ -250,7 +260,7 @@ class Saver:
         }
         # Networks first: a crash in between repeats the evaluation and writes them again.
         agent, folder = trainer.agent, self._directory.path
-        ends = agent.env.observation_shape, agent.env.num_actions
+        ends = agent.env.observation_shape, agent.env.actions, trainer.collector.normalizer
         save_network(agent.network, folder / "network_last.safetensors", *ends)
         if trainer.counters.best_steps == trainer.counters.steps:
             save_network(agent.network, folder / "network_best.safetensors", *ends)
@@ -261,15 +271,24 @@ class Saver:
 
 
 def save_network(
-    network: nn.Module, path: Path, observation_shape: tuple[int, ...], num_actions: int
+    network: nn.Module,
+    path: Path,
+    observation_shape: tuple[int, ...],
+    actions: ActionSpace,
+    normalizer: Normalizer | None = None,
 ) -> None:
     """Weights as safetensors with a checksum, atomically; they load without pickle.
 
-    With its ends the network can be built without an environment.
+    With its ends the network can be built without an environment. Where observations are
+    normalized, their mean and variance lie beside the weights.
     """
-    ends = {"observation_shape": observation_shape, "num_actions": num_actions}
+    ends: dict[str, Any] = {"observation_shape": observation_shape}
+    ends |= {"num_actions": actions} if isinstance(actions, int) else {"box": asdict(actions)}
     # An engine's parameters are views in an order of its own; files hold torch's.
     tensors = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
+    if normalizer is not None:
+        seen = normalizer.moments.state_dict()
+        tensors |= {name: torch.from_numpy(seen[key]) for name, key in STORED.items()}
     # One entry: the order of several would differ from file to file.
     metadata = json.dumps({**ends, "sha256": fingerprint(tensors, ends)})
     write_atomic(path, save(tensors, metadata={"ends": metadata}))

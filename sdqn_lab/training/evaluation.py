@@ -103,8 +103,9 @@ def evaluate(
         choice = policy.act(seen, rng, time_window)
         on_decision(Moment(running, seen, choice, returns))
         # Copies whose episode is over go on with action 0, and nothing of it is counted.
-        actions = np.zeros(env.num_envs, np.int64)
-        actions[running] = choice.actions
+        decided = choice.actions
+        actions = np.zeros((env.num_envs, *decided.shape[1:]), decided.dtype)
+        actions[running] = decided
         step = env.step(actions)
         returns[running] += step.rewards[running]
         lengths[running] += 1

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from sdqn_lab.envs.base import VectorEnv
+from sdqn_lab.envs.base import VectorEnv, action_space, random_actions
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.stats import SpikeRecorder
 
@@ -65,9 +65,9 @@ class Health(NamedTuple):
 def first_observations(env: VectorEnv, seed: int) -> np.ndarray:
     """The first observations of a few random steps, about 32 of them, (B, ...)."""
     rng = np.random.default_rng(seed)
-    shown = [env.reset(seed)]
+    shown, space = [env.reset(seed)], action_space(env)
     while len(shown) * env.num_envs < PROBE_OBSERVATIONS or len(shown) < env.stack:
-        shown.append(env.step(rng.integers(env.num_actions, size=env.num_envs)).observations)
+        shown.append(env.step(random_actions(space, env.num_envs, rng)).observations)
     return np.concatenate(shown)[-PROBE_OBSERVATIONS:]
 
 

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sdqn_lab.checks.refused import ConfigError, Refused
 from sdqn_lab.config.composition import compose_raw, resolved
 from sdqn_lab.config.directories import exists, state_of
-from sdqn_lab.config.identity import flat_identity
+from sdqn_lab.config.identity import flat_identity, without_torso
 from sdqn_lab.config.messages import wrong_type
 from sdqn_lab.config.overrides import parse
 from sdqn_lab.config.plugins import check_plugins
@@ -51,7 +51,8 @@ def resumed(argv: list[str]) -> tuple[RunDirectory, DictConfig | None]:
                 "runs started with keep_state=true can be extended"
             )
             raise ConfigError([Refused("budget.steps", cfg.budget.steps, rule)])
-    validate(cfg)
+    # A run that has begun holds its torso itself.
+    validate(without_torso(cfg) if checkpoint.exists else cfg)
     # Looked at before anything starts: damage found later would be a run that failed.
     try:
         facts = checkpoint.read()

@@ -35,6 +35,8 @@ class Settings:
     time_window_eval: int | None
     reward_clipping: bool
     life_loss_ends_bootstrap: bool
+    return_discount: float | None = None
+    """Of the returns by whose deviation rewards are divided; None: they are not."""
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "Settings":
@@ -48,6 +50,7 @@ class Settings:
             time_window_eval=cfg.time_window_eval,
             reward_clipping=protocol.reward_clipping,
             life_loss_ends_bootstrap=protocol.life_loss_ends_bootstrap,
+            return_discount=cfg.algo.get("gamma", 1.0) if cfg.env.normalize_rewards else None,
         )
 
 
@@ -83,6 +86,7 @@ class Trainer:
             train_env,
             reward_clipping=settings.reward_clipping,
             life_loss_ends_bootstrap=settings.life_loss_ends_bootstrap,
+            return_discount=settings.return_discount,
         )
 
     def run(self) -> None:
@@ -167,7 +171,7 @@ class Trainer:
         # A generator of its own: `evaluate` seeds it, and the agent's must go on where it was.
         policy = agent.policy(
             agent.network,
-            agent.env.num_actions,
+            agent.env.actions,
             epsilon=settings.epsilon_eval,
             generator=torch.Generator(agent.device),
         )

@@ -50,8 +50,9 @@ class Decision(NamedTuple):
     """One decision of the first episode.
 
     Attributes:
-        values: (A,) what the network answered for each action, e.g. Q-values.
-        action: what was done.
+        values: (A,) what the network answered for each action, e.g. Q-values; (D,) the means of
+            continuous ones.
+        action: what was done; (D,) where actions are continuous.
         explored: whether it was drawn at random instead of chosen.
         layers: what the neurons did; empty unless asked for.
         score: return before this decision's reward.
@@ -59,7 +60,7 @@ class Decision(NamedTuple):
     """
 
     values: npt.NDArray[np.float32]
-    action: int
+    action: int | npt.NDArray[np.float32]
     explored: bool
     layers: dict[str, LayerActivity]
     score: float
@@ -139,7 +140,8 @@ def play(
             with torch.no_grad():
                 network(torch.from_numpy(moment.observations), time_window=window)
         if moment.running[0]:
-            action, explored = int(moment.choice.actions[0]), bool(moment.choice.explored[0])
+            done, explored = moment.choice.actions[0], bool(moment.choice.explored[0])
+            action = done if done.ndim else int(done)
             values, score = policy.values(outputs)[0].numpy(), float(moment.returns[0])
             spread = policy.quantiles(outputs)
             quantiles = None if spread is None else spread[0].numpy()

@@ -1,6 +1,5 @@
 """A trained agent out of a run directory."""
 
-import json
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors import safe_open
 
 from sdqn_lab.agents.policy import Greedy, Policy
 from sdqn_lab.agents.seeding import stream, stream_seed
@@ -17,13 +15,18 @@ from sdqn_lab.assembly import build
 from sdqn_lab.checks.refused import ConfigError, Refused, one_line
 from sdqn_lab.config.schema import conf_dir
 from sdqn_lab.config.stored import stored_config
-from sdqn_lab.envs.base import Protocol, VectorEnv
-from sdqn_lab.networks.fingerprint import fingerprint
+from sdqn_lab.envs.base import (
+    ActionBox,
+    Actions,
+    ActionSpace,
+    Protocol,
+    VectorEnv,
+    action_space,
+)
+from sdqn_lab.envs.normalization import STORED, Normalizer
+from sdqn_lab.networks.fingerprint import stored
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.runs.directory import RunDirectory
-
-ENDS = {"observation_shape", "num_actions"}
-"""What a network's file holds besides weights and checksum."""
 
 
 class Player:
@@ -32,19 +35,29 @@ class Player:
     Args:
         cfg: the run's config.
         network: its weights loaded; it is put into evaluation mode.
-        num_actions: A.
+        actions: how many there are, or what continuous ones lie in.
+        normalizer: of a run that normalized observations, as it was when the network was saved.
 
     Attributes:
+        num_actions: A, or how many numbers D make one action.
         policy: how it acts, without exploration of its own.
     """
 
-    def __init__(self, cfg: DictConfig, network: SpikingNetwork, num_actions: int) -> None:
+    def __init__(
+        self,
+        cfg: DictConfig,
+        network: SpikingNetwork,
+        actions: ActionSpace,
+        normalizer: Normalizer | None = None,
+    ) -> None:
         self.cfg = cfg
+        self.normalizer = normalizer
         self.network = network.eval()
-        self.num_actions = num_actions
+        self.actions = actions
         # Named streams of the seed, as everywhere; training's own are not touched.
         self._draws = torch.Generator().manual_seed(stream_seed(cfg.seed, "player"))
         self.policy = self._policy(epsilon=0.0)
+        self.num_actions = self.policy.num_actions
         self._rng = stream(cfg.seed, "player/actions")
 
     @property
@@ -79,7 +92,7 @@ class Player:
         """Values (N, A) of observations (N, ...) as the environment gives them.
 
         Args:
-            observations: a batch, not scaled.
+            observations: a batch, neither scaled nor normalized.
             time_window: T; None: the run's own.
 
         Raises:
@@ -89,13 +102,25 @@ class Player:
             algo = self.cfg.choices.get("algo")
             raise TypeError(f"q_values: algo={algo} has no action values; use act(observations)")
         window = time_window or self.cfg.time_window_eval
-        outputs = self.policy.outputs(np.ascontiguousarray(observations), window)
+        outputs = self.policy.outputs(self._shown(observations), window)
         return self.policy.values(outputs).numpy()
 
-    def act(self, observations: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.int64]:
-        """The action (N,) for each of the observations (N, ...), without random exploration."""
+    def act(self, observations: npt.NDArray[Any] | torch.Tensor) -> Actions:
+        """The action for each of the observations (N, ...), without random exploration.
+
+        Args:
+            observations: as for `q_values`.
+
+        Returns:
+            (N,) int64; or (N, D) float32, within their bounds, where actions are continuous.
+        """
         window = self.cfg.time_window_eval
-        return self.policy.act(np.ascontiguousarray(observations), self._rng, window).actions
+        return self.policy.act(self._shown(observations), self._rng, window).actions
+
+    def _shown(self, observations: npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[Any]:
+        """What the network sees of observations."""
+        raw = np.ascontiguousarray(observations)
+        return raw if self.normalizer is None else self.normalizer(raw)
 
     def evaluated(self) -> Policy:
         """How it acts in an evaluation under its protocol, with that one's random actions."""
@@ -103,15 +128,17 @@ class Player:
 
     def _policy(self, epsilon: float) -> Policy:
         make = build.agent_class(self.cfg).policy
-        return make(self.network, self.num_actions, epsilon=epsilon, generator=self._draws)
+        return make(self.network, self.actions, epsilon=epsilon, generator=self._draws)
 
     def make_env(self, num_envs: int) -> VectorEnv:
         """The run's game under the player's protocol, `num_envs` copies stepped together.
 
+        Its observations are what the network sees: normalized already, if the run's were.
+
         Raises:
             ValueError: the environment cannot be made, or cannot honour the protocol.
         """
-        return build.build_env(self.cfg, num_envs)
+        return build.build_env(self.cfg, num_envs, self.normalizer)
 
     def under(self, protocol: str) -> "Player":
         """The same network under a protocol of `conf/protocol`, whose values replace the run's.
@@ -125,7 +152,7 @@ class Player:
         cfg = self.cfg.copy()
         OmegaConf.update(cfg, "protocol", OmegaConf.load(files[protocol]), merge=True)
         cfg.choices.protocol = protocol
-        return Player(cfg, self.network, self.num_actions)
+        return Player(cfg, self.network, self.actions, self.normalizer)
 
 
 def load(
@@ -161,22 +188,26 @@ def load(
         raise ConfigError([Refused(str(path), None, str(error))]) from error
     cfg = stored_config(config, trust)
     try:
-        with safe_open(weights, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        ends = json.loads(metadata["ends"])
-        # Earlier versions saved no checksum.
-        checksum = ends.pop("sha256", None)
-        if ends.keys() != ENDS or checksum not in (None, fingerprint(tensors, ends)):
-            raise ValueError("its content differs from its checksum")
-        network = build.build_network(cfg, tuple(ends["observation_shape"]), ends["num_actions"])
+        tensors, ends, _ = stored(weights)
+        shape, normalizer = tuple(ends["observation_shape"]), None
+        if cfg.env.normalize_observations:
+            normalizer = build.make_normalizer(cfg, shape)
+            seen = {key: tensors.pop(name).numpy() for name, key in STORED.items()}
+            normalizer.moments.load_state_dict(seen)
+        actions: ActionSpace = ends.get("num_actions") or box_of(ends["box"])
+        network = build.build_network(cfg, shape, actions)
         network.load_state_dict(tensors)
     # A damaged or foreign file may cause anything.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         rule = f"not the network of this run's config ({reason}); put the file back"
         raise ConfigError([Refused(str(weights), None, rule)]) from error
-    return Player(cfg, network, ends["num_actions"])
+    return Player(cfg, network, actions, normalizer)
+
+
+def box_of(bounds: dict[str, list[float]]) -> ActionBox:
+    """What continuous actions lie in, out of a network's file."""
+    return ActionBox(tuple(bounds["low"]), tuple(bounds["high"]))
 
 
 def check_game(player: Player) -> None:
@@ -188,14 +219,18 @@ def check_game(player: Player) -> None:
     name, game = player.cfg.choices.get("protocol"), player.cfg.env.id
     try:
         with closing(player.make_env(1)) as env:
-            actions = env.num_actions
-            if actions == player.num_actions:
+            actions = action_space(env)
+            if actions == player.actions:
                 player.policy.outputs(env.reset(seed=0))
     # A user's environment may fail in any way.
     except Exception as error:
         raise Refused("protocol", name, f"env.id={game}: {one_line(error)}") from error
-    if actions != player.num_actions:
+    if actions == player.actions:
+        return
+    if isinstance(actions, int) and isinstance(player.actions, int):
         full = str(player.protocol.full_action_space).lower()
         rule = f"has {actions} actions (protocol.full_action_space={full}), and the network"
         instead = "--protocol=NAME with the other action set, or none"
-        raise Refused("protocol", name, f"{rule} was trained with {player.num_actions}", instead)
+        raise Refused("protocol", name, f"{rule} was trained with {player.actions}", instead)
+    rule = f"has actions {actions}, and the network was trained with {player.actions}"
+    raise Refused("env.id", game, rule, "the id that it was trained with")

@@ -95,16 +95,20 @@ class Raster:
             picture: of the game, (H, W, 3).
         """
         decision = self._decisions[number]
-        action = self._actions[decision.action]
+        action, chosen = decision.action, None
+        if isinstance(action, int):
+            text, chosen = self._actions[action], action
+        else:
+            text = shortened("  ".join(f"{number:+.2f}" for number in action), 24)
         # Rewards come as float32: further digits would be those of their rounding.
         self._score.set_text(f"score {decision.score:,.7g}")
-        self._action.set_text(f"{action} (random)" if decision.explored else action)
+        self._action.set_text(f"{text} (random)" if decision.explored else text)
         self._number.set_text(f"decision {number + 1:,} of {len(self._decisions):,}")
         layers = list(decision.layers.values())
         for image, layer in zip(self.spikes, layers, strict=True):
             image.set_data(cells(layer.shown))
         self._rates.show([layer.rate for layer in layers])
-        self._values.show(decision.values.tolist(), decision.action, middle(decision))
+        self._values.show(decision.values.tolist(), chosen, middle(decision))
         self._canvas.draw()  # type: ignore[no-untyped-call]
         pixels = self._canvas.buffer_rgba()  # type: ignore[no-untyped-call]
         frame: Frame = np.asarray(pixels)[..., :3].copy()

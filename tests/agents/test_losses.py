@@ -1,6 +1,6 @@
 """TD error and losses against hand arithmetic, those of quantiles also against the originals."""
 
-from math import log
+from math import e, log, pi
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from sdqn_lab.agents.losses import (
     categorical,
     clipped_value_loss,
+    gaussian,
     huber,
     mse,
     normalized,
@@ -21,7 +22,7 @@ from sdqn_lab.agents.losses import (
 )
 from tests.golden import cases, load, tensor
 
-GOLDEN_PPO = sorted((Path(__file__).parents[1] / "golden").glob("ppo_categorical_*.npz"))
+GOLDEN_PPO = sorted((Path(__file__).parents[1] / "golden").glob("ppo_*.npz"))
 
 Q = torch.tensor([[1.0, 2.0, 3.0]])
 TARGET = torch.tensor([[10.0, 40.0, 20.0]])
@@ -168,9 +169,12 @@ def test_the_best_next_action_has_the_largest_mean_and_the_first_of_equal_ones()
 def test_losses_and_gradients_of_ppo_are_the_originals(path):
     golden = {name: value for name, value in np.load(path).items() if name != "made_by"}
     of = {k: torch.from_numpy(v) for k, v in golden.items() if v.ndim}
-    logits, values = of["logits"].requires_grad_(), of["new_values"].requires_grad_()
+    values = of["new_values"].requires_grad_()
+    names = ("logits",) if "logits" in of else ("mean", "logstd")
+    parts = {name: of[name].requires_grad_() for name in names}
+    outputs = torch.cat([part.expand(len(values), -1) for part in parts.values()], dim=1)
     clip, returns = float(golden["clip_coef"]), of["returns"]
-    log_prob, entropy = categorical(logits, of["actions"])
+    log_prob, entropy = (categorical if "logits" in of else gaussian)(outputs, of["actions"])
     advantages = normalized(of["advantages"]) if golden["norm_adv"] else of["advantages"]
     policy = ppo_policy_loss(log_prob, of["old_logprob"], advantages, clip)
     if golden["clip_vloss"]:
@@ -182,7 +186,8 @@ def test_losses_and_gradients_of_ppo_are_the_originals(path):
     found = {
         **{"new_logprob": log_prob, "entropy": entropy, "policy_loss": policy},
         **{"value_loss": value, "entropy_loss": entropy.mean(), "loss": loss},
-        **{"dloss_dlogits": logits.grad, "dloss_dnew_values": values.grad},
+        **{f"dloss_d{name}": part.grad for name, part in parts.items()},
+        **{"dloss_dnew_values": values.grad},
     }
     for name, ours in found.items():
         np.testing.assert_allclose(ours.detach(), golden[name], rtol=0, atol=5e-6, err_msg=name)
@@ -238,3 +243,27 @@ def test_advantages_are_normalized_by_the_unbiased_deviation():
     assert normalized(torch.tensor([1.0, 3.0])).tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5])
     assert normalized(torch.tensor([2.0, 2.0])).tolist() == [0.0, 0.0]
     assert normalized(torch.tensor([7.0])).tolist() == [7.0]
+
+
+def test_the_density_and_entropy_of_a_normal_distribution_by_hand():
+    # Means 1 and 0, deviations 1 and 2; the action lies 0 and 1 deviations away.
+    outputs = torch.tensor([[1.0, 0.0, 0.0, log(2.0)]])
+    log_prob, entropy = gaussian(outputs, torch.tensor([[1.0, 2.0]]))
+    assert log_prob.item() == pytest.approx(-log(2 * pi) - 0.5 - log(2.0))
+    assert entropy.item() == pytest.approx(log(2 * pi * e) + log(2.0))
+
+
+def test_log_densities_are_summed_over_numbers_and_equal_torchs_distribution():
+    rng = torch.Generator().manual_seed(0)
+    mean, log_std, actions = (torch.randn(6, 4, generator=rng) for _ in range(3))
+    log_prob, entropy = gaussian(torch.cat([mean, log_std], dim=1), actions)
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    assert log_prob.shape == entropy.shape == (6,)
+    torch.testing.assert_close(log_prob, normal.log_prob(actions).sum(1))
+    torch.testing.assert_close(entropy, normal.entropy().sum(1))
+
+
+def test_a_narrow_distribution_has_a_density_above_one_and_a_negative_entropy():
+    log_prob, entropy = gaussian(torch.tensor([[0.0, log(0.01)]]), torch.zeros(1, 1))
+    assert log_prob.item() == pytest.approx(log(100) - 0.5 * log(2 * pi))
+    assert entropy.item() < 0

@@ -13,7 +13,7 @@ from sdqn_lab.agents.policy import MostSpikes
 from sdqn_lab.envs.base import Protocol
 from sdqn_lab.envs.classic import Classic
 from sdqn_lab.networks.mlp import MLP
-from sdqn_lab.spiking.neuron import LIF
+from sdqn_lab.spiking.neuron import LIF, ReLU
 from sdqn_lab.spiking.norm import PopNorm
 from sdqn_lab.spiking.output_neurons import OutputSpikes
 from sdqn_lab.training.checkpoint import pack, unpack
@@ -140,6 +140,37 @@ def test_the_td_error_bootstraps_but_for_the_end_of_a_game_and_teaches_the_criti
     assert agent.value_weights.tolist() == pytest.approx([0.1 * sum(errors) / 2, 0, 0, 0])
 
 
+def test_the_rate_of_values_is_bounded_by_what_one_step_can_overshoot():
+    agent = agent_of(modulator="td_error", gamma=0.5, value_learning_rate=0.1, trace_decay=0.5)
+    observe(agent, [2, 4], [1, 1])
+    observe(agent, [1, 20], [0, 0], invalid=[1])  # the second is truncated at features of 20
+    # Products 2 (2 - 0.5) = 3 and 4 (4 - 10) < 0: 1 / 3 is above the rate.
+    assert agent.value_rate == 0.1
+    observe(agent, [-4, 0], [0, 0])
+    # The trace is 1 + 2 / 2; 2 (1 + 2) = 6: 1 / 6 is above it too.
+    assert agent.value_rate == 0.1
+    observe(agent, [8, 8], [0, 0])
+    # -4 + 2 / 2 = -3, times -4 - 4: 24.
+    assert agent.value_rate == pytest.approx(1 / 24)
+    observe(agent, [0, 0], [0, 0])
+    # -3 / 2 + 8 = 6.5 times 8 is 52, and 8 times 8 in the second.
+    assert agent.value_rate == pytest.approx(1 / 64)
+    assert agent.metrics(0)["plasticity/value_rate"] == agent.value_rate
+
+
+def test_values_of_large_features_stay_finite_at_the_default_rate():
+    made = build(
+        ReLU, PopNorm, OutputSpikes, torso=MLP, shape=(4,), num_actions=4, hidden=128, layers=1,
+        normalize_hidden=True,
+    )  # fmt: skip
+    shape = EnvSpec((4,), 4, dtype=torch.float32)
+    agent = Plasticity(made.float(), shape, seed=0, modulator="td_error")
+    played(agent, 60)
+    # Features of 128 units have a squared length of about 64, and 2 / 64 is the rate that diverges.
+    assert agent.value_rate < 2 / 64
+    assert agent.value_weights.norm() < 2
+
+
 def test_weights_are_bounded_and_thresholds_stay_above_the_reset():
     agent = agent_of(max_weight=0.75, threshold_learning_rate=10.0)
     observe(agent, [4, 4], [1, 1])
@@ -256,6 +287,32 @@ def test_the_td_error_and_traces_over_decisions_find_the_goal_of_the_gridworld()
     returns = played(agent, 250, "Gridworld-v0")
     # The best mean is 0.937.
     assert np.mean(returns[-40:]) > 0.85
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ["Bandit-v0", "Gridworld-v0"])
+@pytest.mark.parametrize(
+    ("rule", "bandit", "gridworld"),
+    [
+        ("score_function", 0.9, 0.85),
+        ("r_max", 0.7, 0.85),
+        # Not on every seed: what all seeds of results/plasticity are above.
+        ("mstdp", 0.4, -0.9),
+        ("mstdpet", 0.3, -0.9),
+    ],
+)
+def test_the_settings_of_the_study_learn_what_its_table_says(rule, bandit, gridworld, env):
+    """4,000 agent steps of the sweep `plasticity`, the TD error's rows, on three seeds."""
+    features, least = (4, bandit) if env == "Bandit-v0" else (25, gridworld)
+    ends = []
+    for seed in range(3):
+        made = network((features,), 4, 128, time_window=16, layers=2, seed=seed)
+        shape = EnvSpec((features,), 4, dtype=torch.float32)
+        settings = {"rule": rule, "modulator": "td_error", "trace_decay": 0.8}
+        agent = Plasticity(made, shape, seed=seed, **settings)
+        returns = played(agent, 500, env, seed=seed)
+        ends.append(np.mean(returns[-len(returns) // 8 :]))
+    assert min(ends) > least
 
 
 @pytest.mark.parametrize("modulator", ["reward_minus_mean", "td_error"])

@@ -16,11 +16,13 @@ from sdqn_lab.agents.policy import Sampled
 from sdqn_lab.agents.policy_agent import explained_variance
 from sdqn_lab.agents.ppo import PPO
 from sdqn_lab.agents.reinforce import REINFORCE
+from sdqn_lab.envs.base import ActionBox
 from sdqn_lab.training.checkpoint import pack, unpack
 
 ACTIONS = 2
 ENV = EnvSpec((3,), ACTIONS, dtype=torch.float32)
-GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("ppo_categorical_*.npz"))
+PENDULUM = EnvSpec((3,), 1, dtype=torch.float32, action_box=ActionBox((-2.0,), (2.0,)))
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("ppo_*.npz"))
 ALGORITHMS = {"reinforce": REINFORCE, "a2c": A2C, "ppo": PPO}
 each_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 each_critic = pytest.mark.parametrize("name", ["a2c", "ppo"])
@@ -59,7 +61,7 @@ class Noisy(nn.Module):
         return {"policy": logits, "value": self.value(x)} if self.heads == 2 else logits
 
 
-def made(name, network=None, **changes):
+def made(name, network=None, env=ENV, **changes):
     cls = ALGORITHMS[name]
     settings = {"gamma": 0.5, "learning_rate": 0.1, "max_grad_norm": None}
     if name != "reinforce":
@@ -67,7 +69,7 @@ def made(name, network=None, **changes):
     if name == "ppo":
         settings |= {"epochs": 1, "minibatches": 1}
     network = network or Shown(1 if name == "reinforce" else 2)
-    return cls(network, ENV, seed=0, **settings | changes)
+    return cls(network, env, seed=0, **settings | changes)
 
 
 def observe(agent, values, rewards, *, terminal=(), invalid=(), action=0):
@@ -346,8 +348,10 @@ def test_the_loss_of_reinforce_by_hand():
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_the_loss_of_ppo_is_the_originals(path):
     golden = np.load(path)
+    continuous = "mean" in golden
     agent = made(
         "ppo",
+        env=PENDULUM if continuous else ENV,
         clip_ratio=float(golden["clip_coef"]),
         clip_values=bool(golden["clip_vloss"]),
         normalize_advantages=bool(golden["norm_adv"]),
@@ -357,15 +361,18 @@ def test_the_loss_of_ppo_is_the_originals(path):
     names = {"log_prob": "old_logprob", "value": "old_values", "advantage": "advantages"}
     names |= {"return": "returns", "actions": "actions"}
     batch = {ours: torch.from_numpy(golden[theirs]) for ours, theirs in names.items()}
-    logits = torch.from_numpy(golden["logits"]).requires_grad_()
+    names = ("mean", "logstd") if continuous else ("logits",)
+    parts = {name: torch.from_numpy(golden[name]).requires_grad_() for name in names}
+    of_policy = torch.cat([each.expand(len(golden["actions"]), -1) for each in parts.values()], 1)
     values = torch.from_numpy(golden["new_values"]).requires_grad_()
-    loss, metrics = agent.loss(batch, {"policy": logits, "value": values.unsqueeze(1)})
+    loss, metrics = agent.loss(batch, {"policy": of_policy, "value": values.unsqueeze(1)})
     loss.backward()
     theirs = {"loss/policy": "policy_loss", "loss/value": "value_loss"}
     theirs |= {"policy/entropy": "entropy_loss", "policy/approx_kl": "approx_kl"}
     found = {theirs[key]: metrics[key] for key in theirs} | {"loss": loss.detach()}
     found |= {"clipfrac": metrics["policy/clip_fraction"]}
-    found |= {"dloss_dlogits": logits.grad, "dloss_dnew_values": values.grad}
+    found |= {f"dloss_d{name}": each.grad for name, each in parts.items()}
+    found |= {"dloss_dnew_values": values.grad}
     for name, ours in found.items():
         np.testing.assert_allclose(ours, golden[name], rtol=0, atol=5e-6, err_msg=name)
     assert not any(value.requires_grad for value in metrics.values())

@@ -301,3 +301,11 @@ def test_a_run_from_before_there_was_an_objective_is_of_the_same_arm(tmp_path):
     old.write_text(old.read_text().replace("objective: eval/return_mean\n", ""))
     assert "objective" not in old.read_text()
     assert Comparison([Run(tmp_path / "new"), Run(tmp_path / "old")]).axes == ()
+
+
+def test_the_baseline_is_dqn_or_else_the_arm_that_a_spiking_one_is_named_after(tmp_path):
+    family = [(f"experiment={name}", 0) for name in ("pl_qr_dqn", "qr_dqn")]
+    assert compare(tmp_path / "a", *family).baseline.name == "qr_dqn"
+    assert compare(tmp_path / "b", *family, ("experiment=dqn", 0)).baseline.name == "dqn"
+    alone = [("experiment=pl_qr_dqn", 0), ("experiment=sdqn", 0)]
+    assert compare(tmp_path / "c", *alone).baseline.name == "pl_qr_dqn"

@@ -34,7 +34,7 @@ from sdqn_lab.spiking.readout import (
     MeanMembrane,
 )
 from sdqn_lab.spiking.surrogate import Atan
-from sdqn_lab.training.cell import run_cell
+from sdqn_lab.training.cell import COMPILED, run_cell
 from tests.commands import Answer, refused
 from tests.engines.helpers import ACTIONS, IMAGE, Minatar, Mlp
 from tests.refusals import composer, refuses
@@ -286,7 +286,7 @@ def test_the_experiments_on_minatar_are_compiled(experiment: str) -> None:
 
 @pytest.mark.parametrize(
     ("option", "said"),
-    [("backend=auto", "compiled updates"), ("norm=batchnorm", f"general path: {NORM}")],
+    [("backend=auto", COMPILED), ("norm=batchnorm", f"general path: {NORM}")],
 )
 def test_a_cell_says_which_path_it_takes_and_why(option: str, said: str, tmp_path: Path) -> None:
     words = [*CELL, "budget.steps=60", "budget.log_every_steps=60", "algo.iteration_steps=60"]

@@ -3,9 +3,10 @@
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
-from sdqn_lab.envs.base import EnvironmentFailed, environment_seeds
+from sdqn_lab.checks.refused import Refused
+from sdqn_lab.envs.base import ActionBox, EnvironmentFailed, environment_seeds, random_actions
 from sdqn_lab.envs.classic import Classic
 from tests.refusals import refuses
 
@@ -130,9 +131,78 @@ def test_observations_that_no_network_takes_are_refused(space, named, register, 
         Classic(id, 1, protocol("plain"))
 
 
-def test_continuous_actions_are_refused(protocol):
-    with refuses("id", "Pendulum-v1", "CartPole-v1"):
-        Classic("Pendulum-v1", 1, protocol("plain"))
+@pytest.mark.parametrize("id", ["Pendulum-v1", "MountainCarContinuous-v0"])
+def test_continuous_play_is_equal_to_gymnasiums_own(id, protocol):
+    env, copy = Classic(id, 1, protocol("plain")), gymnasium.make(id)
+    assert env.action_box == ActionBox(
+        *(tuple(bound.tolist()) for bound in (copy.action_space.low, copy.action_space.high))
+    )
+    assert np.array_equal(env.reset(9)[0], copy.reset(seed=environment_seeds(9, 1)[0])[0])
+    rng, over = np.random.default_rng(1), False
+    for _ in range(250):
+        action = random_actions(env.action_box, 1, rng)
+        step = env.step(action)
+        expected = (copy.reset()[0], 0.0, False, False) if over else copy.step(action[0])[:4]
+        assert np.array_equal(step.observations[0], expected[0])
+        assert step.rewards[0] == np.float32(expected[1])
+        over = bool(step.truncated[0] or step.terminated[0])
+        assert over == (expected[2] or expected[3])
+
+
+class Echoing(Numbered):
+    """Shows and rewards nothing; remembers the last action."""
+
+    last = None
+
+    def step(self, action):
+        Echoing.last = action
+        return self.picture(), 0.0, False, False, {}
+
+
+@pytest.fixture
+def echoing(monkeypatch):
+    def register(actions):
+        gymnasium.registry.pop("Echoing-v0", None)
+        space = Box(0, 9, (5,), np.float32)
+        gymnasium.register("Echoing-v0", entry_point=lambda: Echoing(space, actions))
+        return "Echoing-v0"
+
+    yield register
+    gymnasium.registry.pop("Echoing-v0")
+
+
+def test_actions_beyond_their_bounds_are_played_as_the_bounds(echoing, protocol):
+    bounds = np.array([-0.1, -2.0]), np.array([0.1, np.inf])
+    env = Classic(echoing(Box(*bounds, dtype=np.float64)), 1, protocol("plain"))
+    env.reset(0)
+    for given, played in [((0.05, 7.0), (0.05, 7.0)), ((-9.0, -9.0), (-0.1, -2.0))]:
+        env.step(np.array([given]))
+        assert Echoing.last.tolist() == list(played)
+        assert Echoing.last.dtype == np.float64
+
+
+def test_a_box_of_any_shape_is_a_vector_here_and_has_its_own_shape_there(echoing, protocol):
+    env = Classic(echoing(Box(-1, 1, (2, 3), np.float32)), 2, protocol("plain"))
+    assert (env.num_actions, env.action_box.size) == (6, 6)
+    env.reset(0)
+    env.step(np.tile(np.linspace(0, 0.5, 6, dtype=np.float32), (2, 1)))
+    assert Echoing.last.tolist() == np.linspace(0, 0.5, 6, dtype=np.float32).reshape(2, 3).tolist()
+
+
+@pytest.mark.parametrize(
+    "space", [MultiDiscrete([2, 3]), MultiBinary(2), Box(0, 9, (2,), np.int64)], ids=str
+)
+def test_actions_of_other_kinds_are_refused(space, echoing, protocol):
+    with refuses("id", echoing(space), "wrapper", rule="Discrete actions or a Box of floats"):
+        Classic("Echoing-v0", 1, protocol("plain"))
+
+
+@pytest.mark.parametrize("wrong", [np.full((1, 1), np.nan), np.zeros((2, 1)), np.zeros(1)])
+def test_what_is_no_action_of_the_box_is_refused(wrong, protocol):
+    env = Classic("Pendulum-v1", 1, protocol("plain"))
+    env.reset(0)
+    with pytest.raises(Refused, match="actions"):
+        env.step(wrong)
 
 
 class Faulty(gymnasium.Env):

@@ -22,6 +22,7 @@ EXPECTED = {
     "first_spike": 5,
     "gae": 4,
     "ppo_categorical": 3,
+    "ppo_gaussian": 1,
     "alif": 2,
     "threshold": 4,
     "nir": 4,
@@ -29,6 +30,7 @@ EXPECTED = {
     "mstdp": 8,
     "rmax": 1,
     "pop_encoder": 2,
+    "pop_actor": 2,
 }
 
 

@@ -294,7 +294,9 @@ def test_every_option_can_be_probed_and_its_histograms_add_up(option: str, env: 
     seen = probe(network, torch.rand(2, *PLACES[env]) * network.observation_scale)
     json.dumps(asdict(seen), allow_nan=False)
     network(torch.ones(2, *PLACES[env])).sum().backward()
-    assert [layer.name for layer in seen.layers] == list(network.gradient_norms())
+    # A population in a head shares its gradient's norm.
+    names = [layer.name for layer in seen.layers if not layer.name.endswith(".population")]
+    assert names == list(network.gradient_norms())
     for layer in seen.layers[:-1]:
         for shares in (layer.current, layer.normalized, layer.membrane):
             assert shares is None or sum(shares) == pytest.approx(1)
@@ -342,3 +344,22 @@ def test_a_probe_without_observations_or_time_is_refused() -> None:
     with pytest.raises(Refused) as error:
         probe(network, torch.ones(1, 1), time_window=0)
     assert error.value.key == "time_window"
+
+
+def test_a_population_in_a_head_is_a_layer_and_the_head_the_weights_behind_it() -> None:
+    network = network_of("readout=population", "readout.units=3")
+    seen = probe(network, torch.rand(2, 4))
+    *_, layer, head = seen.layers
+    assert (layer.name, head.name) == ("readout.population", "head")
+    assert (layer.synapses, head.synapses) == (16 * 2 * 3, 2 * 3)
+    assert sum(one.parameters for one in seen.layers) == sum(
+        parameter.numel() for parameter in network.parameters()
+    )
+    assert layer.firing_rate is not None and layer.firing_rate > 0
+    # Each spike of a population has one synapse, to its own output.
+    assert head.operations == pytest.approx(layer.firing_rate * seen.time_window * 2 * 3)
+
+
+def network_of(*overrides: str) -> SpikingNetwork:
+    words = ["env=cartpole", "network.hidden=16", "time_window=4", "tracker=none", *overrides]
+    return build_network(config.compose(words), (4,), 2)

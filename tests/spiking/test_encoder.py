@@ -1,10 +1,19 @@
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
-from sdqn_lab.spiking.encoder import Delta, Direct, Latency, Poisson, Population, population_spikes
-from tests.golden import cases, load, tensor
+from sdqn_lab.spiking.encoder import (
+    Delta,
+    Direct,
+    Latency,
+    Poisson,
+    Population,
+    population_activity,
+    population_spikes,
+)
+from tests.golden import FOLDER, cases, load, tensor
 from tests.refusals import refuses
 
 
@@ -137,11 +146,52 @@ def test_refuses_what_it_cannot_encode(make, key: str, value: object, rule: str)
 
 
 @pytest.mark.parametrize("path", cases("pop_encoder_*"))
-def test_population_spikes_are_the_originals(path: Path) -> None:
+def test_population_spikes_and_gradients_are_the_originals(path: Path) -> None:
     case = load(path)
-    obs, mean, std = (tensor(case[name]) for name in ("obs", "mean", "std"))
-    spikes = population_spikes(obs, mean, std, int(case["T"]))
+    obs, mean, std = (tensor(case[name]).requires_grad_() for name in ("obs", "mean", "std"))
+    spikes = population_spikes(population_activity(obs, mean, std), int(case["T"]))
     assert torch.equal(spikes, tensor(case["spikes"]))
+    (tensor(case["w"]) * spikes).sum().backward()
+    for name, leaf in (("obs", obs), ("mean", mean), ("std", std)):
+        torch.testing.assert_close(leaf.grad, tensor(case[f"dloss_d{name}"]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_learned_population_begins_where_the_originals_does_and_trains() -> None:
+    case = load(FOLDER / "pop_encoder_B3_O4_P10_T5_200.npz")
+    encoder = Population(learned=True)
+    encoder.make_weights((4,))
+    names = [name for name, _ in encoder.named_parameters()]
+    assert names == ["centres", "widths"]
+    low, high, width = (float(case[name]) for name in ("mean_low", "mean_high", "std_init"))
+    centres = torch.linspace(low, high, 10).expand(4, 10)
+    torch.testing.assert_close(encoder.centres.detach(), centres)
+    assert encoder.widths.flatten().tolist() == pytest.approx([width] * 40, rel=2e-3)
+    x = torch.randn(5, 4)
+    assert torch.equal(encoder(x, 7), Population()(x, 7))
+    (encoder(x, 7) * torch.randn(7, 5, 40)).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in encoder.parameters())
+
+
+def test_a_fixed_population_has_nothing_to_learn() -> None:
+    encoder = Population()
+    encoder.make_weights((4,))
+    assert not list(encoder.parameters()) and not encoder.state_dict()
+
+
+def test_a_stochastic_population_fires_with_its_activity_as_probability() -> None:
+    encoder = Population(units=3, low=0.0, high=2.0, width=0.5, stochastic=True, learned=True)
+    encoder.make_weights((1,))
+    draws = torch.Generator().manual_seed(0)
+    spikes = encoder(torch.tensor([[1.0]]), 20_000, draws)
+    # One distance off exp(-2); at its centre always.
+    expected = torch.tensor([0.1353, 1.0, 0.1353])
+    torch.testing.assert_close(spikes.mean(0)[0], expected, rtol=0, atol=0.01)
+    again = encoder(torch.tensor([[1.0]]), 20_000, draws.manual_seed(0))
+    assert torch.equal(again, spikes)
+    # ds/da = 1: of the unit at 0, T da/dmu = T a (x - mu) / sigma^2.
+    spikes[:, 0, 0].sum().backward()
+    slope = 20_000 * math.exp(-2) * 1.0 / 0.25
+    assert encoder.centres.grad[0].tolist() == pytest.approx([slope, 0, 0])
 
 
 def test_a_unit_of_a_population_fires_the_more_often_the_nearer_its_centre_is() -> None:

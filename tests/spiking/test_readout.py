@@ -12,6 +12,7 @@ from sdqn_lab.spiking.readout import (
     MaxMembrane,
     MeanMembrane,
     MeanSpikes,
+    PopulationRates,
     Readout,
     first_spike_time,
 )
@@ -168,3 +169,40 @@ def test_tied_steps_share_the_gradient_of_the_maximum() -> None:
     assert spikes.grad is not None
     assert spikes.grad.flatten().tolist() == [0.5, 0.5, 0.0]
     assert isinstance(readout.linear, nn.Linear)
+
+
+def population(in_features: int, outputs: int, units: int) -> PopulationRates:
+    """A population whose neurons are the torso's, in a layer that hands their spikes on."""
+    return PopulationRates(in_features, outputs, lambda *sizes: HandsOn(), units=units)
+
+
+class HandsOn(nn.Module):
+    def forward(self, spike_seq: Tensor, time_window: int) -> Tensor:
+        assert len(spike_seq) == time_window
+        return spike_seq
+
+
+def test_a_population_is_the_weighted_sum_of_the_rates_of_its_own_neurons() -> None:
+    readout = population(4, 2, units=2)
+    with torch.no_grad():
+        readout.linear.weight.copy_(torch.tensor([[1.0, 2.0], [-1.0, 10.0]]))
+    # Rates 1 and 0.5 of the first output, 0.5 and 0.25 of the second.
+    spikes = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
+    assert readout(spikes.float()[:, None]).tolist() == [[1 + 2 * 0.5, -0.5 + 10 * 0.25]]
+
+
+@pytest.mark.parametrize("path", cases("pop_actor_*"))
+def test_a_population_is_decoded_as_the_originals_actor_does(path: Path) -> None:
+    """Its decoder has a bias besides, and its action ends in tanh."""
+    case = load(path)
+    rates, weight = tensor(case["out_pop_rate"]), tensor(case["param/decoder.decoder.weight"])
+    outputs, _, units = weight.shape
+    readout = population(8, outputs, units)
+    with torch.no_grad():
+        readout.linear.weight.copy_(weight[:, 0])
+    bias, limit = tensor(case["param/decoder.decoder.bias"]), float(case["act_limit"])
+    actions = limit * torch.tanh(readout.weighted(rates) + bias)
+    torch.testing.assert_close(actions, tensor(case["action"]), rtol=1e-5, atol=1e-6)
+    (actions - tensor(case["target"])).square().mean().backward()
+    gradient = tensor(case["grad/decoder.decoder.weight"])[:, 0]
+    torch.testing.assert_close(readout.linear.weight.grad, gradient, rtol=1e-5, atol=1e-6)

@@ -14,12 +14,14 @@ COMMON = ["budget=smoke", "tracker=none", "threads=1", "device=cpu"]
 MINATAR = ["env=minatar_breakout", "network.channels=[8]", "network.hidden=96", "time_window=4"]
 ALONE = ["protocol.eval_episodes=1"]
 AWAKE = ["time_window=2", "network.normalize_hidden=true", "protocol.episode_cap_frames=160"]
+NORMALIZED = ["env.normalize_observations=true", "env.observation_clip=3"]
 RUNS = {
     "minatar": [*MINATAR, "experiment=pl_sdqn", "network.normalize_hidden=true"],
     "poisson": [*MINATAR, "encoder=poisson", *ALONE, "protocol.epsilon_eval=0.5"],
     "relu": ["env=minatar_breakout", "experiment=dqn", "network.channels=[4]", "network.hidden=16"],
     "atari": ["env=breakout", "network.channels=[4,4,4]", "network.hidden=16", *AWAKE],
     "cartpole": ["env=cartpole", "network.hidden=8", "time_window=2"],
+    "normalized": ["env=cartpole", "network.hidden=8", "time_window=2", *NORMALIZED],
     "batchnorm": ["env=minatar_breakout", "time_window=2", "norm=batchnorm"],
 }
 

@@ -7,6 +7,7 @@ import sdqn_lab
 from sdqn_lab import config
 from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.assembly import build
+from sdqn_lab.exporting.session import facts
 from tests.watching.runs import COMMON, RUNS, change
 
 pytestmark = pytest.mark.xdist_group("play")
@@ -31,6 +32,29 @@ def test_a_loaded_network_is_the_trained_one_not_a_fresh_one(trained):
     assert "torso.conv1.norm.running_mean" in changed
     assert "readout.linear.weight" in changed
     assert all(best[key].equal(loaded[key]) for key in best)
+
+
+def test_a_loaded_agent_normalizes_by_what_training_has_seen(trained):
+    agent = sdqn_lab.load(trained("normalized"))
+    raw = np.array([[0.1, -0.5, 0.02, 60.0]], np.float32)
+    state = agent.normalizer.moments.state_dict()
+    by_hand = np.clip((raw - state["mean"]) / np.sqrt(state["var"] + 1e-8), -3, 3)
+    assert by_hand[0, 3] == 3 and np.abs(by_hand[0, :3]).max() < 3
+    values = agent.policy.outputs(by_hand.astype(np.float32)).numpy()
+    assert np.array_equal(agent.q_values(raw), values)
+    assert agent.act(raw) == values.argmax()
+    raw_shown = build.build_env(config.compose(["env=cartpole"]), 3).reset(9)
+    assert np.array_equal(agent.make_env(3).reset(9), agent.normalizer(raw_shown))
+
+
+def test_an_export_tells_a_host_how_to_normalize(trained):
+    agent = sdqn_lab.load(trained("normalized"))
+    known = facts(agent, ("left", "right"))
+    raw = np.array([[0.1, -0.5, 0.02, 60.0]], np.float32)
+    y = (raw - known["observation_mean"]) / known["observation_deviation"]
+    clipped = np.clip(y, -known["observation_clip"], known["observation_clip"])
+    assert agent.normalizer(raw) == pytest.approx(clipped)
+    assert known["observation_clip"] == 3
 
 
 def test_a_directory_without_a_network_is_named(tmp_path):

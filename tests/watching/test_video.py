@@ -112,7 +112,7 @@ class Pictureless:
 
 def test_an_environment_without_pictures_plays_and_is_named(trained, command, monkeypatch):
     made = build.build_env
-    monkeypatch.setattr(build, "build_env", lambda cfg, n: Pictureless(made(cfg, n)))
+    monkeypatch.setattr(build, "build_env", lambda *given: Pictureless(made(*given)))
     assert command(trained("minatar"))[0] == 0
     answer = command(trained("minatar"), "--video", "out.mp4")
     refused(answer, "error: --video=out.mp4: Pictureless: ")
