@@ -21,7 +21,7 @@ from sdqn_lab.training.cell import run_cell
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/golden/README.md"),
-    "examples/own_plugins/README.md",
+    *("examples/README.md", "examples/own_plugins/README.md"),
     *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md"))),
     *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "results").glob("*/README.md"))),
 ]

@@ -1,6 +1,8 @@
 """Examples do what they say, and are used here as a reader would."""
 
 import os
+import re
+import runpy
 import shlex
 import signal
 import sys
@@ -22,10 +24,44 @@ from tests.commands import refused
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 OWN = EXAMPLES / "own_plugins"
+NETWORK = EXAMPLES.parent / "results" / "networks" / "minatar_breakout" / "lif_popnorm"
 OPTIONS = ["env=catch", "neuron=quadratic", "norm=rms", "algo=expected_sarsa", "time_window=3"]
 OPTIONS += ["budget=smoke", "tracker=none", "network.hidden=16"]
 FOUND = f"hydra.searchpath=[file://{OWN / 'conf'}]"
 MAINS = {"run": run.main, "play": play.main, "report": report.main}
+
+
+def test_a_committed_network_is_evaluated_as_by_play_and_its_raster_drawn(
+    capsys, carry_out, monkeypatch
+):
+    few = ["--episodes", "3", "--seed", "1003"]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *few])
+    runpy.run_path(str(EXAMPLES / "evaluate.py"))
+    said = capsys.readouterr().out
+    assert Path("raster.png").stat().st_size > 5_000
+    (score,) = re.findall(r"mean return (\S+ \[.*?\])", said)
+    assert score in carry_out(play.main, NETWORK, *few).out
+
+
+def test_the_notebook_runs_and_its_committed_outputs_can_be_read(monkeypatch, tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    file = EXAMPLES / "first_ablation.ipynb"
+    assert file.stat().st_size < 500_000
+    notebook = nbformat.read(file, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, 1 + len(cells)))
+    shown = [output.get("data", {}) for cell in cells for output in cell.outputs]
+    assert sum("image/png" in data for data in shown) == 3
+    (parameters,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    tiny = "network.channels=[4] network.hidden=16 hydra/launcher=basic"
+    parameters.source += f'\nBUDGET, SEEDS = "budget=smoke {tiny}", "seed=0"'
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=str(tmp_path))
+    shown = [output.get("data", {}) for cell in cells for output in cell.outputs]
+    assert sum("image/png" in data for data in shown) == 3
 
 
 @pytest.fixture
