@@ -40,7 +40,10 @@ PATIENCE_SECONDS = 300
 
 # A server that forks before any thread is started; it loads what every child needs once.
 server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["tests.cells", "minatar", "sdqn_lab.spiking.kernels.cpu"])
+PRELOADED = ["tests.cells", "minatar", "sdqn_lab.spiking.kernels.cpu"]
+# What torch loads at the first step of an optimizer, and numba at its first kernel.
+PRELOADED += ["torch._dynamo", "scipy.linalg.cython_blas", "numba.np.arraymath"]
+server.set_forkserver_preload(PRELOADED)
 
 
 def run(overrides: list[str], path: Path) -> int:

@@ -21,6 +21,17 @@ from sdqn_lab.runs.directory import RunDirectory
 from tests.commands import Answer
 from tests.launching.sweeps import KEPT
 
+ONE_WORKER = ("engines", "slurm")
+"""Folders whose tests run in one process: side by side they would all compile the same kernels, and
+wait for each other's CPUs."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name in ONE_WORKER:
+            item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
+
 
 @pytest.fixture(autouse=True)
 def strict_torch() -> Iterator[None]:

@@ -39,9 +39,9 @@ MINATAR = [
 ]
 ATARI = [
     *COMMON,
-    *("env=breakout", "protocol.sticky_actions=0.25", "algo.num_envs=3", "budget.steps=900"),
+    *("env=breakout", "protocol.sticky_actions=0.25", "algo.num_envs=3", "budget.steps=600"),
     *("network.channels=[4,4,4]", "network.hidden=16", "budget.log_every_steps=100"),
-    *("algo.iteration_steps=300", "algo.replay_start_steps=60", "algo.replay_capacity_steps=500"),
+    *("algo.iteration_steps=200", "algo.replay_start_steps=60", "algo.replay_capacity_steps=500"),
     *("algo.epsilon_decay_steps=500", "protocol.eval_episodes=2"),
     *("protocol.episode_cap_frames=300",),
 ]

@@ -119,7 +119,7 @@ def test_a_stop_ends_the_whole_sweep_and_the_cells_after_it_do_not_begin():
 
 def test_a_table_is_printed_whatever_the_encoding(monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    done = command("-m", "env=cartpole", "seed=0", *SMALL)
+    done = command("-m", "seed=0", *TINY, "hydra/launcher=basic")
     assert "finished" in done.stdout
 
 

@@ -18,6 +18,7 @@ from sdqn_lab.checks.refused import Refused
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.tracking.sync import sync_run
 from sdqn_lab.tracking.wandb import Address
+from tests import cells
 from tests.analysis.runs import LAYERS, make_run
 from tests.tracking import conftest
 
@@ -35,12 +36,11 @@ def cell(tmp_path_factory):
 
 
 @pytest.fixture
-def trained(tmp_path_factory, pytestconfig):
+def trained(tmp_path_factory):
     """A run that has really happened."""
     path = tmp_path_factory.mktemp("real") / "cell"
     overrides = ["env=cartpole", "budget=smoke", "tracker=none", "time_window=2", "threads=1"]
-    command = [sys.executable, "-m", "sdqn_lab.run", *overrides, f"hydra.run.dir={path}"]
-    subprocess.run(command, cwd=pytestconfig.rootpath, check=True, capture_output=True)
+    assert cells.run(overrides, path) == 0
     return path
 
 

@@ -5,13 +5,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 import psutil
 import pytest
 
+from sdqn_lab import run
+from sdqn_lab.launching import processes
 from sdqn_lab.launching.ledger import Entry, Ledger, Submission
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.metrics import read_metrics, reproducible
@@ -87,6 +92,34 @@ def let_cells_do(body: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     file.write_text(f"#!/bin/sh\n{becoming}\n{body}\n")
     file.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(file))
+
+
+class CellHere:
+    """What `subprocess.Popen` gives to a launcher, of a cell that ran in this process."""
+
+    def __init__(self, command: list[str], stdout: BinaryIO, **_: Any) -> None:
+        _, _, arguments = " ".join(command).partition(" -m sdqn_lab.run ")
+        said = TextIOWrapper(stdout, write_through=True)
+        with redirect_stdout(said), redirect_stderr(said):
+            self._code = run.main(arguments.split(" "))
+        said.detach()
+
+    def poll(self) -> int:
+        return self._code
+
+    wait = poll
+
+
+@contextmanager
+def cells_here() -> Iterator[None]:
+    """Let launchers on this machine run cells in this process: a new one loads torch for seconds.
+
+    For tests of what comes before and after cells; how a process ends is `test_local`'s.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        own = SimpleNamespace(**{**vars(subprocess), "Popen": CellHere})
+        patch.setattr(processes, "subprocess", own)
+        yield
 
 
 def states(sweep_dir: Path) -> list[str | None]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,22 @@ from omegaconf import OmegaConf
 from sdqn_lab import run, sweep
 from sdqn_lab.launching.ledger import Ledger
 from sdqn_lab.runs.directory import RunDirectory
-from tests.launching.sweeps import TINY, cells
+from tests.launching.sweeps import TINY, cells, cells_here
 
-# Sweeps of real cells are made once.
+# Sweeps of real cells are made once, and in this process.
 pytestmark = pytest.mark.xdist_group("extension")
 SWEEP = Path("sweep")
 COMMAND = ["-m", *TINY, "seed=0,1", "keep_state=true", f"hydra.sweep.dir={SWEEP}"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def here() -> Iterator[None]:
+    with cells_here():
+        yield
+
+
 @pytest.fixture(scope="module")
-def made_once(tmp_path_factory) -> dict[int, Path]:
+def made_once(here, tmp_path_factory) -> dict[int, Path]:
     """By their steps, a sweep and the same made longer; not to be changed."""
     home, before = tmp_path_factory.mktemp("made"), Path.cwd()
     os.chdir(home)

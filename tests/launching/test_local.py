@@ -24,6 +24,7 @@ from tests.launching.sweeps import (
     TINY,
     attempt,
     cells,
+    cells_here,
     let_cells_do,
     made_up,
     numbers,
@@ -45,7 +46,8 @@ def whole(tmp_path_factory) -> Path:
     home, before = tmp_path_factory.mktemp("undisturbed"), Path.cwd()
     os.chdir(home)
     try:
-        assert run.main(TWO) == 0
+        with cells_here():
+            assert run.main(TWO) == 0
     finally:
         os.chdir(before)
     return home / SWEEP
@@ -232,7 +234,8 @@ def test_a_relaunch_makes_what_was_deleted_anew_and_starts_what_has_its_config_a
     for file in bare.rglob("*"):
         if file.is_file() and file.name != "config.yaml":
             file.unlink()
-    assert sweep.main(["relaunch", str(SWEEP)]) == 0
+    with cells_here():
+        assert sweep.main(["relaunch", str(SWEEP)]) == 0
     assert numbers(SWEEP) == undisturbed
 
 

@@ -5,21 +5,10 @@ One cluster of each kind serves all tests. Job numbers go on from test to test.
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import Cluster
-
-HERE = Path(__file__).parent
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker runs all of them: side by side they would wait for each other's CPUs."""
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.xdist_group("slurm"))
 
 
 def demand_slurm() -> None:
