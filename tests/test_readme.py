@@ -114,11 +114,14 @@ def committed() -> list[tuple[float, ...]]:
             names = [key.removesuffix("_low") for key in row if key.endswith("_low")]
             triples = [[row.get(f"{name}_{end}") for end in ends] for name in names]
             found += [tuple(map(float, triple)) for triple in triples if all(triple)]
-    pages = [*(ROOT / "results").glob("*/README.md"), *(ROOT / "docs").rglob("*.md")]
-    for page in pages:
-        for texts in INTERVAL.findall(page.read_text()):
-            found.append(tuple(float(text.rstrip("%")) for text in texts))
+    for texts in INTERVAL.findall(pages()):
+        found.append(tuple(float(text.rstrip("%")) for text in texts))
     return found
+
+
+def pages() -> str:
+    files = [*(ROOT / "results").glob("*/README.md"), *(ROOT / "docs").rglob("*.md")]
+    return "\n".join(file.read_text() for file in files)
 
 
 def test_every_interval_is_a_committed_one():
@@ -133,6 +136,12 @@ def test_every_interval_is_a_committed_one():
         ), texts
 
 
+def test_every_spread_is_on_the_page_of_its_study():
+    shown = re.findall(rf"{NUMBER} ± {NUMBER}", README)
+    assert [spread for spread in shown if spread not in pages()] == []
+
+
 def test_pictures_are_there_and_small():
-    for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+    names = re.findall(r"!\[[^]]*\]\(([^)]+)\)|<img src=\"([^\"]+)\"", README)
+    for name in map("".join, names):
         assert (ROOT / name).stat().st_size < 2_000_000
