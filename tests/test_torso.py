@@ -5,9 +5,18 @@ import shutil
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
+from torch import nn
 
+from sdqn_lab.build import build_network
+from sdqn_lab.checks.refused import ConfigError
+from sdqn_lab.config import compose
 from sdqn_lab.networks.fingerprint import stored
+from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.training.cell import save_network
+from sdqn_lab.training.checkpoint import EMPTY
+from sdqn_lab.training.resume import resumed
 from tests.cells import run
 from tests.refusals import problems
 
@@ -111,3 +120,59 @@ def test_a_torso_that_does_not_fit_is_refused_in_one_line(override, key, instead
     assert problem.key == key
     assert instead in problem.instead
     assert "\n" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("changed", "value", "key"),
+    [
+        ("env.observation_scale", 2.0, "env.observation_scale"),
+        ("env.normalize_observations", True, "env.normalize_observations"),
+        ("encoder.learned", True, "torso"),
+        ("neuron", 3, "torso"),
+    ],
+)
+def test_a_torso_that_saw_other_numbers_is_refused_in_one_line(
+    changed, value, key, trained, tmp_path
+):
+    source = shutil.copytree(trained, tmp_path / "source")
+    config = OmegaConf.load(source / "config.yaml")
+    OmegaConf.update(config, changed, value)
+    OmegaConf.save(config, source / "config.yaml")
+    (problem,) = problems([*SECOND, f"torso={source}"])
+    assert problem.key == key
+    assert "\n" not in str(problem)
+
+
+def test_a_torso_from_before_thresholds_could_be_learned_fits(trained, tmp_path):
+    source = shutil.copytree(trained, tmp_path / "source")
+    config = OmegaConf.load(source / "config.yaml")
+    del config.neuron["learn_threshold"]
+    OmegaConf.save(config, source / "config.yaml")
+    compose([*SECOND, f"torso={source}", "budget.steps=40"])
+
+
+def test_a_dead_torso_is_told_no_change_that_it_would_not_fit(trained, tmp_path):
+    source = shutil.copytree(trained, tmp_path / "source")
+    silent = [*FIRST, "norm=none", "surrogate=gate"]
+    cfg = compose(silent)
+    OmegaConf.save(cfg, source / "config.yaml")
+    network = build_network(cfg, (4,), 4)
+    for parameter in network.torso.parameters():
+        nn.init.constant_(parameter, -1.0)
+    save_network(network, source / "network_last.safetensors", (4,), 4)
+    asked = [*silent, f"torso={source}", "health=warn"]
+    assert run(asked, tmp_path / "run") == 0
+    assert json.loads((tmp_path / "run" / "health.json").read_text())["fixes"] == []
+
+
+def test_a_run_that_has_saved_nothing_yet_still_needs_its_torso(trained, tmp_path):
+    source, path = shutil.copytree(trained, tmp_path / "source"), tmp_path / "run"
+    path.mkdir()
+    cfg = compose([*SECOND, f"torso={source}", "budget.steps=40"])
+    (path / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    RunDirectory(path).update(state="preempted", cell="run")
+    (path / "checkpoint").mkdir()
+    (path / "checkpoint" / "manifest.json").write_text(json.dumps(EMPTY))
+    shutil.rmtree(source)
+    with pytest.raises(ConfigError, match="no directory of a finished run"):
+        resumed(["--resume", str(path)])

@@ -18,6 +18,7 @@ from sdqn_lab.agents.base import EnvSpec, RunFacts
 from sdqn_lab.assembly import build
 from sdqn_lab.checks.ranges import OneOf, fault
 from sdqn_lab.checks.refused import ConfigError, Refused, one_line, written
+from sdqn_lab.config.identity import SINCE
 from sdqn_lab.config.plugins import TRIALS, plain, plugin_problems, refusal
 from sdqn_lab.config.schema import Config
 from sdqn_lab.config.stored import stored_data
@@ -27,6 +28,8 @@ from sdqn_lab.runs.directory import RunDirectory
 
 MAX_ACTIONS = 256
 """A run keeps an action in a byte."""
+TORSO_GROUPS = ("neuron", "norm", "encoder")
+"""What must be the same where a torso is taken over; sizes show in its weights."""
 
 
 def validate(cfg: DictConfig, here: bool = True) -> None:
@@ -192,21 +195,24 @@ def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:
 
 
 def _wrong_torso(cfg: DictConfig, network: SpikingNetwork) -> Refused | None:
-    """A torso is taken from a finished run of the same neurons, norms, encoder and sizes."""
+    """A torso is taken from a finished run of the same neurons, norms, inputs and sizes."""
     run, instead = RunDirectory(Path(cfg.torso)), "torso=RUN_DIR"
     try:
         if run.state != "finished":
             return Refused("torso", cfg.torso, "is no directory of a finished run", instead)
         there = stored_data(run.config)
+        had, needs = _torso_settings(there), _torso_settings(cfg)
         weights = build.torso_weights(build.trained(cfg.torso))
     except Exception as error:  # whatever a damaged or foreign file may cause
         return Refused("torso", cfg.torso, f"cannot be read ({one_line(error)})", instead)
-    for group in ("neuron", "norm", "encoder"):
-        had = there.get(group, {})
-        for key, value in plain(cfg[group]).items():
-            if had.get(key) != value:
-                rule = f"the torso of {cfg.torso} learned with {written(had.get(key))}"
-                return Refused(f"{group}.{key}", value, rule, written(had.get(key)))
+    if had.get("encoder.learned"):
+        rule = "learned together with its encoder (encoder.learned=true), which is not taken over"
+        return Refused("torso", cfg.torso, rule, "the directory of a run without")
+    for key in (*needs, *had):
+        if had.get(key) != needs.get(key):
+            before = written(OmegaConf.select(there, key))
+            rule = f"the torso of {cfg.torso} learned with {before}"
+            return Refused(key, OmegaConf.select(cfg, key), rule, before)
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     needed = {name: tuple(t.shape) for name, t in network.torso.state_dict().items()}
     for name in (*needed, *shapes):
@@ -215,6 +221,18 @@ def _wrong_torso(cfg: DictConfig, network: SpikingNetwork) -> Refused | None:
             rule = "its {} is {} and here {}".format(name, *sides)
             return Refused("torso", cfg.torso, rule, "network.KEY=VALUE as that run has them")
     return None
+
+
+def _torso_settings(cfg: DictConfig) -> dict[str, Any]:
+    """What a torso must keep to be of use, by dotted key; without what `SINCE` says of old runs."""
+    found = {f"{group}.{k}": v for group in TORSO_GROUPS for k, v in plain(cfg[group]).items()}
+    for group, key, before in SINCE:
+        if found.get(f"{group}.{key}") == before:
+            del found[f"{group}.{key}"]
+    keys = ["observation_scale"]
+    if cfg.env.get("normalize_observations"):
+        keys += ["normalize_observations", "observation_clip"]
+    return found | {f"env.{key}": cfg.env[key] for key in keys}
 
 
 def _trial_network(cfg: DictConfig, env: EnvSpec) -> tuple[SpikingNetwork, str | None]:
