@@ -201,7 +201,8 @@ def _check_health(
             console.print(f"{name}: {health.note}", soft_wrap=True, markup=False)
         return
     helpful = []
-    for change, delta in FIXES.items():
+    # What another run has trained fits no other layers.
+    for change, delta in FIXES.items() if cfg.torso is None else ():
         ((group, keys),) = delta.items()
         # Another class brings its keys along; a single key must be one that this cell has.
         compared = ["_target_"] if "_target_" in keys else list(keys)

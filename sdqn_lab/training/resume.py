@@ -51,8 +51,8 @@ def resumed(argv: list[str]) -> tuple[RunDirectory, DictConfig | None]:
                 "runs started with keep_state=true can be extended"
             )
             raise ConfigError([Refused("budget.steps", cfg.budget.steps, rule)])
-    # A run that has begun holds its torso itself.
-    validate(without_torso(cfg) if checkpoint.exists else cfg)
+    # A run that has saved something holds its torso itself.
+    validate(without_torso(cfg) if directory.saved_steps else cfg)
     # Looked at before anything starts: damage found later would be a run that failed.
     try:
         facts = checkpoint.read()
