@@ -138,7 +138,7 @@ class Ledger(BaseModel):
         submission = Submission(
             launcher=launcher,
             settings=settings,
-            command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+            command=[Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]],
             time=timestamp(),
             host=socket.gethostname(),
             pid=process.pid,

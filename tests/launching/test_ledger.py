@@ -1,6 +1,7 @@
 """What was started is on disk, whole, and says so when it is not."""
 
 import json
+import sys
 from pathlib import Path
 
 import psutil
@@ -87,12 +88,16 @@ def test_a_sweep_is_not_locked_through_a_link():
 def test_a_submission_says_who_with_which_code_and_keeps_changes_beside(monkeypatch):
     monkeypatch.setattr(provenance, "diff", lambda: "+ a line")
     monkeypatch.setattr(provenance, "code", lambda: {"code": "abc"})
+    # `sdqn-lab` takes the name of the command out of the arguments.
+    monkeypatch.setattr(sys, "argv", ["/bin/sdqn-lab", "-m", "seed=0,1"])
+    monkeypatch.setattr(sys, "orig_argv", ["/bin/python", "/bin/sdqn-lab", "run", "-m", "seed=0,1"])
     SWEEP.mkdir()
     ledger = Ledger()
     ledger.submit("local", {"processes": 2}, ["a"], SWEEP)
     made = ledger.submit("local", {}, ["a", "b"], SWEEP)
     assert made.alive
     assert made.code == {"code": "abc"}
+    assert made.command == ["python", "/bin/sdqn-lab", "run", "-m", "seed=0,1"]
     assert (
         (SWEEP / "code-0.diff").read_text() == (SWEEP / "code-1.diff").read_text() == "+ a line\n"
     )
