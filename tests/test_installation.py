@@ -18,6 +18,7 @@ from sdqn_lab.config import validation
 from sdqn_lab.envs.atari import games
 from tests.commands import Answer, refused
 from tests.launching.sweeps import TINY
+from tests.refusals import refuses
 
 REPO = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
@@ -206,6 +207,13 @@ def test_cartpole_needs_neither_emulators_nor_wandb(single, without):
 def test_an_extra_that_a_refusal_names_brings_the_package(extra):
     names = {Requirement(line).name for line in EXTRAS[extra.name]}
     assert extra.package in names
+
+
+def test_a_folder_called_as_a_package_does_not_stand_for_it(tmp_path, monkeypatch):
+    (tmp_path / "some_package").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with refuses("tracker", None, "pip install 'sdqn_lab[some]'", "not installed"):
+        extras.Extra("some", "some_package", "some").demand("tracker")
 
 
 @pytest.mark.parametrize("extra", ["atari", "minatar"])

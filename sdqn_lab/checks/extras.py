@@ -25,7 +25,9 @@ class Extra(NamedTuple):
         Args:
             key: the setting or flag that needs it.
         """
-        if find_spec(self.module) is not None:
+        spec = find_spec(self.module)
+        # A folder of this name is no package: W&B leaves a `wandb` wherever it was used.
+        if spec is not None and spec.has_location:
             return None
         rule = f"needs the package {self.package}, which is not installed here"
         return Refused(key, None, rule, f"pip install 'sdqn_lab[{self.name}]'")
