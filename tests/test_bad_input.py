@@ -108,6 +108,7 @@ WRONG_TYPES = [
     ("algo.gamma=[0.9]", "", "algo.gamma=0.99"),
     ("algo.gamma=", "", "algo.gamma=0.99"),
     ("algo.gamma=${foo}", "foo", "algo.gamma=VALUE"),
+    ("algo=plasticity algo.gamma=${foo}", "foo", "algo.gamma=VALUE"),
     ("budget.steps=1e7", "", "budget.steps=10000000"),
     ("budget.steps=10.5", "", "budget.steps=10000000"),
     ("budget.steps=true", "", "budget.steps=10000000"),

@@ -226,7 +226,9 @@ def resolved(cfg: DictConfig) -> DictConfig:
     try:
         values = OmegaConf.to_container(plain, resolve=True)
     except OmegaConfBaseException as error:
-        found = [*_without_sizes(plain, chosen)] or [*_dangling(plain)]
+        found = [*_dangling(plain)]
+        if any(SIZES in str(problem.value) for problem in found):
+            found = [*_without_sizes(plain, chosen)] or found
         raise ConfigError(found or [Refused("config", None, first_line(error))]) from error
     assert isinstance(values, dict)
     if isinstance(values["algo"], dict):
