@@ -266,7 +266,8 @@ class Plasticity(Agent):
         """
         self.network.load_state_dict(state["network"])
         self.updates, self.mean_reward = state["updates"], state["mean_reward"]
-        self.value_rate = state["value_rate"]
+        # In earlier versions it was never lowered.
+        self.value_rate = state.get("value_rate", self.value_rate)
         self.value_weights, self.traces = state["value_weights"], dict(state["traces"])
         self.rollout.load_state_dict(state["rollout"])
         self._explore.bit_generator.state = state["explore"]

@@ -188,7 +188,8 @@ class REINFORCE(PolicyAgent):
         self.fresh, self._since_update = list(state["fresh"]), state["since_update"]
         columns = [state["rows"][name] for name in Row._fields] if self.fresh else []
         self.rows = [Row(*parts) for parts in zip(*columns, strict=True)]
-        kept = state["extras"].items()
+        # Earlier versions kept none.
+        kept = state.get("extras", {}).items()
         self.extras = [{name: column[i] for name, column in kept} for i in range(len(self.rows))]
 
     @staticmethod

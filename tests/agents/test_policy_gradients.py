@@ -485,6 +485,16 @@ def test_a_state_loaded_in_the_middle_of_a_rollout_continues_bit_for_bit(name):
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+def test_a_state_of_a_version_that_kept_no_extras_of_acting_can_be_loaded():
+    agent, other = made("reinforce", num_envs=2), made("reinforce", num_envs=2)
+    observe(agent, [1, 2], [0, 0])
+    state = agent.state_dict()
+    del state["extras"]
+    other.load_state_dict(unpack(pack(state)))
+    assert len(other.extras) == len(other.rows) == 1
+    observe(other, [1, 2], [0, 0])
+
+
 @each_algorithm
 def test_the_state_of_an_agent_that_has_seen_nothing_can_be_loaded(name):
     agent, other = made(name, num_envs=2), made(name, num_envs=2)
