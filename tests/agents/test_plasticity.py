@@ -340,6 +340,15 @@ def test_a_state_loaded_between_decision_and_change_continues_bit_for_bit(modula
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_a_state_of_a_version_without_the_bound_goes_on_with_the_rate_that_was_asked_for():
+    shape, made = EnvSpec((25,), 4, dtype=torch.float32), network((25,), 4, 16)
+    agent = Plasticity(made, shape, seed=0, modulator="td_error", value_learning_rate=0.5)
+    state = agent.state_dict()
+    del state["value_rate"]
+    agent.load_state_dict(unpack(pack(state)))
+    assert agent.value_rate == 0.5
+
+
 # What is asked of the class
 
 FITTING = dict.fromkeys(RULE_KEYS) | {"rule": "mstdp", "threshold_learning_rate": 0.0}
