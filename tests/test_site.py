@@ -25,7 +25,7 @@ MAIN = [
     *("how-to/run", "how-to/plugins", "how-to/play", "how-to/hostile", "SLURM"),
     *("reference/axes", "reference/keys", "reference/keys/algo", "reference/commands"),
     *("reference/api/spiking", "METRICS", "background/pl_sdqn", "background/findings"),
-    *("DEVIATIONS", "SPEED", "results/minatar/README", "CHANGELOG"),
+    *("DEVIATIONS", "SPEED", "results/minatar/index", "CHANGELOG"),
 ]
 LISTEN = b"""<head><script>
 seen = [];
