@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hydra.utils import get_class
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, read_write
 
 NEUTRAL = frozenset(
     {
@@ -77,7 +77,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
 def without_torso(cfg: DictConfig) -> DictConfig:
     """A copy of a config for a run that has begun, whose own checkpoint holds the torso."""
     changed = cfg.copy()
-    changed.torso = None
+    with read_write(changed):
+        changed.torso = None
     return changed
 
 

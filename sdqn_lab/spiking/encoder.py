@@ -28,7 +28,7 @@ class Encoder(nn.Module, ABC):
 
     constant: ClassVar[bool]
     unbounded: ClassVar[bool] = False
-    draws: ClassVar[bool] = False
+    draws: bool = False
     frames: int | None = None
 
     def make_weights(self, observation_shape: tuple[int, ...]) -> None:
@@ -221,7 +221,7 @@ class Population(Encoder):
         check_arguments(Population.__init__, locals())
         super().__init__()
         self.units, self.width = units, width
-        self.learned, self.stochastic = learned, stochastic
+        self.learned, self.stochastic, self.draws = learned, stochastic, stochastic
         for name in ("centres", "widths"):  # how many there are is known to `make_weights`
             self.register_parameter(name, None)
         if not (np.subtract(high, low) > 0).all():

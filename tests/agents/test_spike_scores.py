@@ -314,6 +314,11 @@ def test_it_learns_the_bandit(name, settings, least):
             "algo.spike_gradient",
             "surrogate, or encoder=direct",
         ),
+        (
+            ["encoder=population", "encoder.stochastic=true"],
+            "algo.spike_gradient",
+            "surrogate, or encoder=direct",
+        ),
         (["algo.spike_gradient=score"], "algo.spike_gradient", "surrogate"),
     ],
 )
