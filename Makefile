@@ -34,7 +34,7 @@ gpu-check: $(READY)
 
 # The site into build/site, then what its pages say is tried: code blocks, commands, tables.
 docs: $(READY)
-	$(VENV)/bin/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests/test_docs.py tests/test_site.py
 
 lint: $(READY)

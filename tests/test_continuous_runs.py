@@ -121,10 +121,14 @@ def built(*overrides):
 
 @pytest.mark.parametrize(
     ("readout", "shared"),
-    [("mean_spikes", True), ("last_membrane", False), ("first_spike", False)],
+    [
+        *(("mean_spikes", True), ("last_membrane", False), ("population", False)),
+        # Its linear map is wider than what it answers.
+        ("output_spikes readout.units=3", False),
+    ],
 )
 def test_any_readout_makes_the_means_and_a_parameter_the_deviations(readout, shared):
-    words = ["experiment=pl_ppo", f"readout={readout}", f"algo.shared_trunk={shared}"]
+    words = ["experiment=pl_ppo", *f"readout={readout}".split(), f"algo.shared_trunk={shared}"]
     network = built(*words)
     outputs = network(torch.randn(7, 3))
     assert outputs["policy"].shape == (7, 10)

@@ -1,5 +1,6 @@
 """A run directory from anywhere is data: opening it runs nothing, and nothing reaches out of it."""
 
+import csv
 import hashlib
 import json
 import logging
@@ -313,13 +314,13 @@ def test_a_ledger_names_no_cells_outside_its_folder(name, verb, carry_out):
     carry_out(sweep.main, verb, "sweep").refuses("ledger.json: cells.", "is a path")
 
 
-def test_a_ledger_has_no_commands_for_a_shell():
+def test_a_ledger_has_no_commands_for_a_shell(carry_out):
     settings = {"setup": [f"touch {MARKER}"], "partition": None}
     made_up(Path("sweep"), {"cell": "failed"}, settings=settings, launcher="slurm")
-    code, said = shell("sweep", "relaunch", "sweep", "hydra.launcher.dry_run=true")
-    Answer(code, "", said).refuses("hydra.launcher.setup=", "a shell would run", "write it again")
-    _, said = shell("sweep", "relaunch", "sweep", "hydra.launcher.dry_run=true", "--trust")
-    assert "a shell would run" not in said
+    asked = ("relaunch", "sweep", "hydra.launcher.dry_run=true")
+    refusal = carry_out(sweep.main, *asked)
+    refusal.refuses("hydra.launcher.setup=", "a shell would run", "write it again")
+    assert "a shell would run" not in carry_out(sweep.main, *asked, "--trust").err
 
 
 @pytest.mark.parametrize("key", ["partition", "account", "qos", "constraint", "exclude", "gres"])
@@ -483,15 +484,19 @@ def test_a_report_tells_of_brackets_without_end_in_a_row(name, trained_once, tmp
     assert "not valid JSON" in rows if name == "status.json" else f"{name} cannot be read" in rows
 
 
-@pytest.mark.parametrize("name", ["status.json", "probe.json", "config.yaml", "metrics.jsonl"])
-def test_a_report_waits_for_no_pipe(name, trained_once, tmp_path):
-    for seed in range(2):
-        shutil.copytree(trained_once, tmp_path / f"runs/{seed}")
-    (tmp_path / "runs/0" / name).unlink()
-    os.mkfifo(tmp_path / "runs/0" / name)
+def test_a_report_waits_for_no_pipe(trained_once, tmp_path):
+    piped = {"1": "status.json", "2": "probe.json", "3": "config.yaml", "4": "metrics.jsonl"}
+    for folder in ("whole", *piped):
+        shutil.copytree(trained_once, tmp_path / "runs" / folder)
+    for folder, name in piped.items():
+        (tmp_path / "runs" / folder / name).unlink()
+        os.mkfifo(tmp_path / "runs" / folder / name)
     code, said = shell("report", str(tmp_path / "runs"), "--out", str(tmp_path / "report"))
     assert code == 0, said
-    assert "neither a file nor a folder" in (tmp_path / "report/index.html").read_text()
+    with (tmp_path / "report/tables/warnings.csv").open() as file:
+        warnings = list(csv.DictReader(file))
+    said_of = {row["run"] for row in warnings if "neither a file nor a folder" in row["warning"]}
+    assert said_of == set(piped)
 
 
 BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(

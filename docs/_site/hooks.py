@@ -46,6 +46,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> None:
     waiting = [*ALWAYS, *studies()]
     for file in files.documentation_pages():
         waiting += outside(f"docs/{file.src_uri}", file.content_string)
+        for page, name in TABLE.findall(file.content_string):
+            waiting += outside(page, block(page, name))
     while waiting:
         name = waiting.pop()
         if files.get_file_from_path(name):

@@ -31,6 +31,8 @@ CLOSED: Mapping[str, type] = {"env": Env, "protocol": Protocol, "budget": Budget
 LAUNCHER = "hydra.launcher"
 FAMILIES = ("atari", "minatar", "classic")
 BUDGETS = ("full", "short", "smoke")
+SOURCE = re.compile(r" ?\(((?:[^()]*(?:: |\bours|\bas |et al|\d{4}|[A-Z])[^()]*))\)$")
+"""In the comment of a key: its source, in brackets at the end."""
 ROW = re.compile(r"^\| (\d+) \| (.*)$", re.MULTILINE)
 
 
@@ -195,8 +197,8 @@ def _table(
         key = f"{group}.{name}" if group else name
         default = "by family and budget" if "_sizes_" in found.value else f"`{found.value}`"
         meaning, source = described.get(name, ""), found.comment
-        if meaning and source.endswith(")"):
-            source = source[source.rindex(" (") + 2 : -1] if " (" in source else source
+        if meaning and (match := SOURCE.search(source)):
+            source = match[1]
         if numbers := _deviations(rf"`{re.escape(key)}(?:=[^`]*)?`"):
             source = f"{source}; deviation {numbers}".removeprefix("; ")
         cells = [
@@ -350,7 +352,8 @@ def _arguments(cls: type) -> dict[str, str]:
         for name, said in re.findall(
             r"^    (\w+): (.*(?:\n {5,}.*)*)", body[1] if body else "", re.M
         ):
-            if not said.startswith("see `"):
+            # A symbol of the equations alone says nothing in a table.
+            if not said.startswith("see `") and len(said) > 2:
                 found.setdefault(name, " ".join(said.split()).rstrip("."))
     return found
 

@@ -196,9 +196,9 @@ class Comparison:
 
     def _baseline(self, against: Sequence[str] | None) -> Arm:
         if against is None:
-            names = {arm.name for arm in self.arms}
-            named = (a for a in self.arms if a.name == BASELINE or f"{SPIKING}{a.name}" in names)
-            return next(named, self.arms[0])
+            names = {arm.name: arm for arm in self.arms}
+            paired = (arm for arm in self.arms if f"{SPIKING}{arm.name}" in names)
+            return names.get(BASELINE) or next(paired, self.arms[0])
         found = self.arms
         for pair in against:
             key, sign, value = pair.partition("=")

@@ -15,7 +15,7 @@ from sdqn_lab.analysis.records import Record, Records, is_number, read_records
 from sdqn_lab.analysis.statistics import Array
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.files import check_no_aliases, read
-from sdqn_lab.runs.upgrade import upgraded
+from sdqn_lab.runs.upgrade import LATER, upgraded
 
 FIRING = "snn/firing_rate/"
 SILENT = "snn/silent_fraction/"
@@ -152,7 +152,7 @@ class Run:
         choices = self.choices
         # Groups come first, so that an option names an arm and not what follows from it.
         groups = {group: choices.get(group) for group in GROUPS}
-        single = dict(_flat(self.config))
+        single = LATER | dict(_flat(self.config))
         if choices.get("neuron") == TIMELESS:
             groups["surrogate"] = None
             single = {k: v for k, v in single.items() if k.partition(".")[0] not in OF_TIME}

@@ -98,7 +98,7 @@ def build_heads(
         encoder,
         readouts,
         own_torsos=dict(zip(own_torsos, others, strict=True)),
-        gaussian=gaussian,
+        gaussian=None if gaussian is None else (gaussian, heads[gaussian]),
         time_window=cfg.time_window,
         observation_scale=cfg.env.observation_scale,
     )

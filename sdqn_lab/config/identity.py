@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from hydra.utils import get_class
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, read_write
+
+from sdqn_lab.runs.upgrade import LATER
 
 NEUTRAL = frozenset(
     {
@@ -25,13 +27,6 @@ NEUTRAL = frozenset(
 """Root keys that cannot change a number: they take no part in a cell's name."""
 NEUTRAL_ENV = ("family", "sizes", "threads", "log_every_steps")
 """The same of `env`: defaults that other keys refer to."""
-SINCE = (
-    ("neuron", "learn_threshold", False),
-    ("encoder", "learned", False),
-    ("encoder", "stochastic", False),
-    ("algo", "spike_gradient", "surrogate"),
-)
-"""Keys that came later, with the value that stands for what there was before."""
 TEMPORAL = ("time_window", "time_window_eval", "surrogate")
 """Root keys without meaning under a neuron without time, such as ReLU."""
 
@@ -46,22 +41,17 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(plain, dict)
     for key in NEUTRAL_ENV:
         plain["env"].pop(key)
-    # Cells made before there was any normalization keep their names.
-    if not plain["env"].get("normalize_observations"):
-        plain["env"].pop("normalize_observations", None)
-        plain["env"].pop("observation_clip", None)
-    if not plain["env"].get("normalize_rewards"):
-        plain["env"].pop("normalize_rewards", None)
+    if not plain["env"]["normalize_observations"]:
+        plain["env"].pop("observation_clip")
     plain["budget"].pop("size")
     # Where frames lie moves no number.
     plain["algo"].pop("replay_device", None)
-    # Cells made before there were such options keep their names.
-    for group, key, before in SINCE:
-        if plain[group].get(key) == before:
-            plain[group].pop(key)
-    # Nor do torsos that are drawn count, as all once were.
-    if plain.get("torso") is None:
-        plain.pop("torso", None)
+    # Cells made before there were such keys keep their names.
+    for path, before in LATER.items():
+        *group, key = path.split(".")
+        node = plain[group[0]] if group else plain
+        if node.get(key) == before:
+            node.pop(key, None)
     # Written out or left out, it is the same cell.
     if plain["time_window_eval"] == plain["time_window"]:
         plain["time_window_eval"] = None
@@ -77,7 +67,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
 def without_torso(cfg: DictConfig) -> DictConfig:
     """A copy of a config for a run that has begun, whose own checkpoint holds the torso."""
     changed = cfg.copy()
-    changed.torso = None
+    with read_write(changed):
+        changed.torso = None
     return changed
 
 

@@ -31,9 +31,9 @@ class SpikingNetwork(nn.Module):
         encoder: observation to sequence.
         heads: readouts by name, each from sequence to outputs (B, K).
         own_torsos: by head, for heads that read a torso of their own; the others share `torso`.
-        gaussian: the head whose outputs (B, D) are means of normal distributions. The logarithms of
-            their standard deviations are parameters too, which no observation changes and which
-            begin at 0; the head's outputs are then both, (B, 2D). None: no head's are.
+        gaussian: the head whose outputs (B, D) are means of normal distributions, and D. The
+            logarithms of their standard deviations are parameters too, which no observation changes
+            and which begin at 0; the head's outputs are then both, (B, 2D). None: no head's are.
         time_window: T, simulation steps per decision, >= 1.
         observation_scale: the observation is divided by it, > 0 (255 for bytes).
 
@@ -51,7 +51,7 @@ class SpikingNetwork(nn.Module):
         heads: Mapping[str, Readout],
         *,
         own_torsos: "Mapping[str, Torso] | None" = None,
-        gaussian: str | None = None,
+        gaussian: tuple[str, int] | None = None,
         time_window: int,
         observation_scale: float,
     ) -> None:
@@ -66,8 +66,7 @@ class SpikingNetwork(nn.Module):
         for name, readout in heads.items():
             self.add_module(self._names[name], readout)
         self._gaussian = gaussian
-        deviations = torch.zeros(heads[gaussian].linear.out_features) if gaussian else None
-        self.log_std = None if deviations is None else nn.Parameter(deviations)
+        self.log_std = nn.Parameter(torch.zeros(gaussian[1])) if gaussian else None
         self.time_window = _checked(time_window)
         self.observation_scale = observation_scale
         self._drawing = [module for module in self.modules() if isinstance(module, Bernoulli)]
@@ -161,8 +160,8 @@ class SpikingNetwork(nn.Module):
             activity = {name: torso(x_seq, steps) for name, torso in self.own_torsos.items()}
             outputs = {name: readout(activity.get(name, shared)) for name, readout in heads}
         if self.log_std is not None and self._gaussian is not None:
-            mean = outputs[self._gaussian]
-            outputs[self._gaussian] = torch.cat([mean, self.log_std.expand_as(mean)], dim=1)
+            head, mean = self._gaussian[0], outputs[self._gaussian[0]]
+            outputs[head] = torch.cat([mean, self.log_std.expand_as(mean)], dim=1)
         return outputs if len(heads) > 1 else outputs[heads[0][0]]
 
     def features(self, observations: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

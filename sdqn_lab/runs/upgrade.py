@@ -6,6 +6,17 @@ from typing import Any
 ALGO_BEFORE = "sdqn_lab.agents.dqn.DQN"
 TRACKERS_BEFORE = {"sdqn_lab.tracking.recorder.NoMirror": "sdqn_lab.tracking.tracker.NoTracker"}
 FAMILIES = {"Atari": "atari", "MinAtar": "minatar"}
+LATER: dict[str, Any] = {
+    "algo.spike_gradient": "surrogate",
+    "encoder.learned": False,
+    "encoder.stochastic": False,
+    "env.normalize_observations": False,
+    "env.normalize_rewards": False,
+    "env.observation_clip": 10.0,
+    "neuron.learn_threshold": False,
+    "torso": None,
+}
+"""Keys that came later, with the value that stands for what there was before."""
 
 
 def upgraded(config: dict[str, Any]) -> dict[str, Any]:

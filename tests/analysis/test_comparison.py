@@ -3,10 +3,12 @@
 import shutil
 
 import pytest
+from omegaconf import OmegaConf
 
 from sdqn_lab.analysis.comparison import Comparison, arm_labels, own_label
 from sdqn_lab.analysis.stored_run import Run
 from sdqn_lab.checks.refused import Refused
+from sdqn_lab.runs.upgrade import LATER
 from tests.analysis.runs import make_run
 
 
@@ -62,6 +64,17 @@ def test_what_changes_no_number_makes_no_arms(tmp_path):
         ("time_window=4 algo.replay_device=cpu", 1),
     )
     assert comparison.axes == ()
+
+
+def test_a_run_from_before_there_was_a_key_and_one_with_its_default_are_one_arm(tmp_path):
+    old, new = (make_run(tmp_path / f"{seed}", "env=cartpole", seed=seed) for seed in (0, 1))
+    config = OmegaConf.load(old / "config.yaml")
+    for path in LATER:
+        *group, key = path.split(".")
+        (OmegaConf.select(config, group[0]) if group else config).pop(key, None)
+    OmegaConf.save(config, old / "config.yaml")
+    assert "normalize_rewards" not in (old / "config.yaml").read_text()
+    assert len(Comparison([Run(old), Run(new)]).arms) == 1
 
 
 def test_arms_of_several_evaluation_windows_are_named_by_them(tmp_path):

@@ -16,6 +16,7 @@ from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.metrics import read_metrics
 from sdqn_lab.tracking import follow
 from sdqn_lab.training.trainer import Trainer
+from tests.launching.sweeps import cells_here
 from tests.tracking.runs import TINY, delivered_all, wait_until
 from tests.tracking.wandb_file import offline_runs
 
@@ -44,7 +45,8 @@ def test_a_command_is_tracked_by_wandb_unless_it_names_another(tmp_path):
 
 
 def test_a_multirun_makes_one_run_a_cell_grouped_by_its_sweep(tmp_path, server):
-    run("-m", "seed=0,1", "hydra.sweep.dir=sweeps/seeds")
+    with cells_here():
+        run("-m", "seed=0,1", "hydra.sweep.dir=sweeps/seeds")
     cells = {path.parent.name: path for path in tmp_path.glob("sweeps/seeds/*/metrics.jsonl")}
     runs = {run.name: run for run in server.runs.values()}
     assert len(cells) == 2

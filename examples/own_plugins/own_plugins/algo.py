@@ -12,6 +12,7 @@ from sdqn_lab.agents.descent import descend
 from sdqn_lab.agents.policy import Greedy
 from sdqn_lab.agents.seeding import restore, stream, stream_seed
 from sdqn_lab.checks.ranges import Count, Positive, Share, check_arguments
+from sdqn_lab.envs.base import ActionSpace
 
 
 class ExpectedSarsa(Agent):
@@ -61,9 +62,7 @@ class ExpectedSarsa(Agent):
         self.rows: list[Row] = []
         self.explore = stream(seed, "explore")
         self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "encoder"))
-        self.acting = self.policy(
-            network, env.num_actions, epsilon=epsilon, generator=self.generator
-        )
+        self.acting = self.policy(network, env.actions, epsilon=epsilon, generator=self.generator)
 
     def act(self, observations: Array, step: int) -> Decision:
         """Epsilon-greedily."""
@@ -126,13 +125,13 @@ class ExpectedSarsa(Agent):
     @staticmethod
     def policy(
         network: nn.Module,
-        num_actions: int,
+        actions: ActionSpace,
         *,
         epsilon: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Greedy:
         """Greedy in the values, but for epsilon."""
-        return Greedy(network, num_actions, epsilon=epsilon, generator=generator)
+        return Greedy(network, actions, epsilon=epsilon, generator=generator)
 
     @staticmethod
     def updates_made(arguments: Arguments, steps: int) -> int:
