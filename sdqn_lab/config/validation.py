@@ -18,13 +18,13 @@ from sdqn_lab.agents.base import EnvSpec, RunFacts
 from sdqn_lab.assembly import build
 from sdqn_lab.checks.ranges import OneOf, fault
 from sdqn_lab.checks.refused import ConfigError, Refused, one_line, written
-from sdqn_lab.config.identity import SINCE
 from sdqn_lab.config.plugins import TRIALS, plain, plugin_problems, refusal
 from sdqn_lab.config.schema import Config
 from sdqn_lab.config.stored import stored_data
 from sdqn_lab.engines.network import obstacle
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.runs.directory import RunDirectory
+from sdqn_lab.runs.upgrade import LATER
 
 MAX_ACTIONS = 256
 """A run keeps an action in a byte."""
@@ -208,11 +208,10 @@ def _wrong_torso(cfg: DictConfig, network: SpikingNetwork) -> Refused | None:
     if had.get("encoder.learned"):
         rule = "learned together with its encoder (encoder.learned=true), which is not taken over"
         return Refused("torso", cfg.torso, rule, "the directory of a run without")
-    for key in (*needs, *had):
-        if had.get(key) != needs.get(key):
-            before = written(OmegaConf.select(there, key))
-            rule = f"the torso of {cfg.torso} learned with {before}"
-            return Refused(key, OmegaConf.select(cfg, key), rule, before)
+    for key, value in needs.items():
+        if (before := had.get(key, LATER.get(key))) != value:
+            rule = f"the torso of {cfg.torso} learned with {written(before)}"
+            return Refused(key, value, rule, written(before))
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     needed = {name: tuple(t.shape) for name, t in network.torso.state_dict().items()}
     for name in (*needed, *shapes):
@@ -224,15 +223,11 @@ def _wrong_torso(cfg: DictConfig, network: SpikingNetwork) -> Refused | None:
 
 
 def _torso_settings(cfg: DictConfig) -> dict[str, Any]:
-    """What a torso must keep to be of use, by dotted key; without what `SINCE` says of old runs."""
+    """What a torso must keep to be of use, by dotted key."""
     found = {f"{group}.{k}": v for group in TORSO_GROUPS for k, v in plain(cfg[group]).items()}
-    for group, key, before in SINCE:
-        if found.get(f"{group}.{key}") == before:
-            del found[f"{group}.{key}"]
-    keys = ["observation_scale"]
-    if cfg.env.get("normalize_observations"):
-        keys += ["normalize_observations", "observation_clip"]
-    return found | {f"env.{key}": cfg.env[key] for key in keys}
+    keys = ["observation_scale", "normalize_observations"]
+    keys += ["observation_clip"] if cfg.env.get("normalize_observations") else []
+    return found | {f"env.{key}": cfg.env[key] for key in keys if key in cfg.env}
 
 
 def _trial_network(cfg: DictConfig, env: EnvSpec) -> tuple[SpikingNetwork, str | None]:
