@@ -174,5 +174,13 @@ def test_a_run_that_has_saved_nothing_yet_still_needs_its_torso(trained, tmp_pat
     (path / "checkpoint").mkdir()
     (path / "checkpoint" / "manifest.json").write_text(json.dumps(EMPTY))
     shutil.rmtree(source)
-    with pytest.raises(ConfigError, match="no directory of a finished run"):
+    # It lies outside of the run's directory, which may be a stranger's.
+    with pytest.raises(ConfigError, match=f"torso={source}: .* names another run"):
         resumed(["--resume", str(path)])
+    with pytest.raises(ConfigError, match="no directory of a finished run"):
+        resumed(["--resume", str(path), "--trust"])
+
+
+def test_a_torso_is_one_cell_however_its_path_is_written(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(trained.parent)
+    assert compose([*SECOND, f"torso={trained.name}"]).torso == str(trained)

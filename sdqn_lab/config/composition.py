@@ -233,6 +233,8 @@ def resolved(cfg: DictConfig) -> DictConfig:
     assert isinstance(values, dict)
     if isinstance(values["algo"], dict):
         values["algo"].pop(SIZES, None)  # its values are in the arguments now
+    if isinstance(values["torso"], str):
+        values["torso"] = str(Path(values["torso"]).absolute())  # found from any directory
     return _typed(values | {"choices": chosen})
 
 

@@ -94,6 +94,6 @@ def _references(node: dict[Any, Any] | list[Any], prefix: str = "") -> Iterator[
 
 
 def resume_command(path: Path, cfg: DictConfig) -> str:
-    """What continues a run; the user who began it knows the classes that it names."""
-    trust = " --trust" if outside_code(cfg) else ""
+    """What continues a run; the user who began it knows what it names."""
+    trust = " --trust" if outside_code(cfg) or cfg.torso is not None else ""
     return f"python -m sdqn_lab.run --resume {quote(str(path))}{trust}"

@@ -52,7 +52,11 @@ def resumed(argv: list[str]) -> tuple[RunDirectory, DictConfig | None]:
             )
             raise ConfigError([Refused("budget.steps", cfg.budget.steps, rule)])
     # A run that has saved something holds its torso itself.
-    validate(without_torso(cfg) if directory.saved_steps else cfg)
+    cfg_now = without_torso(cfg) if directory.saved_steps else cfg
+    if cfg_now.torso is not None and not trust:
+        rule = f"{directory.config} names another run, which continuing would read"
+        raise ConfigError([Refused(f"torso={cfg_now.torso}", None, rule, "--trust if you know it")])
+    validate(cfg_now)
     # Looked at before anything starts: damage found later would be a run that failed.
     try:
         facts = checkpoint.read()
