@@ -45,7 +45,12 @@ def validate(cfg: DictConfig, here: bool = True) -> None:
     problems = [*_out_of_range(cfg, Config), *plugin_problems(cfg), *_wrong_device(cfg, here)]
     # What follows makes environments and networks, which wrong values would only break.
     if not problems:
-        problems = [*_lacking(cfg), *(_without_time(cfg) or _wrong_shapes(cfg, here))]
+        problems = _without_time(cfg) or _wrong_shapes(cfg, here)
+        # Environments say themselves, when they are made, that their package is absent.
+        extra = get_class(cfg.tracker._target_).extra  # type: ignore[attr-defined]
+        if extra and (refused := extra.lacking(f"tracker={cfg.choices.get('tracker')}")):
+            instead = f"{refused.instead} or tracker=none"
+            problems.insert(0, Refused(refused.key, None, refused.rule, instead))
         try:
             env = env_spec(cfg)
         except Exception:  # one of the problems; without it there is nothing to ask the algorithm
@@ -95,13 +100,6 @@ def cuda_devices() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _lacking(cfg: DictConfig) -> Iterator[Refused]:
-    """The tracker's package can be absent; environments say so themselves when they are made."""
-    extra = get_class(cfg.tracker._target_).extra  # type: ignore[attr-defined]
-    if extra and (refused := extra.lacking(f"tracker={cfg.choices.get('tracker')}")):
-        yield Refused(refused.key, None, refused.rule, f"{refused.instead} or tracker=none")
-
-
 def _without_time(cfg: DictConfig) -> list[Refused]:
     """An option that needs time cannot be joined to a neuron that has none."""
     if get_class(cfg.neuron._target_).temporal:  # type: ignore[attr-defined]
@@ -130,41 +128,29 @@ def _wrong_shapes(cfg: DictConfig, here: bool) -> list[Refused]:
         rule = "learning sees the sign of the reward (protocol.reward_clipping=true)"
         return [Refused("env.normalize_rewards", True, rule, "false")]
     problem = (
-        _wrong_actions(cfg, env)
+        _not_for_algorithm(cfg, env)
         or _no_probabilities(cfg)
         or _wrong_stack(cfg, env)
-        or _wrong_readout(cfg)
-        or _untrained_encoder(cfg)
         or _wrong_network(cfg, env, here)
     )
     return [problem] if problem else []
 
 
-def _wrong_actions(cfg: DictConfig, env: EnvSpec) -> Refused | None:
-    """Not every algorithm can learn continuous actions."""
-    if env.action_box is None or build.agent_class(cfg).continuous_head is not None:
-        return None
-    rule = f"chooses among finitely many actions, and one of env={cfg.choices.get('env')} is "
-    rule += "a number" if env.num_actions == 1 else f"{env.num_actions} numbers"
-    instead = "algo=ppo, algo=a2c or algo=reinforce"
-    return Refused("algo", cfg.choices.get("algo"), f"{rule} in an interval", instead)
-
-
-def _wrong_readout(cfg: DictConfig) -> Refused | None:
-    """An algorithm may learn one kind of readout alone."""
-    needed = build.agent_class(cfg).reads
-    if needed is None or issubclass(get_class(cfg.readout._target_), needed):
-        return None
-    rule = f"algo={cfg.choices.get('algo')} learns a readout of the kind {needed.__name__} alone"
-    return Refused("readout", cfg.choices.get("readout"), rule, "output_spikes")
-
-
-def _untrained_encoder(cfg: DictConfig) -> Refused | None:
-    """Only gradients train an encoder."""
-    if build.agent_class(cfg).learns_by_gradient or not cfg.encoder.get("learned"):
-        return None
-    rule = f"algo={cfg.choices.get('algo')} trains no encoder"
-    return Refused("encoder.learned", True, rule, "false")
+def _not_for_algorithm(cfg: DictConfig, env: EnvSpec) -> Refused | None:
+    """What the algorithm cannot choose, read or train."""
+    algorithm, name = build.agent_class(cfg), f"algo={cfg.choices.get('algo')}"
+    if env.action_box is not None and algorithm.continuous_head is None:
+        rule = f"chooses among finitely many actions, and one of env={cfg.choices.get('env')} is "
+        rule += "a number" if env.num_actions == 1 else f"{env.num_actions} numbers"
+        instead = "algo=ppo, algo=a2c or algo=reinforce"
+        return Refused("algo", cfg.choices.get("algo"), f"{rule} in an interval", instead)
+    needed = algorithm.reads
+    if needed is not None and not issubclass(get_class(cfg.readout._target_), needed):
+        rule = f"{name} learns a readout of the kind {needed.__name__} alone"
+        return Refused("readout", cfg.choices.get("readout"), rule, "output_spikes")
+    if not algorithm.learns_by_gradient and cfg.encoder.get("learned"):
+        return Refused("encoder.learned", True, f"{name} trains no encoder", "false")
+    return None
 
 
 def _wrong_network(cfg: DictConfig, env: EnvSpec, here: bool) -> Refused | None:

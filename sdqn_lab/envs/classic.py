@@ -129,7 +129,13 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
         self._shape, self._channels_last = shape, len(shape) == 3 and shape[-1] <= shape[0]
         low, high, dtype = (0, 255, np.uint8) if self.is_image else (-np.inf, np.inf, np.float32)
         self.observation_space = Box(low, high, self._arranged(np.empty(shape)).shape, dtype)
-        self._taken, self.action_space = space, _counted_from_zero(space)
+        # What its actions are called here: a space may begin anywhere, a box have any shape.
+        self._taken = space
+        self.action_space = (
+            Discrete(int(space.n))
+            if isinstance(space, Discrete)
+            else Box(space.low.ravel(), space.high.ravel(), dtype=space.dtype)
+        )
         if names := getattr(self.env.unwrapped, "action_names", None):
             self.action_names = tuple(map(str, names))
 
@@ -144,7 +150,11 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
         return self._observed, info
 
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
-        action = self._own(action)
+        if isinstance(self._taken, Discrete):
+            action = action + int(self._taken.start)
+        else:  # in the space's own type, because a bound may not be a number of another one
+            low, high, dtype = self._taken.low, self._taken.high, self._taken.dtype
+            action = np.clip(np.asarray(action, dtype).reshape(low.shape), low, high)
         # From here on a copy could no longer catch up.
         self._fresh_seed = None
         observation, reward, terminated, truncated, info = self.env.step(action)
@@ -170,14 +180,6 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
         self.env.close()
         if self._screen is not None:
             self._screen.close()
-
-    def _own(self, action: Any) -> Any:
-        """The environment's own form of an action."""
-        space = self._taken
-        if isinstance(space, Discrete):
-            return action + int(space.start)
-        # In its own type, because a bound may not be a number of another one.
-        return np.clip(np.asarray(action, space.dtype).reshape(space.shape), space.low, space.high)
 
     def _arranged(self, observation: NDArray[Any]) -> NDArray[Any]:
         observation = np.asarray(observation)
@@ -208,13 +210,6 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
             rule = f"must draw pictures (H, W, 3), and draws {shape}"
             raise Refused("env.id", self._id, rule, "another env.id")
         return screen
-
-
-def _counted_from_zero(actions: Any) -> Any:
-    """What a game's actions are called here: a space may begin anywhere, a box have any shape."""
-    if isinstance(actions, Discrete):
-        return Discrete(int(actions.n))
-    return Box(actions.low.ravel(), actions.high.ravel(), dtype=actions.dtype)
 
 
 def _described(space: Any) -> str:
