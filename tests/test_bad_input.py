@@ -136,7 +136,7 @@ WRONG_TYPES = [
     ("network.channels=32", "", "network.channels=[32,64,64]"),
     ("neuron._target_=os.system", "os", "neuron._target_=MODULE.CLASS"),
     ("neuron._target_=sdqn_lab.spiking.norm.PopNorm", "sdqn_lab.spiking.neuron.Neuron", ""),
-    ("env._target_=nowhere.Env", "'nowhere'", "env._target_=MODULE.CLASS"),
+    ("env._target_=nowhere.Env", "no package nowhere", "env._target_=MODULE.CLASS"),
 ]
 
 OUT_OF_RANGE = [
@@ -307,7 +307,11 @@ GAMES = [
     *[(f"env={game}", "", "env=pong or another game for one") for game in REFUSED],
     ("env=gymnasium env.id=NoSuch-v0", "NoSuch", ANOTHER_ID),
     ("env=gymnasium env.id=no.module:Foo-v1", "no.module", ANOTHER_ID),
-    ("env=gymnasium env.id=Pendulum-v1 => algo=dqn", "is a number", "algo=ppo, algo=a2c"),
+    (
+        "env=gymnasium env.id=Pendulum-v1 => algo=dqn",
+        "is a number",
+        "algo=ppo, algo=a2c or algo=reinforce",
+    ),
     ("env=pong env.id=pongg", "104", "env=pong"),
     ("env=pong env.id=combat", "", "env=pong"),
 ]

@@ -51,6 +51,7 @@ WITHOUT_OPTION = {
     "env.Watchable",  # the interface of games with pictures
     "env.Bandit",
     "env.Gridworld",
+    "env.Normalized",  # around one of the others
     "env.OneHot",  # games that `Classic` makes by their ids
     "env.Serial",  # the loop over copies of a game that is handed to it
 }

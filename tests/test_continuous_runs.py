@@ -78,6 +78,7 @@ def test_it_is_played_with_a_video_of_the_mean(echo, tmp_path, capsys):
     assert f"{last['eval/return_mean']:,.2f} [" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # 15 s; reports know nothing of actions
 def test_arms_are_reported(runs, tmp_path):
     command = [str(runs), "--out", str(tmp_path), "--against", "neuron=relu"]
     assert report.main(command) == 0

@@ -32,6 +32,7 @@ def overrides(tmp_path, monkeypatch) -> list[str]:
     return [*SMALL, f"hydra.searchpath=[file://{tmp_path / 'mine'}]"]
 
 
+@pytest.mark.slow  # 15 s; every other algorithm is stopped and resumed too
 def test_stopped_after_a_step_it_resumes_bit_for_bit(overrides, tmp_path, monkeypatch):
     assert run(overrides, tmp_path / "whole") == 0
     records = numbers(tmp_path / "whole")

@@ -29,7 +29,7 @@ from sdqn_lab.envs.base import Protocol
 DEVIATIONS = Path(__file__).resolve().parents[1] / "DEVIATIONS.md"
 CLOSED: Mapping[str, type] = {"env": Env, "protocol": Protocol, "budget": Budget}
 LAUNCHER = "hydra.launcher"
-FAMILIES = ("atari", "minatar", "classic")
+FAMILIES = ("atari", "minatar", "classic", "continuous")
 BUDGETS = ("full", "short", "smoke")
 SOURCE = re.compile(r" ?\(((?:[^()]*(?:: |\bours|\bas |et al|\d{4}|[A-Z])[^()]*))\)$")
 """In the comment of a key: its source, in brackets at the end."""
@@ -245,13 +245,14 @@ def _sizes(option: Option) -> list[str]:
     if not keys:
         return []
     values = dict[tuple[str, str], Any]()
-    for family, budget in product(FAMILIES, BUDGETS):
+    families = [family for family in FAMILIES if family in option.node["_sizes_"]]
+    for family, budget in product(families, BUDGETS):
         around = {"env": {"family": family}, "budget": {"size": budget, "steps": "`budget.steps`"}}
         algo = OmegaConf.create({"algo": option.node, **around}).algo
         values |= {(name, family): (*values.get((name, family), ()), algo[name]) for name in keys}
-    rows = [f"| key | {' | '.join(FAMILIES)} |", "|---|---|---|---|"]
+    rows = [f"| key | {' | '.join(families)} |", f"|---{'|---' * len(families)}|"]
     for name in keys:
-        cells = [" / ".join(map(_number, _once(values[name, family]))) for family in FAMILIES]
+        cells = [" / ".join(map(_number, _once(values[name, family]))) for family in families]
         rows.append(f"| `algo.{name}` | {' | '.join(cells)} |")
     return rows
 

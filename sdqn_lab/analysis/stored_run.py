@@ -152,7 +152,7 @@ class Run:
         choices = self.choices
         # Groups come first, so that an option names an arm and not what follows from it.
         groups = {group: choices.get(group) for group in GROUPS}
-        single = LATER | dict(_flat(self.config))
+        single = {key: v for key, v in _flat(self.config) if key not in LATER or v != LATER[key]}
         if choices.get("neuron") == TIMELESS:
             groups["surrogate"] = None
             single = {k: v for k, v in single.items() if k.partition(".")[0] not in OF_TIME}
@@ -162,7 +162,7 @@ class Run:
         """The value of a choice, or of one of `ORIGINS`; None where it means nothing here."""
         if key in ORIGINS:
             return self.commit if key == "commit" else str(self.path.parent)
-        return self.options.get(key)
+        return self.options.get(key, LATER.get(key))
 
     @property
     def layers(self) -> list[str]:

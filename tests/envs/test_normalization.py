@@ -149,7 +149,8 @@ def test_a_cell_without_normalization_is_the_cell_that_it_was_before_there_was_a
     plain = composed(("env=cartpole", "tracker=none", "env.observation_clip=3"))
     keys = {"normalize_observations", "normalize_rewards", "observation_clip"}
     assert not keys & identity(plain)["env"].keys()
-    asked = composed(("env=cartpole", "tracker=none", "env.normalize_observations=true"))
+    on = "env.normalize_observations=true"
+    asked = composed(("env=cartpole", "tracker=none", on, "env.observation_clip=3"))
     assert identity(asked)["env"].keys() >= {"normalize_observations", "observation_clip"}
 
 
