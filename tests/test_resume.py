@@ -127,8 +127,11 @@ KILLS_OF_POLICIES = [("act", 40), ("learn a policy", 5), ("evaluate", 3)]
 @pytest.mark.parametrize(
     ("overrides", "kills"),
     [
-        *((MINATAR, KILLS), (ATARI, KILLS[:5]), (PQN, KILLS_OF_PQN)),
-        (QR_DQN, KILLS[1:3]),
+        (MINATAR, KILLS),
+        # Each of these starts a process for every kill; those that are left go the same ways.
+        pytest.param(ATARI, KILLS[:5], marks=pytest.mark.slow),
+        pytest.param(PQN, KILLS_OF_PQN, marks=pytest.mark.slow),
+        pytest.param(QR_DQN, KILLS[1:3], marks=pytest.mark.slow),
         *((PPO, KILLS_OF_POLICIES), (REINFORCE, KILLS_OF_POLICIES)),
     ],
     ids=["minatar", "atari", "pqn", "qr_dqn", "ppo", "reinforce"],
@@ -168,8 +171,12 @@ PLASTICITY = [
 
 @pytest.mark.parametrize(
     "overrides",
-    [MINATAR, PQN, PPO, A2C, REINFORCE, BERNOULLI, PLASTICITY],
-    ids=["dqn", "pqn", "ppo", "a2c", "reinforce", "bernoulli", "plasticity"],
+    [
+        *(PQN, REINFORCE, PLASTICITY),
+        # The first two are killed above; the others differ from one of the others in little.
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (MINATAR, PPO, A2C, BERNOULLI)),
+    ],
+    ids=["pqn", "reinforce", "plasticity", "dqn", "ppo", "a2c", "bernoulli"],
 )
 def test_a_stop_request_saves_and_the_run_goes_on_exactly(overrides, tmp_path, monkeypatch):
     # Under PQN in the middle of a rollout: after 40 and 200 of 16 rows each.

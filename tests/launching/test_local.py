@@ -225,6 +225,7 @@ def test_a_cell_that_a_single_command_works_on_is_left_alone_and_the_others_fini
     assert run.main(command) == 0
 
 
+@pytest.mark.slow  # a minute; what a relaunch starts is held without processes in test_sweep.py
 def test_a_relaunch_makes_what_was_deleted_anew_and_starts_what_has_its_config_alone(
     whole, undisturbed, capsys
 ):

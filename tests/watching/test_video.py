@@ -38,8 +38,13 @@ def noise(count: int):
     return (rng.integers(256, size=(64, 65, 3), dtype=np.uint8) for _ in range(count))
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
-@pytest.mark.parametrize(("name", "rate"), [("minatar", 10), ("atari", 15)])
+@pytest.mark.parametrize(
+    ("name", "rate", "suffix"),
+    [
+        *(("minatar", 10, ".mp4"), ("minatar", 10, ".gif"), ("atari", 15, ".mp4")),
+        pytest.param("atari", 15, ".gif", marks=pytest.mark.slow),
+    ],
+)
 def test_a_video_shows_each_decision_of_the_first_episode(name, rate, suffix, trained, command):
     path, run = Path(f"out{suffix}"), trained(name)
     assert command(run, "--video", path)[0] == 0
@@ -58,7 +63,7 @@ def test_a_video_shows_each_decision_of_the_first_episode(name, rate, suffix, tr
     assert [path.name for path in Path.cwd().iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("name", ["minatar", "atari"])
+@pytest.mark.parametrize("name", ["minatar", pytest.param("atari", marks=pytest.mark.slow)])
 def test_a_raster_holds_the_game_beside_the_network(name, trained, command):
     path, run = Path("out.mp4"), trained(name)
     assert command(run, "--video", path, "--raster")[::2] == (0, "")
