@@ -334,11 +334,13 @@ def test_the_shapes_of_the_bench_are_those_of_the_games():
         env.close()
 
 
+@pytest.mark.slow  # 20 s
 def test_the_peak_of_an_update_is_measured_in_a_process_of_its_own():
     spikes = 8 * 32 * 16 * 8 * 8 * 4
     assert learning.peak_in_process(SETTING, Variant(MINATAR, 8, kind="fused")) > spikes
 
 
+@pytest.mark.slow  # 20 s
 def test_cells_train_at_the_same_time_and_are_summed():
     (pair,) = training.cells_rows("x", SETTING, Variant(MINATAR, 1), (2,), seconds=0.2)
     assert (pair.name, pair.against, pair.ratio) == ("x/cells=2", "cells=2", 1.0)

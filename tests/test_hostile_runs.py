@@ -279,6 +279,7 @@ def own_sweep(multirun) -> Path:
     return Path("sweep")
 
 
+@pytest.mark.slow  # 80 s; own plug-ins in a multirun are tried in test_examples.py
 def test_a_users_class_needs_no_trust_in_a_multirun_but_to_go_on_with_it(own_sweep):
     cells = sorted(path for path in own_sweep.iterdir() if path.is_dir())
     RunDirectory(cells[0]).update(state="preempted")

@@ -12,7 +12,13 @@ from tests.watching.runs import episodes, last_evaluation
 pytestmark = pytest.mark.xdist_group("play")
 
 
-@pytest.mark.parametrize("name", ["minatar", "poisson", "relu", "atari", "cartpole", "normalized"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("minatar", "poisson", "relu", "cartpole", "normalized"),
+        pytest.param("atari", marks=pytest.mark.slow),
+    ],
+)
 def test_the_episodes_are_those_of_the_runs_last_evaluation(name, trained):
     recorded = last_evaluation(trained(name))
     _, _, played = episodes(trained(name), len(recorded["eval/returns"]))
