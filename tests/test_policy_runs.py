@@ -28,6 +28,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow  # a cell of each algorithm; test_resume.py runs them too
 def test_records_speak_of_policy_and_value_and_of_the_layers_of_both(runs):
     seen = {name: {k for r in numbers(runs / name) for k in r} for name in ("pl_ppo", "pl_a2c")}
     common = {"loss/policy", "loss/value", "policy/entropy", "value/explained_variance"}
@@ -39,6 +40,7 @@ def test_records_speak_of_policy_and_value_and_of_the_layers_of_both(runs):
     assert [layer["name"] for layer in probed["layers"]] == [*LAYERS, "policy", "value"]
 
 
+@pytest.mark.slow  # a cell of each algorithm; test_resume.py runs them too
 def test_arms_are_reported_with_their_energy_against_the_baseline_that_is_named(runs, tmp_path):
     command = [str(runs), "--out", str(tmp_path), "--against", "neuron=relu"]
     assert report.main(command) == 0
@@ -48,6 +50,7 @@ def test_arms_are_reported_with_their_energy_against_the_baseline_that_is_named(
     assert "value.conv1" in page
 
 
+@pytest.mark.slow  # a cell of each algorithm; test_resume.py runs them too
 @pytest.mark.parametrize("arm", ["pl_ppo", "pl_reinforce"])
 def test_a_policy_is_played_with_a_video_of_its_spikes(runs, arm, tmp_path, capsys):
     video = tmp_path / "policy.gif"
@@ -58,6 +61,7 @@ def test_a_policy_is_played_with_a_video_of_its_spikes(runs, arm, tmp_path, caps
     assert f"{last['eval/return_mean']:.2f} [" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # a cell of each algorithm; test_resume.py runs them too
 def test_a_loaded_policy_draws_its_actions_and_has_no_action_values(runs):
     player = sdqn_lab.load(runs / "pl_ppo")
     actions = player.act(np.zeros((500, 4, 10, 10), np.uint8))

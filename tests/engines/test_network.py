@@ -156,7 +156,14 @@ def test_every_surrogate_with_kernels_is_among_the_cases() -> None:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Half a minute of compiling for each type; the others have its parts one by one.
+        pytest.param(name, marks=pytest.mark.slow) if name == "minatar, soft" else name
+        for name in CASES
+    ],
+)
 def test_values_and_gradients_are_those_of_autograd(name: str, kind: str) -> None:
     dtype, tolerance = TYPES[kind]
     network, x = drawn(CASES[name], dtype)

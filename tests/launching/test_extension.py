@@ -14,7 +14,8 @@ from sdqn_lab.runs.directory import RunDirectory
 from tests.launching.sweeps import TINY, cells, cells_here
 
 # Sweeps of real cells are made once, and in this process.
-pytestmark = pytest.mark.xdist_group("extension")
+# They take a minute; `test_resume.py` makes a run longer too.
+pytestmark = [pytest.mark.xdist_group("extension"), pytest.mark.slow]
 SWEEP = Path("sweep")
 COMMAND = ["-m", *TINY, "seed=0,1", "keep_state=true", f"hydra.sweep.dir={SWEEP}"]
 

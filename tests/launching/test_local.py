@@ -93,6 +93,7 @@ def working() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow  # two minutes; a launcher that is killed is tried below
 def test_a_stopped_sweep_has_saved_and_the_same_command_finishes_it_with_the_same_numbers(
     undisturbed, started, capsys
 ):

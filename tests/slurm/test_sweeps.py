@@ -318,23 +318,27 @@ def preempted(sweep: Sweep, seeds: list[int]) -> Iterator[tuple[dict[int, int], 
     go.touch()
 
 
+@pytest.mark.slow  # minutes of waiting; what a cell does when its job ends is held by the storm
 def test_a_real_preemption_costs_no_step_and_every_cell_comes_back(packed: Storm) -> None:
     assert packed.seen == ["requeued"] * 4
     assert packed.repeated == dict.fromkeys(range(4), 0)
     assert [len(status["attempts"]) for status in packed.statuses] == [2] * 4
 
 
+@pytest.mark.slow  # minutes of waiting; what a cell does when its job ends is held by the storm
 def test_a_cell_dies_without_its_neighbour_in_the_same_job(packed: Storm) -> None:
     assert packed.code == 1
     assert packed.states[:2] == ["finished", "failed"]
     assert "BrokenCellError" in packed.statuses[1]["error"]
 
 
+@pytest.mark.slow  # minutes of waiting; what a cell does when its job ends is held by the storm
 def test_without_accounting_cells_of_a_dead_job_are_lost_too(packed: Storm) -> None:
     assert packed.states[2:] == ["lost", "lost"]
     assert [status["state"] for status in packed.statuses[2:]] == ["running"] * 2
 
 
+@pytest.mark.slow  # minutes of waiting; what a cell does when its job ends is held by the storm
 def test_after_preemption_and_deaths_a_relaunch_completes_the_sweep(
     packed: Storm, undisturbed: list[Records]
 ) -> None:
@@ -425,15 +429,18 @@ def most_running(sweep: Sweep) -> Iterator[list[int]]:
         thread.join()
 
 
+@pytest.mark.slow  # minutes of waiting; what a cell does when its job ends is held by the storm
 def test_no_more_jobs_than_wanted_run_at_once(rough: Rough) -> None:
     assert rough.most_running == 2
 
 
+@pytest.mark.slow  # minutes of waiting; what a cell does when its job ends is held by the storm
 def test_a_preemption_announced_by_sigterm_alone_costs_no_step(rough: Rough) -> None:
     assert list(rough.seen.values()) == ["requeued"] * 2
     assert list(rough.repeated.values()) == [0, 0]
 
 
+@pytest.mark.slow  # minutes of waiting; what a cell does when its job ends is held by the storm
 def test_cells_on_a_lost_node_come_back_by_themselves_and_finish(
     rough: Rough, undisturbed: list[Records]
 ) -> None:
@@ -442,6 +449,7 @@ def test_cells_on_a_lost_node_come_back_by_themselves_and_finish(
     assert same(rough.sweep, undisturbed)
 
 
+@pytest.mark.slow  # minutes of waiting; what a cell does when its job ends is held by the storm
 def test_a_preemption_that_comes_while_a_job_is_loading_is_received(rough: Rough) -> None:
     causes = rough.sweep.causes(0)
     assert causes[0] == "preemption"

@@ -41,7 +41,8 @@ def noise(count: int):
 @pytest.mark.parametrize(
     ("name", "rate", "suffix"),
     [
-        *(("minatar", 10, ".mp4"), ("minatar", 10, ".gif"), ("atari", 15, ".mp4")),
+        *(("minatar", 10, ".mp4"), ("minatar", 10, ".gif")),
+        pytest.param("atari", 15, ".mp4", marks=pytest.mark.slow),
         pytest.param("atari", 15, ".gif", marks=pytest.mark.slow),
     ],
 )
