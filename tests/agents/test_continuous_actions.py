@@ -16,6 +16,7 @@ from sdqn_lab.agents.reinforce import REINFORCE
 from sdqn_lab.agents.rollout import Rollout
 from sdqn_lab.envs.base import ActionBox, check_box_actions, random_actions
 from sdqn_lab.training.checkpoint import pack, unpack
+from tests.agents.test_policy_gradients import play
 from tests.refusals import refuses
 
 D = 2
@@ -182,19 +183,6 @@ def test_a_rollout_closes_with_a_row_in_the_form_of_its_actions():
     columns = rollout.columns()
     assert columns["actions"].dtype == np.float32
     assert columns["actions"].tolist() == [[[1, 1]] * 2, [[0, 0]] * 2, [[1, 1]] * 2]
-
-
-def play(agent, steps, seed):
-    rng, metrics = np.random.default_rng(seed), []
-    for step in range(steps):
-        seen = rng.standard_normal((2, 3)).astype(np.float32)
-        decision = agent.act(seen, step)
-        rewards, ends = rng.standard_normal(2).astype(np.float32), rng.random((2, 2)) < 0.2
-        agent.observe(Row(seen, decision.actions, rewards, ends[0], ~ends[1]), decision.extras)
-        metrics += [{k: v.item() for k, v in each.items()} for each in agent.learn(step)]
-        if step % 7 == 6:
-            agent.close(seen)
-    return metrics
 
 
 @each_algorithm
