@@ -18,6 +18,7 @@ from sdqn_lab.training.health import first_observations, probe
 from tests.cells import kill_at, numbers, run
 from tests.refusals import problems, remedy, subject
 
+pytestmark = pytest.mark.xdist_group("continuous")
 COMMON = ["env=pendulum", "tracker=none", "device=cpu", "time_window=2", "network.hidden=16"]
 SMALL = [*COMMON, "budget=smoke", "budget.steps=400", "algo.num_envs=4"]
 ARMS = {

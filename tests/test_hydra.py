@@ -348,7 +348,7 @@ ConfigStore.instance().store("climber", node, "hydra/sweeper")
 """
 
 
-@pytest.mark.parametrize("launcher", ["local", "basic"])
+@pytest.mark.parametrize("launcher", ["local", pytest.param("basic", marks=pytest.mark.slow)])
 def test_a_sweeper_that_searches_is_answered_with_objectives(tmp_path_factory, launcher):
     plugins = tmp_path_factory.mktemp("plugins")
     (plugins / "hydra_plugins").mkdir()

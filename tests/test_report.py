@@ -21,6 +21,7 @@ from sdqn_lab.launching.ledger import Entry, Ledger
 from sdqn_lab.report import main
 from tests.analysis.runs import make_run
 
+pytestmark = pytest.mark.xdist_group("report")
 ARMS = ("pl_sdqn", "sdqn", "dqn")
 GAMES = ("minatar_breakout", "minatar_asterix")
 SEEDS = 3

@@ -11,6 +11,7 @@ import pytest
 from sdqn_lab.report import main
 from tests.test_report import ARMS, GAMES, SEEDS, make_study
 
+pytestmark = pytest.mark.xdist_group("report")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 LOOK = """
 <script>

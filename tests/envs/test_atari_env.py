@@ -227,7 +227,13 @@ def test_a_misspelt_game_is_answered_with_near_ones(protocol):
         Atari("zzz", 1, protocol("braincog"))
 
 
-@pytest.mark.parametrize("game", games())
+@pytest.mark.parametrize(
+    "game",
+    [
+        pytest.param(game, marks=[] if number % 13 == 0 else [pytest.mark.slow])
+        for number, game in enumerate(games())
+    ],
+)
 def test_every_game_constructs_and_steps(game, protocol):
     env = Atari(game, 1, protocol("braincog"))
     assert env.reset(0).shape == (1, 4, 84, 84)

@@ -100,7 +100,7 @@ LONG = [*TINY, "budget.steps=1000000", "algo.iteration_steps=400", "algo.learn_e
 LONG += ["hydra.run.dir=cell"]
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("name", [pytest.param("SIGKILL", marks=pytest.mark.slow), "SIGTERM"])
 def test_a_run_that_is_signalled_and_continued_is_one_run_with_each_line_once(
     tmp_path, server, pytestconfig, name
 ):

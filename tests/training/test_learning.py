@@ -13,9 +13,14 @@ IDENTITY_OPTIMUM = 16.0
 # Each neuron, and under each norm one that spikes and one that does not: a norm knows no neuron.
 PAIRS = [(norm, neuron) for norm in ("none", "popnorm", "batchnorm") for neuron in ("lif", "relu")]
 PAIRS += [("popnorm", "if"), ("none", "plif"), ("popnorm", "alif")]
+# On the general path, where a step takes several times as long.
+LONG = [*(("batchnorm", neuron) for neuron in ("lif", "relu")), *PAIRS[-2:]]
 
 
-@pytest.mark.parametrize(("norm", "neuron"), PAIRS)
+@pytest.mark.parametrize(
+    ("norm", "neuron"),
+    [pytest.param(*pair, marks=[pytest.mark.slow] if pair in LONG else []) for pair in PAIRS],
+)
 def test_names_the_state_it_sees(norm, neuron):
     overrides = [f"neuron={neuron}", f"norm={norm}", "network.normalize_hidden=true"]
     cfg = toy_config("algo.gamma=0.5", "algo.learning_rate=2e-3", *BUDGET, *overrides)
@@ -86,10 +91,10 @@ POLICIES = {
     [
         # A trunk is shared or not in the same code for both algorithms.
         ("", "ppo", "algo.shared_trunk=true"),
-        ("pl_", "ppo", "algo.shared_trunk=false"),
-        ("", "a2c", "algo.shared_trunk=false"),
+        pytest.param("pl_", "ppo", "algo.shared_trunk=false", marks=pytest.mark.slow),
+        pytest.param("", "a2c", "algo.shared_trunk=false", marks=pytest.mark.slow),
         ("pl_", "a2c", "algo.shared_trunk=true"),
-        ("", "reinforce", "algo.normalize_returns=true"),
+        pytest.param("", "reinforce", "algo.normalize_returns=true", marks=pytest.mark.slow),
         ("pl_", "reinforce", "algo.normalize_returns=true"),
     ],
 )

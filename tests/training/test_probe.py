@@ -14,6 +14,7 @@ from sdqn_lab.training import trainer as loop
 from tests.cells import run
 from tests.training.toys import toy_config, toy_trainer
 
+pytestmark = pytest.mark.xdist_group("probe")
 OVERRIDES = ["budget.steps=300", "algo.iteration_steps=100", "budget.log_every_steps=50"]
 CELL = [
     *("env=minatar_breakout", "tracker=none", "threads=1", "time_window=2", "budget.steps=900"),
@@ -67,8 +68,10 @@ def test_no_probe_is_taken_while_replay_holds_no_batch():
     assert steps == [step for step in played if step > cfg.algo.batch_size]
 
 
-@pytest.mark.parametrize("encoder", ["Direct", "Poisson"])
-@pytest.mark.parametrize("overrides", ["norm=popnorm", "norm=batchnorm", "neuron=relu"])
+@pytest.mark.parametrize(
+    ("overrides", "encoder"),
+    [("norm=popnorm", "Poisson"), ("norm=batchnorm", "Direct"), ("neuron=relu", "Direct")],
+)
 def test_probing_leaves_no_trace_in_training(overrides, encoder, monkeypatch):
     def numbers():
         cfg = toy_config(*OVERRIDES, overrides)
