@@ -59,10 +59,11 @@ browser-packages:
 	dpkg --status chromium >/dev/null 2>&1 || { $(AS_ROOT) apt-get update && \
 	$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; }
 
+# Of the packages a tenth is ever imported: compiling all of them would take a minute.
 $(READY): pyproject.toml $(LOCK)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sdqn_lab needs Python >= 3.11: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 1; }
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(LOCK:%=-c %) -e '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile $(LOCK:%=-c %) -e '.[dev]'
 	touch $@
 
 clean:

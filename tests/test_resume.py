@@ -173,11 +173,14 @@ PLASTICITY = [
 @pytest.mark.parametrize(
     "overrides",
     [
-        *(PQN, REINFORCE, PLASTICITY),
-        # The first two are killed above; the others differ from one of the others in little.
-        *(pytest.param(each, marks=pytest.mark.slow) for each in (MINATAR, PPO, A2C, BERNOULLI)),
+        PLASTICITY,
+        # They are killed above, or differ in little from one that is.
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (PQN, REINFORCE, MINATAR, PPO, A2C, BERNOULLI)
+        ),
     ],
-    ids=["pqn", "reinforce", "plasticity", "dqn", "ppo", "a2c", "bernoulli"],
+    ids=["plasticity", "pqn", "reinforce", "dqn", "ppo", "a2c", "bernoulli"],
 )
 def test_a_stop_request_saves_and_the_run_goes_on_exactly(overrides, tmp_path, monkeypatch):
     # Under PQN in the middle of a rollout: after 40 and 200 of 16 rows each.

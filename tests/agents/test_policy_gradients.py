@@ -446,11 +446,11 @@ def test_a_likely_action_is_not_always_the_one_with_the_largest_logit():
 # Exact continuation
 
 
-def play(agent, steps, seed):
+def play(agent, steps, seed, features=3):
     """Some rows of random observations, rewards and ends; the metrics of all updates."""
     rng, metrics = np.random.default_rng(seed), []
     for step in range(steps):
-        seen = rng.standard_normal((2, 3)).astype(np.float32)
+        seen = rng.standard_normal((2, features)).astype(np.float32)
         decision = agent.act(seen, step)
         rewards, ends = rng.standard_normal(2).astype(np.float32), rng.random((2, 2)) < 0.2
         agent.observe(Row(seen, decision.actions, rewards, ends[0], ~ends[1]), decision.extras)

@@ -10,6 +10,7 @@ import torch
 from sdqn_lab.agents.base import EnvSpec, Row, RunFacts
 from sdqn_lab.agents.pqn import PQN
 from sdqn_lab.training.checkpoint import pack, unpack
+from tests.agents.test_policy_gradients import play
 from tests.toy_networks import ACTIONS, FEATURES, Table, TinyNetwork
 
 GB = 10**9
@@ -193,20 +194,6 @@ def test_the_network_learns_in_training_mode():
 # Exact continuation
 
 
-def play(agent, steps, seed):
-    """Some rows of random observations, actions and ends; the metrics of all updates."""
-    rng, metrics = np.random.default_rng(seed), []
-    for step in range(steps):
-        seen = rng.standard_normal((2, FEATURES)).astype(np.float32)
-        decision = agent.act(seen, step)
-        rewards, ends = rng.standard_normal(2).astype(np.float32), rng.random((2, 2)) < 0.2
-        agent.observe(Row(seen, decision.actions, rewards, ends[0], ~ends[1]), decision.extras)
-        metrics += [{k: v.item() for k, v in each.items()} for each in agent.learn(step)]
-        if step % 7 == 6:
-            agent.close(seen)
-    return metrics
-
-
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_a_state_loaded_in_the_middle_of_a_rollout_continues_bit_for_bit(noise):
     def made(seed):
@@ -217,7 +204,7 @@ def test_a_state_loaded_in_the_middle_of_a_rollout_continues_bit_for_bit(noise):
         )
 
     agent, other = made(0), made(5)
-    play(agent, 20, seed=1)
+    play(agent, 20, seed=1, features=FEATURES)
     assert 0 < agent.rollout.rows < 8
     assert agent.updates > 0
     written = io.BytesIO()
@@ -227,7 +214,7 @@ def test_a_state_loaded_in_the_middle_of_a_rollout_continues_bit_for_bit(noise):
     assert torch.equal(
         other.sample(np.random.default_rng(0)), agent.sample(np.random.default_rng(0))
     )
-    ours, theirs = play(agent, 30, seed=2), play(other, 30, seed=2)
+    ours, theirs = (play(each, 30, seed=2, features=FEATURES) for each in (agent, other))
     assert ours == theirs != []
     assert other.updates == agent.updates
     weights = [copy.deepcopy(each.network.state_dict()) for each in (agent, other)]
