@@ -1,6 +1,7 @@
 """Learning curves: evaluations against steps, frames and time."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,12 @@ def curves_over_steps(comparison: Comparison) -> Figure:
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         runs = [run for arm in comparison.arms for run in comparison.of(task, arm)]
         lasts = [run.evaluations[-1] for run in runs if run.evaluations]
-        _add_frames(panel, max(round(last["frames"] / max(last["step"], 1)) for last in lasts))
+        frames = max(round(last["frames"] / max(last["step"], 1)) for last in lasts)
+        if frames > 1:
+            scale = partial(np.multiply, frames), partial(np.multiply, 1 / frames)
+            above = panel.secondary_xaxis("top", scale)
+            above.xaxis.set_major_formatter(EngFormatter(sep=""))
+            above.set_xlabel("emulator frames", fontsize=8)
     seeds = {sum(bool(run.evaluations) for run in runs) for runs in comparison.cells.values()}
     counts = " to ".join(f"{count}" for count in sorted({min(seeds - {0}), max(seeds)}))
     caption = f"{BAND} Seeds per arm and game: {counts}."
@@ -96,12 +102,3 @@ def _draw(panel: Axes, runs: Sequence[Run], key: str, unit: float, look: Look) -
             drawn = resampled(known, np.random.default_rng(SEED), REPETITIONS).mean(-1)
             low[place], high[place] = np.quantile(drawn, [0.025, 0.975])
     panel.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
-
-
-def _add_frames(panel: Axes, frames: int) -> None:
-    """A second axis where a step is more than one frame."""
-    if frames > 1:
-        scale = (lambda steps: np.asarray(steps) * frames, lambda seen: np.asarray(seen) / frames)
-        above = panel.secondary_xaxis("top", scale)
-        above.xaxis.set_major_formatter(EngFormatter(sep=""))
-        above.set_xlabel("emulator frames", fontsize=8)
