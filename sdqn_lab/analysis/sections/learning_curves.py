@@ -52,6 +52,7 @@ def curves_over_steps(comparison: Comparison) -> Figure:
             scale = partial(np.multiply, frames), partial(np.multiply, 1 / frames)
             above = panel.secondary_xaxis("top", scale)
             above.xaxis.set_major_formatter(EngFormatter(sep=""))
+            above.tick_params(labelsize=8)
             above.set_xlabel("emulator frames", fontsize=8)
     seeds = {sum(bool(run.evaluations) for run in runs) for runs in comparison.cells.values()}
     counts = " to ".join(f"{count}" for count in sorted({min(seeds - {0}), max(seeds)}))
