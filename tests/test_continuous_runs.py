@@ -11,7 +11,6 @@ import sdqn_lab
 from sdqn_lab import config, export, play, report
 from sdqn_lab.assembly import build
 from sdqn_lab.config import compose
-from sdqn_lab.engines.network import obstacle
 from sdqn_lab.envs.base import ActionBox
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.training.health import first_observations, probe
@@ -149,12 +148,6 @@ def test_a_network_of_discrete_actions_has_no_deviations():
     network = build.build_network(compose(["env=cartpole", "algo=ppo"]), (4,), 2)
     assert network.log_std is None
     assert "log_std" not in network.state_dict()
-
-
-def test_compiled_code_covers_no_deviations():
-    cfg = compose(["env=cartpole", "experiment=pl_reinforce"])
-    assert obstacle(build.build_network(cfg, (4,), 2)) is None
-    assert obstacle(build.build_network(cfg, (4,), ActionBox((-1.0,), (1.0,)))) is not None
 
 
 def test_a_dead_network_is_found_although_its_deviations_have_a_gradient():

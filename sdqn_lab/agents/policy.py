@@ -87,7 +87,9 @@ class Policy(ABC):
             time_window: simulation steps T; None: the network's own.
         """
         if self._compiled is not None and self._compiled.attached:
-            return torch.from_numpy(self._compiled.values(observations, time_window))
+            answers = torch.from_numpy(self._compiled.values(observations, time_window))
+            by_head = self._compiled.by_head(answers)
+            return by_head[self.head] if len(by_head) > 1 else next(iter(by_head.values()))
         if self.network.training:  # walking through all modules takes time at each decision
             self.network.eval()
         inputs = torch.from_numpy(observations)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdqn_lab.agents.base import Agent, Arguments, Array, Decision, EnvSpec, Row, RunFacts
+from sdqn_lab.agents.base import Arguments, Array, Decision, EnvSpec, Row, RunFacts
 from sdqn_lab.agents.descent import descend
+from sdqn_lab.agents.gradient_agent import GradientAgent
 from sdqn_lab.agents.losses import categorical, gaussian
 from sdqn_lab.agents.policy import Gaussian, Mean, Policy, Sampled
 from sdqn_lab.agents.returns import gae
@@ -32,7 +33,7 @@ environment's dtype, actions (B,) int64 or (B, D) float32, numbers (B,) float32,
 `spike_gradient=score_function` "spikes" (B, bytes) uint8, those drawn while acting."""
 
 
-class PolicyAgent(Agent):
+class PolicyAgent(GradientAgent):
     """Draws actions from pi(a|s) and learns by gradient steps.
 
     Finitely many actions have the probabilities softmax(logits)[a]. Continuous ones of D numbers
@@ -192,9 +193,17 @@ class PolicyAgent(Agent):
     def update(self, batch: Batch) -> dict[str, Tensor | float]:
         """Make one gradient step; its metrics, 0-d, with "grad/norm": L2 norm before clipping."""
         self._seen = batch["observations"]
+        self.updates += 1
+        if (engine := self.engine) is not None:
+            # The loss is torch's, of few numbers; the way to them and back is compiled.
+            observations = batch["observations"].numpy()
+            answered = torch.from_numpy(engine.network.forward(observations)).requires_grad_()
+            loss, metrics = self.loss(batch, engine.network.by_head(answered))
+            loss.backward()  # type: ignore[no-untyped-call]
+            engine.network.backward(observations, cast(Tensor, answered.grad).numpy())
+            return {**metrics, "grad/norm": engine.step(self.max_grad_norm)}
         loss, metrics = self.loss(batch, outputs := self.outputs(batch))
         grad_norm = descend(loss, self.network, self.optimizer, self.max_grad_norm)
-        self.updates += 1
         if self.tape is not None:
             metrics["policy/spike_log_prob"] = outputs["spike_log_prob"].detach().mean()
         return {**metrics, "grad/norm": grad_norm}
@@ -221,9 +230,7 @@ class PolicyAgent(Agent):
 
         Like that of a module it shares memory with the agent: write or copy it before going on.
         """
-        return {
-            "network": dict(self.network.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
+        return super().state_dict() | {
             "updates": self.updates,
             "generator": self.generator.get_state(),
             "explore": self._explore.bit_generator.state,
@@ -237,8 +244,7 @@ class PolicyAgent(Agent):
         Generators of different kinds of device have different states: moved to another kind, the
         encoder draws from the stream that this agent was built with.
         """
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        super().load_state_dict(state)
         self.updates, self._seen = state["updates"], state["seen"]
         self._explore.bit_generator.state = state["explore"]
         self._shuffle.bit_generator.state = state["shuffle"]
@@ -323,6 +329,8 @@ class ActorCritic(PolicyAgent):
     @torch.no_grad()
     def answers(self, observations: Array) -> Mapping[str, Tensor]:
         """Outputs of the policy and values (N, 1) of one vector step, in evaluation mode."""
+        if (engine := self.engine) is not None:
+            return engine.network.by_head(torch.from_numpy(engine.network.values(observations)))
         # Walking through all modules takes time at each decision.
         if self.network.training:
             self.network.eval()

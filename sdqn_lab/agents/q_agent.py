@@ -1,27 +1,23 @@
 """What agents share that act by the values of actions."""
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdqn_lab.agents.base import Agent, Arguments, Array, EnvSpec, RunFacts
+from sdqn_lab.agents.base import Arguments, Array, EnvSpec, RunFacts
+from sdqn_lab.agents.gradient_agent import GradientAgent
 from sdqn_lab.agents.policy import Choice, Greedy
 from sdqn_lab.agents.schedules import LinearSchedule
 from sdqn_lab.agents.seeding import restore, stream, stream_seed
 from sdqn_lab.checks.refused import Refused
-from sdqn_lab.engines.network import compiled, obstacle
-from sdqn_lab.engines.optimizer import CompiledOptimizer, optimizer_obstacle
 from sdqn_lab.envs.base import ActionSpace
 
 
-class QAgent(Agent):
+class QAgent(GradientAgent):
     """Acts epsilon-greedily by Q(s, a), the one head of its network, and learns by gradient steps.
-
-    A class derived from it sets `optimizer`.
 
     Args:
         network: called as network(observations, time_window=..., generator=...) -> (B, A).
@@ -36,9 +32,6 @@ class QAgent(Agent):
         updates: gradient steps made.
         generator: where a network that draws draws from while it acts and learns.
     """
-
-    has_compiled_updates = True
-    optimizer: torch.optim.Optimizer
 
     def __init__(
         self,
@@ -56,42 +49,10 @@ class QAgent(Agent):
         )
         self.epsilon, self.max_grad_norm = epsilon, max_grad_norm
         self.updates = 0
-        self._engine: CompiledOptimizer | None = None
         self._policy = self.policy(network, env.num_actions)
         self._explore = stream(seed, "explore")
         self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "encoder"))
         self._policy.generator = self.generator
-
-    @cached_property
-    def _is_covered(self) -> bool:
-        return compiled(self.network) is not None and optimizer_obstacle(self.optimizer) is None
-
-    @property
-    def engine(self) -> CompiledOptimizer | None:
-        """What makes an update in compiled code; None where only torch can."""
-        if not self._is_covered:
-            return None
-        if self._engine is not None and self._engine.network.attached:
-            return self._engine
-        # Parameters were moved, or a hook wants to be called: what is next goes on from here.
-        if self._engine is not None:
-            self._engine.store()
-        network = compiled(self.network)
-        self._engine = None if network is None else CompiledOptimizer(network, self.optimizer)
-        if self._engine is not None:
-            self._engine.load()
-        return self._engine
-
-    @property
-    def general_path(self) -> str | None:
-        """See `Agent`."""
-        if self.engine is not None:
-            return None
-        return obstacle(self.network) or optimizer_obstacle(self.optimizer)
-
-    def gradient_norms(self) -> Mapping[str, Tensor | float]:
-        """See `Agent`."""
-        return super().gradient_norms() if self.engine is None else self.engine.norms
 
     def explore(self, observations: Array, step: int, q: Tensor | None = None) -> Choice:
         """Choose epsilon-greedily, for each environment on its own.
@@ -136,11 +97,7 @@ class QAgent(Agent):
 
         Like that of a module it shares memory with the agent: write or copy it before going on.
         """
-        if self.engine is not None:
-            self.engine.store()
-        return {
-            "network": dict(self.network.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
+        return super().state_dict() | {
             "updates": self.updates,
             "generator": self.generator.get_state(),
             "explore": self._explore.bit_generator.state,
@@ -152,15 +109,7 @@ class QAgent(Agent):
         Generators of different kinds of device have different states: moved to another kind, the
         encoder draws from the stream that this agent was built with.
         """
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        # In its parameter's order in memory, upon which torch's fused steps rely, and its own.
-        for parameter, moments in self.optimizer.state.items():
-            for key, moment in moments.items():
-                if moment.shape == parameter.shape:
-                    moments[key] = torch.empty_like(parameter).copy_(moment)
-        if self.engine is not None:
-            self.engine.load()
+        super().load_state_dict(state)
         self.updates = state["updates"]
         self._explore.bit_generator.state = state["explore"]
         restore(self.generator, state["generator"])

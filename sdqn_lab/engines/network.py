@@ -7,7 +7,7 @@ changes the same numbers, and nothing is ever copied back.
 import math
 import weakref
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,10 +39,8 @@ def _obstacles(network: SpikingNetwork) -> Iterator[str]:
     """One after the other; what is behind the first may not make sense."""
     if type(network.encoder) is not Direct:
         yield "an encoder other than direct"
-    if [type(readout) for readout in network.heads.values()] != [MeanSpikes]:
+    if any(type(readout) is not MeanSpikes for readout in network.heads.values()):
         yield "a readout other than one of mean spikes"
-    if network.log_std is not None:
-        yield "continuous actions"
     if any(is_hooked(module) for module in network.modules()):
         yield "modules with hooks"
     parameters = list(network.parameters())
@@ -50,9 +48,9 @@ def _obstacles(network: SpikingNetwork) -> Iterator[str]:
         yield "another device than the CPU"
     if {p.dtype for p in parameters} not in ({torch.float32}, {torch.float64}):
         yield "another type than float32"
-    if why := _torso_obstacle(network.torso):
-        yield why
-    blocks = _blocks(network)
+    torsos = network.torsos().values()
+    yield from filter(None, map(_torso_obstacle, torsos))
+    blocks = [block for torso in torsos for block in _blocks(torso)]
     if len({block.neuron.temporal for block in blocks}) > 1:
         yield "neurons with and without time"
     yield from filter(None, map(_block_obstacle, blocks))
@@ -90,8 +88,8 @@ def _block_obstacle(block: Block) -> str | None:
     return None
 
 
-def _blocks(network: SpikingNetwork) -> list[Block]:
-    return [block for block in network.torso.children() if isinstance(block, Block)]
+def _blocks(torso: nn.Module) -> list[Block]:
+    return [block for block in torso.children() if isinstance(block, Block)]
 
 
 def _weight(block: Block) -> Tensor:
@@ -122,24 +120,53 @@ def compiled(network: nn.Module) -> "CompiledNetwork | None":
     return _COMPILED[network]
 
 
+class Branch(NamedTuple):
+    """A torso with the heads that read it.
+
+    Attributes:
+        blocks: of the torso.
+        first: number of the first block among all layers.
+        columns: of its heads among all outputs.
+    """
+
+    blocks: list[Block]
+    first: int
+    columns: slice
+
+
 class CompiledNetwork:
-    """Values and gradients of a network by compiled code.
+    """Outputs and gradients of a network by compiled code.
 
     Args:
         network: one without an `obstacle`. From here on its parameters are views of `parameters`.
 
     Attributes:
-        parameters: all of them, flat, in their order.
+        parameters: all of them, flat: torso by torso, each before the heads that read it.
         gradient: likewise; `backward` adds to it.
-        layers: names of the layers, as `SpikingNetwork.layers` names them.
-        bounds: where each layer's parameters begin, and where the last one's end.
-        own: the network's parameters.
+        layers: names of the layers in this order, as `SpikingNetwork.layers` names them.
+        bounds: where each layer's parameters begin, and where the last one's end; `log_std`, which
+            is no layer's, lies behind them.
+        own: the network's parameters, in this order.
         dtype: of all of them.
     """
 
     def __init__(self, network: SpikingNetwork) -> None:
         self._network = weakref.ref(network)
-        self.own = list(network.parameters())
+        self._heads: dict[str, slice] = {}
+        self._branches: list[Branch] = []
+        parts, width = list[nn.Module](), 0
+        for prefix, torso in network.torsos().items():
+            blocks, first, begin = _blocks(torso), len(parts), width
+            parts += blocks
+            for head, readout in network.heads.items():
+                if prefix == (f"{head}." if head in network.own_torsos else ""):
+                    self._heads[head] = slice(width, width + len(readout.linear.weight))
+                    width = self._heads[head].stop
+                    parts.append(readout)
+            self._branches.append(Branch(blocks, first, slice(begin, width)))
+        self._read = {readout.linear.weight for readout in network.heads.values()}
+        self.own = [parameter for part in parts for parameter in part.parameters()]
+        self.own += [] if network.log_std is None else [network.log_std]
         self.dtype = self.own[0].dtype
         flat = torch.cat([parameter.detach().flatten() for parameter in self.own])
         for parameter, view in zip(self.own, self.views(flat), strict=True):
@@ -147,28 +174,30 @@ class CompiledNetwork:
             parameter.data = view
         self.parameters: Array = flat.numpy()
         self.gradient = np.zeros_like(self.parameters)
-        self.layers = [name for name, _ in network.layers()]
-        sizes = [sum(p.numel() for p in layer.parameters()) for _, layer in network.layers()]
+        names = {layer: name for name, layer in network.layers()}
+        self.layers = [names[part] for part in parts]
+        sizes = [sum(p.numel() for p in part.parameters()) for part in parts]
         self.bounds = np.cumsum([0, *sizes])
-        block = _blocks(network)[0]
+        self._deviations = slice(self.bounds[-1], None)
+        block = self._branches[0].blocks[0]
         shape = tuple(_first_map(block)[key] for key in ("channels", "height", "width"))
         self._observation_shape = shape if isinstance(block.linear, nn.Conv2d) else shape[:1]
-        self._places = [parameter.data_ptr() for parameter in self.own]
         # Looked up anew each time: a module may have been given other parameters.
         own = [module._parameters for module in network.modules()]
         self._found = [(held, name) for held in own for name, p in held.items() if p is not None]
+        self._places = self._lie()
         self._hooks = [hooks for module in network.modules() for hooks in hooks_of(module)]
         inner = [module._modules for module in network.modules()]
         self._parts = [(held, name, part) for held in inner for name, part in held.items()]
-        self._decisions: dict[tuple[int, int], Engine] = {}
-        self._updates: dict[tuple[int, int], Engine] = {}
+        self._decisions: dict[tuple[int, int], list[Engine]] = {}
+        self._updates: dict[tuple[int, int], list[Engine]] = {}
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """Parts of a flat tensor as the network's parameters, in their order and shapes."""
         found, at = [], 0
         for parameter in self.own:
-            # The readout's rows are read one after the other, those of all other maps by inputs.
-            axes = STORED[parameter.dim()] if parameter is not self.own[-1] else (0, 1)
+            # A readout's rows are read one after the other, those of all other maps by inputs.
+            axes = (0, 1) if parameter in self._read else STORED[parameter.dim()]
             stored = [parameter.shape[axis] for axis in axes]
             inverse = [axes.index(axis) for axis in range(len(axes))]
             found.append(flat[at : at + parameter.numel()].view(stored).permute(inverse))
@@ -180,8 +209,12 @@ class CompiledNetwork:
         """Whether the network's parts and parameters are still these, and no module has a hook."""
         if any(self._hooks) or any(held.get(name) is not part for held, name, part in self._parts):
             return False
+        return self._places == self._lie()
+
+    def _lie(self) -> list[int]:
+        """Where the network's parameters lie."""
         parameters = [held[name] for held, name in self._found]
-        return self._places == [p.data_ptr() for p in parameters if p is not None]
+        return [parameter.data_ptr() for parameter in parameters if parameter is not None]
 
     @property
     def _alive(self) -> SpikingNetwork:
@@ -190,7 +223,9 @@ class CompiledNetwork:
         return network
 
     def values(self, observations: Array, time_window: int | None = None) -> Array:
-        """Values (N, A) of observations (N, ...); time_window None means the network's own.
+        """Outputs (N, K) for observations (N, ...), all heads' side by side; see `by_head`.
+
+        time_window None means the network's own.
 
         Raises:
             ValueError: observations of another shape, which compiled code would read as they lie.
@@ -200,29 +235,46 @@ class CompiledNetwork:
         samples = 1 if network.temporal else -(-len(observations) // TILE) * TILE
         key = network.steps(time_window), samples
         if key not in self._decisions:
-            self._decisions[key] = self._engine(*key)
+            self._decisions[key] = self._engines(*key)
         return self._forward(self._decisions[key], observations, key[0], False)
 
+    def by_head(self, outputs: Tensor) -> dict[str, Tensor]:
+        """Outputs (B, K), as those of each head by its name."""
+        found = {head: outputs[:, columns] for head, columns in self._heads.items()}
+        if (head := self._alive.gaussian_head) is not None:
+            behind = outputs[:, self._branches[-1].columns.stop :]
+            found[head] = torch.cat([found[head], behind], dim=1)
+        return found
+
     def forward(self, observations: Array) -> Array:
-        """Values (B, A) of observations (B, ...), and what `backward` needs; raises as `values`."""
+        """Outputs (B, K) for observations (B, ...), and what `backward` needs; see `values`."""
         key = self._key(len(observations))
         if key not in self._updates:
-            self._updates[key] = self._engine(*key)
+            self._updates[key] = self._engines(*key)
         return self._forward(self._updates[key], observations, key[0], True)
 
-    def backward(self, observations: Array, of_values: Array) -> None:
-        """Add to `gradient`, from the gradient (B, A) of what `forward` gave for them."""
-        key = self._key(len(observations))
-        backward(self._updates[key], self._flat(observations), key[0], of_values, self.gradient)
+    def backward(self, observations: Array, of_outputs: Array) -> None:
+        """Add to `gradient`, from the gradient (B, K) of what `forward` gave for them."""
+        key, flat = self._key(len(observations)), self._flat(observations)
+        for engine, branch in zip(self._updates[key], self._branches, strict=True):
+            part = np.ascontiguousarray(of_outputs[:, branch.columns])
+            backward(engine, flat, key[0], part, self.gradient)
+        behind = of_outputs[:, self._branches[-1].columns.stop :]
+        self.gradient[self._deviations] += behind.sum(axis=0)
 
     def _key(self, batch: int) -> tuple[int, int]:
         """T, and the samples of a batch rounded up: batches of about one size share their room."""
         return self._alive.steps(None), -(-batch // TILE) * TILE
 
-    def _forward(self, engine: Engine, observations: Array, steps: int, keep: bool) -> Array:
-        out = np.empty((len(observations), len(self.own[-1])), self.parameters.dtype)
-        forward(engine, self._flat(observations), steps, keep, out)
-        return out
+    def _forward(self, engines: list[Engine], observations: Array, steps: int, keep: bool) -> Array:
+        flat, outs = self._flat(observations), []
+        for engine, (_, _, columns) in zip(engines, self._branches, strict=True):
+            out = np.empty((len(flat), columns.stop - columns.start), self.parameters.dtype)
+            forward(engine, flat, steps, keep, out)
+            outs.append(out)
+        if len(behind := self.parameters[self._deviations]):
+            outs.append(np.broadcast_to(behind, (len(flat), len(behind))))
+        return outs[0] if len(outs) == 1 else np.concatenate(outs, axis=1)
 
     def _flat(self, observations: Array) -> Array:
         """Observations (N, inputs), as bytes or float32."""
@@ -235,11 +287,16 @@ class CompiledNetwork:
             return flat.view(np.uint8)
         return flat if flat.dtype in (np.uint8, np.float32) else flat.astype(np.float32)
 
-    def _engine(self, steps: int, batch: int) -> Engine:
+    def _engines(self, steps: int, batch: int) -> list[Engine]:
+        """For each branch, see `_engine`."""
+        return [self._engine(branch, steps, batch) for branch in self._branches]
+
+    def _engine(self, branch: Branch, steps: int, batch: int) -> Engine:
         """Room for so many steps and samples, and the table that says where everything lies."""
         network, real = self._alive, self.parameters.dtype.type
-        layers = [_constants(block, real) for block in _blocks(network)]
-        layout = _Layout(network, self.bounds.tolist(), steps, batch)
+        layers = [_constants(block, real) for block in branch.blocks]
+        bounds = self.bounds[branch.first :].tolist()
+        layout = _Layout(branch.blocks, bounds, network.temporal, steps, batch)
         whole = layout.whole()
         parts = [layout.part(index, layer) for index, layer in enumerate(layers)]
         scale = [network.observation_scale, 0, 0, 0, 0, 0]
@@ -268,15 +325,18 @@ class _Layout:
     """Where everything lies that so many steps T and samples B need.
 
     Args:
-        network: one that is covered.
-        bounds: where each layer's parameters begin.
+        blocks: of a torso that is covered.
+        bounds: where the parameters of each begin, and those of the first head.
+        temporal: whether the neurons know time.
         steps: T.
         batch: B, whole tiles unless samples are worked off one by one.
     """
 
-    def __init__(self, network: SpikingNetwork, bounds: list[int], steps: int, batch: int) -> None:
-        self._blocks, self._temporal = _blocks(network), network.temporal
-        self._bounds, self._steps, self._batch = bounds, steps, batch
+    def __init__(
+        self, blocks: list[Block], bounds: list[int], temporal: bool, steps: int, batch: int
+    ) -> None:
+        self._blocks, self._bounds, self._temporal = blocks, bounds, temporal
+        self._steps, self._batch = steps, batch
         self._length = -(-steps * batch // TILE) * TILE
         self.reals, self.integers = _Room(), _Room()
 

@@ -1,29 +1,42 @@
-"""Adam, AdamW and RAdam over a compiled network's flat parameters."""
+"""Adam, AdamW, RAdam and RMSprop over a compiled network's flat parameters."""
 
 import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sdqn_lab.engines.kernels import Array, Table
-from sdqn_lab.engines.network import CompiledNetwork
 from sdqn_lab.spiking.kernels.jit import bare_jit
+
+if TYPE_CHECKING:
+    from sdqn_lab.engines.network import CompiledNetwork
 
 TINY = 1e-30
 """Moments below are set to 0: a parameter would not move, and what they are multiplied with makes
 numbers that are not normal, which take a hundred times as long. So would a moment that decays."""
 CLIP_EPS = 1e-6
 """As in torch's clipping of gradients."""
+MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.Adam: ("exp_avg", "exp_avg_sq"),
+    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
+    torch.optim.RAdam: ("exp_avg", "exp_avg_sq"),
+    torch.optim.RMSprop: ("square_avg",),
+}
+"""What torch calls the moments in an optimizer's state; the last one is that of the squares."""
 
 
 def optimizer_obstacle(optimizer: torch.optim.Optimizer) -> str | None:
     """What `CompiledOptimizer` lacks for this one, in a few words; None if nothing."""
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.RAdam):
-        return "an optimizer other than Adam, AdamW and RAdam"
+    if type(optimizer) not in MOMENTS:
+        return f"an optimizer other than {', '.join(kind.__name__ for kind in MOMENTS)}"
     if len(optimizer.param_groups) > 1:
         return "several groups of parameters"
     (group,) = optimizer.param_groups
-    return "amsgrad or maximize" if group.get("amsgrad") or group["maximize"] else None
+    options = ("amsgrad", "maximize", "momentum", "centered")
+    return next((option for option in options if group.get(option)), None)
 
 
 class CompiledOptimizer:
@@ -34,23 +47,27 @@ class CompiledOptimizer:
         Adam, AdamW    theta <- theta - lr / c1 m / (sqrt(v / c2) + eps)
         RAdam          theta <- theta - lr / c1 m r / (sqrt(v / c2) + eps / sqrt(c2)), with the
                        rectification r; before there is one, theta <- theta - lr / c1 m
+        RMSprop        theta <- theta - lr g / (sqrt(v) + eps)
 
     Args:
         network: whose gradient is used, and set to zero.
-        optimizer: torch's Adam, AdamW or RAdam, over all of its parameters in one group.
+        optimizer: of torch, one without an `optimizer_obstacle`, over all of its parameters.
 
     Attributes:
         network: the same.
         norms: L2 norm of the last gradient of each layer, after clipping.
 
-    Source: Kingma and Ba 2015; Loshchilov and Hutter 2019; Liu et al. 2020 (RAdam).
+    Source: Kingma and Ba 2015; Loshchilov and Hutter 2019; Liu et al. 2020 (RAdam); Tieleman and
+    Hinton 2012 (RMSprop).
     """
 
-    def __init__(self, network: CompiledNetwork, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, network: "CompiledNetwork", optimizer: torch.optim.Optimizer) -> None:
         self.network, self._optimizer = network, optimizer
         first = torch.zeros(network.parameters.size, dtype=network.dtype)
         self._moments = first, torch.zeros_like(first)
-        self._squares = np.zeros(len(network.layers), network.parameters.dtype)
+        # Behind the layers lies what belongs to none, or nothing.
+        self._bounds = np.append(network.bounds, len(network.parameters))
+        self._squares = np.zeros(len(network.bounds), network.parameters.dtype)
         self._steps = 0
         self.norms: dict[str, float] = {}
 
@@ -60,11 +77,14 @@ class CompiledOptimizer:
         first, second = (moment.numpy() for moment in self._moments)
         clip = 1.0
         if max_grad_norm is not None:
-            square_sums(network.gradient, network.bounds, self._squares)
+            square_sums(network.gradient, self._bounds, self._squares)
             clip = min(1.0, max_grad_norm / (math.sqrt(self._squares.sum()) + CLIP_EPS))
         self._steps += 1
-        beta1, beta2 = group["betas"]
-        corrections = 1 - beta1**self._steps, 1 - beta2**self._steps
+        if isinstance(self._optimizer, torch.optim.RMSprop):
+            (beta1, beta2), corrections = (0.0, group["alpha"]), (1.0, 1.0)
+        else:
+            beta1, beta2 = group["betas"]
+            corrections = 1 - beta1**self._steps, 1 - beta2**self._steps
         rate, scale, eps = group["lr"] / corrections[0], 1 / math.sqrt(corrections[1]), group["eps"]
         if isinstance(self._optimizer, torch.optim.RAdam):
             most = 2 / (1 - beta2) - 1
@@ -83,33 +103,36 @@ class CompiledOptimizer:
         )
         moments = first, second
         adam_step(
-            network.parameters, network.gradient, moments, numbers, network.bounds, self._squares
+            network.parameters, network.gradient, moments, numbers, self._bounds, self._squares
         )
         norms = clip * np.sqrt(self._squares)
-        self.norms = dict(zip(network.layers, norms.tolist(), strict=True))
+        self.norms = dict(zip(network.layers, norms.tolist(), strict=False))
         return math.sqrt(self._squares.sum())
 
     def store(self) -> None:
         """Show torch's optimizer its state, which shares memory with this one's."""
-        views = [self.network.views(moment) for moment in self._moments]
-        for parameter, first, second in zip(self.network.own, *views, strict=True):
+        for parameter, moments in self._named():
             step = torch.tensor(float(self._steps))
-            state = {"step": step, "exp_avg": first, "exp_avg_sq": second}
-            self._optimizer.state[parameter] = state
+            self._optimizer.state[parameter] = {"step": step, **moments}
 
     def load(self) -> None:
         """Take over the state that torch's optimizer has, or none if it has none yet."""
         self._steps = 0
-        views = [self.network.views(moment) for moment in self._moments]
-        for parameter, first, second in zip(self.network.own, *views, strict=True):
+        for parameter, moments in self._named():
             state = self._optimizer.state.get(parameter)
-            if not state:
-                first.zero_()
-                second.zero_()
-            else:
-                self._steps = int(state["step"])
-                first.copy_(state["exp_avg"])
-                second.copy_(state["exp_avg_sq"])
+            for name, moment in moments.items():
+                if not state:
+                    moment.zero_()
+                else:
+                    self._steps = int(state["step"])
+                    moment.copy_(state[name])
+
+    def _named(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Each parameter with the moments that torch's optimizer keeps of it."""
+        names = MOMENTS[type(self._optimizer)]
+        views = [self.network.views(moment) for moment in self._moments[-len(names) :]]
+        for parameter, *moments in zip(self.network.own, *views, strict=True):
+            yield parameter, dict(zip(names, moments, strict=True))
 
 
 @bare_jit

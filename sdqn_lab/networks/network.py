@@ -65,7 +65,7 @@ class SpikingNetwork(nn.Module):
         self._names = {name: "readout" if len(heads) == 1 else f"{name}_readout" for name in heads}
         for name, readout in heads.items():
             self.add_module(self._names[name], readout)
-        self._gaussian = gaussian
+        self.gaussian_head = gaussian[0] if gaussian else None
         self.log_std = nn.Parameter(torch.zeros(gaussian[1])) if gaussian else None
         self.time_window = _checked(time_window)
         self.observation_scale = observation_scale
@@ -159,8 +159,8 @@ class SpikingNetwork(nn.Module):
             shared = self.torso(x_seq, steps)
             activity = {name: torso(x_seq, steps) for name, torso in self.own_torsos.items()}
             outputs = {name: readout(activity.get(name, shared)) for name, readout in heads}
-        if self.log_std is not None and self._gaussian is not None:
-            head, mean = self._gaussian[0], outputs[self._gaussian[0]]
+        if self.log_std is not None and (head := self.gaussian_head) is not None:
+            mean = outputs[head]
             outputs[head] = torch.cat([mean, self.log_std.expand_as(mean)], dim=1)
         return outputs if len(heads) > 1 else outputs[heads[0][0]]
 

@@ -18,6 +18,7 @@ from sdqn_lab.agents.dqn import DQN
 from sdqn_lab.assembly import build
 from sdqn_lab.config.composition import resolved
 from sdqn_lab.engines.network import compiled, obstacle
+from sdqn_lab.engines.optimizer import optimizer_obstacle
 from sdqn_lab.networks.blocks import Block
 from sdqn_lab.networks.mlp import MLP
 from sdqn_lab.networks.nature import Nature
@@ -86,12 +87,6 @@ def with_stride() -> SpikingNetwork:
     return network
 
 
-def with_two_heads() -> SpikingNetwork:
-    one, other = Mlp(), Mlp()
-    heads = {"policy": one.readout, "value": other.readout}
-    return SpikingNetwork(one.torso, one.encoder, heads, time_window=3, observation_scale=1.0)
-
-
 def with_mixed_neurons() -> SpikingNetwork:
     network = Minatar(LIF)
     network.get_submodule("torso.hidden").neuron = ReLU()
@@ -121,7 +116,6 @@ NOT_COVERED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "mean_membrane": (lambda: Minatar(readout=MeanMembrane), READOUT),
     "discounted_spikes": (lambda: Minatar(readout=DiscountedSpikes), READOUT),
     "first_spike": (lambda: Minatar(readout=FirstSpike), READOUT),
-    "two heads": (with_two_heads, READOUT),
     "batchnorm": (lambda: Minatar(norm=BatchNorm), NORM),
     "a norm of one's own": (lambda: Minatar(norm=OwnNorm), NORM),
     "plif": (lambda: Minatar(PLIF), NEURON),
@@ -274,7 +268,10 @@ def test_a_cell_that_cannot_be_compiled_is_refused_before_it_begins(
 
 @pytest.mark.parametrize(
     "experiment",
-    [*["pl_sdqn", "sdqn", "dqn", "dqn_popnorm", "pl_pqn", "pqn"], "pl_qr_dqn", "qr_dqn"],
+    [
+        *["pl_sdqn", "sdqn", "dqn", "dqn_popnorm", "pl_pqn", "pqn", "pl_qr_dqn", "qr_dqn"],
+        *["pl_ppo", "ppo", "pl_a2c", "a2c", "pl_reinforce", "reinforce"],
+    ],
 )
 def test_the_experiments_on_minatar_are_compiled(experiment: str) -> None:
     cfg = config.compose([*CELL, f"experiment={experiment}", "backend=compiled"])
@@ -300,4 +297,9 @@ def test_a_cell_says_which_path_it_takes_and_why(option: str, said: str, tmp_pat
 def test_an_optimizer_that_is_not_covered_is_left_to_torch() -> None:
     agent = DQN(Minatar(), EnvSpec(IMAGE, ACTIONS), seed=0, num_envs=1)
     agent.optimizer = torch.optim.SGD(agent.network.parameters(), lr=0.1)
-    assert agent.general_path == "an optimizer other than Adam, AdamW and RAdam"
+    assert agent.general_path == "an optimizer other than Adam, AdamW, RAdam, RMSprop"
+    with_momentum = torch.optim.RMSprop(agent.network.parameters(), lr=0.1, momentum=0.9)
+    assert optimizer_obstacle(with_momentum) == "momentum"
+    assert (
+        optimizer_obstacle(torch.optim.Adam(agent.network.parameters(), amsgrad=True)) == "amsgrad"
+    )

@@ -26,6 +26,8 @@ OPTIMIZERS: dict[str, Make] = {
         torch.optim.RAdam,
         {"weight_decay": 0.1, "decoupled_weight_decay": True},
     ),
+    "rmsprop": (torch.optim.RMSprop, {"alpha": 0.9, "eps": 1e-3}),
+    "rmsprop, decay": (torch.optim.RMSprop, {"weight_decay": 0.1}),
 }
 ALL = pytest.mark.parametrize("name", OPTIMIZERS)
 
