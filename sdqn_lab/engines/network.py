@@ -235,7 +235,7 @@ class CompiledNetwork:
         samples = 1 if network.temporal else -(-len(observations) // TILE) * TILE
         key = network.steps(time_window), samples
         if key not in self._decisions:
-            self._decisions[key] = self._engines(*key)
+            self._decisions[key] = [self._engine(branch, *key) for branch in self._branches]
         return self._forward(self._decisions[key], observations, key[0], False)
 
     def by_head(self, outputs: Tensor) -> dict[str, Tensor]:
@@ -250,7 +250,7 @@ class CompiledNetwork:
         """Outputs (B, K) for observations (B, ...), and what `backward` needs; see `values`."""
         key = self._key(len(observations))
         if key not in self._updates:
-            self._updates[key] = self._engines(*key)
+            self._updates[key] = [self._engine(branch, *key) for branch in self._branches]
         return self._forward(self._updates[key], observations, key[0], True)
 
     def backward(self, observations: Array, of_outputs: Array) -> None:
@@ -286,10 +286,6 @@ class CompiledNetwork:
         if flat.dtype == np.bool_:
             return flat.view(np.uint8)
         return flat if flat.dtype in (np.uint8, np.float32) else flat.astype(np.float32)
-
-    def _engines(self, steps: int, batch: int) -> list[Engine]:
-        """For each branch, see `_engine`."""
-        return [self._engine(branch, steps, batch) for branch in self._branches]
 
     def _engine(self, branch: Branch, steps: int, batch: int) -> Engine:
         """Room for so many steps and samples, and the table that says where everything lies."""
