@@ -26,8 +26,7 @@ def study(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
-def raw(study):
+def evaluated(study):
     """One row per run, from its config and metrics: last window, best evaluation, steps."""
     rows = []
     for file in sorted(study.glob("*/config.yaml")):
@@ -49,6 +48,11 @@ def raw(study):
             }
         )
     return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def raw(study):
+    return evaluated(study)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +138,7 @@ def test_aggregates_are_those_of_the_normalized_scores(study, normalized):
 
 def test_the_probability_of_improvement_counts_pairs_of_runs(study, normalized):
     rows = table(study, "improvement")
-    (baseline,) = {"dqn", "pqn"} & normalized.keys()
+    baseline = "dqn" if "dqn" in normalized else "pqn"
     for row in rows.itertuples():
         won = []
         for game, ours in normalized[row.arm].items():
@@ -223,3 +227,21 @@ def test_the_table_of_the_calibration_is_its_rows_and_what_is_said_of_it_follows
         expected += list(np.quantile(1 - fixed / trained, (0.025, 0.975)))
         # The rows are rounded, and what is said is a whole percent.
         assert [int(said), *map(int, ends)] == pytest.approx(100 * np.array(expected), abs=0.6)
+
+
+def test_differences_between_engine_and_general_path_are_those_of_the_metrics():
+    home = ROOT / "results" / "engine" / "sweep"
+    ours, theirs = (
+        evaluated(study).groupby(["arm", "game"])["score"].mean()
+        for study in (home, ROOT / "results" / "minatar" / "sweep")
+    )
+    for row in block(home, "difference"):
+        arm = row["arm"].strip("`")
+        if row["game"].startswith("all "):
+            share = 100 * (ours[arm] / theirs[arm] - 1).mean()
+            agree(row["difference"].split()[0], [share])
+        else:
+            engine, general = ours[arm, row["game"]], theirs[arm, row["game"]]
+            agree(row["engine"].split()[0], [engine])
+            agree(row["general path"].split()[0], [general])
+            agree(row["difference"].split()[0], [engine - general])
