@@ -13,7 +13,10 @@ from sdqn_lab.engines.optimizer import CompiledOptimizer, optimizer_obstacle
 
 
 class GradientAgent(Agent):
-    """Learns by the steps of one optimizer, `optimizer`, which a class derived from it sets."""
+    """Learns by the steps of one optimizer, `optimizer`, which a class derived from it sets.
+
+    Its updates are made by `engine`, and by torch where that is None.
+    """
 
     has_compiled_updates = True
     optimizer: torch.optim.Optimizer
@@ -21,7 +24,8 @@ class GradientAgent(Agent):
 
     @cached_property
     def _is_covered(self) -> bool:
-        return compiled(self.network) is not None and optimizer_obstacle(self.optimizer) is None
+        lacking = optimizer_obstacle(self.optimizer, self.network)
+        return compiled(self.network) is not None and lacking is None
 
     @property
     def engine(self) -> CompiledOptimizer | None:
@@ -44,7 +48,7 @@ class GradientAgent(Agent):
         """See `Agent`."""
         if self.engine is not None:
             return None
-        return obstacle(self.network) or optimizer_obstacle(self.optimizer)
+        return obstacle(self.network) or optimizer_obstacle(self.optimizer, self.network)
 
     def gradient_norms(self) -> Mapping[str, Tensor | float]:
         """See `Agent`."""

@@ -133,6 +133,8 @@ class PolicyAgent(GradientAgent):
     def loss(self, batch: Batch, outputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, 0-d, and metrics, 0-d without gradient.
 
+        It depends on the network's parameters through its outputs alone.
+
         Args:
             batch: what was done.
             outputs: what the network answers now, (B, K) by head; under score_function beside them

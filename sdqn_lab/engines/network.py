@@ -105,6 +105,8 @@ def _units(block: Block) -> int:
 
 
 _COMPILED: "weakref.WeakKeyDictionary[nn.Module, CompiledNetwork]" = weakref.WeakKeyDictionary()
+ROOMS = 4
+"""Sizes of batches for whose updates room is kept."""
 STORED = {4: (2, 3, 1, 0), 3: (0, 1, 2), 2: (1, 0), 1: (0,)}
 """By a parameter's dimensions, the order of its axes in memory: inputs of a map are rows."""
 
@@ -250,6 +252,9 @@ class CompiledNetwork:
         """Outputs (B, K) for observations (B, ...), and what `backward` needs; see `values`."""
         key = self._key(len(observations))
         if key not in self._updates:
+            # Batches of whole episodes have many sizes, and room for each of them would add up.
+            if len(self._updates) == ROOMS:
+                del self._updates[next(iter(self._updates))]
             self._updates[key] = [self._engine(branch, *key) for branch in self._branches]
         return self._forward(self._updates[key], observations, key[0], True)
 

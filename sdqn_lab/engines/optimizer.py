@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdqn_lab.engines.kernels import Array, Table
 from sdqn_lab.spiking.kernels.jit import bare_jit
@@ -28,13 +28,16 @@ MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
 """What torch calls the moments in an optimizer's state; the last one is that of the squares."""
 
 
-def optimizer_obstacle(optimizer: torch.optim.Optimizer) -> str | None:
-    """What `CompiledOptimizer` lacks for this one, in a few words; None if nothing."""
+def optimizer_obstacle(optimizer: torch.optim.Optimizer, network: nn.Module) -> str | None:
+    """What `CompiledOptimizer` lacks for these two, in a few words; None if nothing."""
     if type(optimizer) not in MOMENTS:
         return f"an optimizer other than {', '.join(kind.__name__ for kind in MOMENTS)}"
     if len(optimizer.param_groups) > 1:
         return "several groups of parameters"
     (group,) = optimizer.param_groups
+    learned = {parameter for parameter in network.parameters() if parameter.requires_grad}
+    if len(learned) < len(list(network.parameters())) or learned != set(group["params"]):
+        return "parameters that are frozen, or not the optimizer's"
     options = ("amsgrad", "maximize", "momentum", "centered")
     return next((option for option in options if group.get(option)), None)
 
@@ -63,8 +66,8 @@ class CompiledOptimizer:
 
     def __init__(self, network: "CompiledNetwork", optimizer: torch.optim.Optimizer) -> None:
         self.network, self._optimizer = network, optimizer
-        first = torch.zeros(network.parameters.size, dtype=network.dtype)
-        self._moments = first, torch.zeros_like(first)
+        self._moments = self._zeros()
+        self._has_stepped = False
         # Behind the layers lies what belongs to none, or nothing.
         self._bounds = np.append(network.bounds, len(network.parameters))
         self._squares = np.zeros(len(network.bounds), network.parameters.dtype)
@@ -79,7 +82,7 @@ class CompiledOptimizer:
         if max_grad_norm is not None:
             square_sums(network.gradient, self._bounds, self._squares)
             clip = min(1.0, max_grad_norm / (math.sqrt(self._squares.sum()) + CLIP_EPS))
-        self._steps += 1
+        self._steps, self._has_stepped = self._steps + 1, True
         if isinstance(self._optimizer, torch.optim.RMSprop):
             (beta1, beta2), corrections = (0.0, group["alpha"]), (1.0, 1.0)
         else:
@@ -110,22 +113,29 @@ class CompiledOptimizer:
         return math.sqrt(self._squares.sum())
 
     def store(self) -> None:
-        """Show torch's optimizer its state, which shares memory with this one's."""
+        """Show torch's optimizer its state, which shares memory with this one's.
+
+        Without a step since the last `load` torch's is the newer one, and stays.
+        """
+        if not self._has_stepped:
+            return
         for parameter, moments in self._named():
             step = torch.tensor(float(self._steps))
             self._optimizer.state[parameter] = {"step": step, **moments}
 
     def load(self) -> None:
         """Take over the state that torch's optimizer has, or none if it has none yet."""
-        self._steps = 0
+        self._steps, self._has_stepped = 0, False
+        self._moments = self._zeros()  # not in place: what is loaded may be what was stored
         for parameter, moments in self._named():
-            state = self._optimizer.state.get(parameter)
-            for name, moment in moments.items():
-                if not state:
-                    moment.zero_()
-                else:
-                    self._steps = int(state["step"])
+            if state := self._optimizer.state.get(parameter):
+                self._steps = int(state["step"])
+                for name, moment in moments.items():
                     moment.copy_(state[name])
+
+    def _zeros(self) -> tuple[Tensor, Tensor]:
+        first = torch.zeros(self.network.parameters.size, dtype=self.network.dtype)
+        return first, torch.zeros_like(first)
 
     def _named(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Each parameter with the moments that torch's optimizer keeps of it."""

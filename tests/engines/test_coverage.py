@@ -298,8 +298,17 @@ def test_an_optimizer_that_is_not_covered_is_left_to_torch() -> None:
     agent = DQN(Minatar(), EnvSpec(IMAGE, ACTIONS), seed=0, num_envs=1)
     agent.optimizer = torch.optim.SGD(agent.network.parameters(), lr=0.1)
     assert agent.general_path == "an optimizer other than Adam, AdamW, RAdam, RMSprop"
-    with_momentum = torch.optim.RMSprop(agent.network.parameters(), lr=0.1, momentum=0.9)
-    assert optimizer_obstacle(with_momentum) == "momentum"
-    assert (
-        optimizer_obstacle(torch.optim.Adam(agent.network.parameters(), amsgrad=True)) == "amsgrad"
-    )
+    for options in ({"momentum": 0.9}, {"centered": True}):
+        optimizer = torch.optim.RMSprop(agent.network.parameters(), lr=0.1, **options)
+        assert optimizer_obstacle(optimizer, agent.network) == next(iter(options))
+    optimizer = torch.optim.Adam(agent.network.parameters(), amsgrad=True)
+    assert optimizer_obstacle(optimizer, agent.network) == "amsgrad"
+
+
+def test_parameters_that_are_not_to_learn_are_left_to_torch() -> None:
+    agent = DQN(Minatar(), EnvSpec(IMAGE, ACTIONS), seed=0, num_envs=1)
+    agent.optimizer = torch.optim.Adam(agent.network.get_submodule("readout").parameters())
+    assert agent.general_path == "parameters that are frozen, or not the optimizer's"
+    agent = DQN(Minatar(), EnvSpec(IMAGE, ACTIONS), seed=0, num_envs=1)
+    agent.network.get_submodule("torso").requires_grad_(False)
+    assert agent.general_path == "parameters that are frozen, or not the optimizer's"

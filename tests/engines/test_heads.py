@@ -14,7 +14,7 @@ from sdqn_lab.agents.base import EnvSpec
 from sdqn_lab.agents.policy_agent import PolicyAgent
 from sdqn_lab.agents.ppo import PPO
 from sdqn_lab.agents.reinforce import REINFORCE
-from sdqn_lab.engines.network import compiled
+from sdqn_lab.engines.network import ROOMS, compiled
 from sdqn_lab.envs.base import ActionBox
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.spiking.neuron import LIF, ReLU
@@ -211,3 +211,36 @@ def test_an_action_is_as_probable_when_it_is_learned_from_as_when_it_was_drawn(c
     assert np.array_equal(decision.extras["value"], outputs["value"][:, 0].numpy())
     policy = agent.policy(agent.network, agent.env.actions)
     assert torch.equal(policy.outputs(observations), outputs["policy"])
+
+
+def test_batches_of_many_sizes_take_the_room_of_a_few() -> None:
+    agent, rooms = made("reinforce, gaussian", lambda network: network), set[int]()
+    engine = compiled(agent.network)
+    assert engine is not None
+    for size in range(1, 100):
+        engine.forward(np.zeros((size, *VECTOR), np.float32))
+        rooms.add(len(engine._updates))
+    assert max(rooms) == ROOMS
+
+
+def test_what_was_not_finite_is_forgotten_when_a_state_is_loaded() -> None:
+    agent = made("a2c", lambda network: network)
+    agent.update(batch("a2c", 0))
+    kept = copy.deepcopy(agent.state_dict())
+    assert agent.engine is not None
+    agent.engine.network.gradient[:] = np.inf
+    agent.engine.step()
+    agent.load_state_dict(kept)
+    agent.update(batch("a2c", 1))
+    assert all(torch.isfinite(tensor).all() for tensor in agent.network.state_dict().values())
+
+
+def test_updates_that_torch_makes_are_not_overwritten_by_an_engine_that_made_none() -> None:
+    agent = made("ppo", lambda network: network)
+    assert agent.engine is not None
+    for parameter in agent.network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for _ in range(3):
+        agent.optimizer.step()
+        state = agent.state_dict()
+    assert {float(moments["step"]) for moments in state["optimizer"]["state"].values()} == {3.0}
