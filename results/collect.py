@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pandas as pd
+
 RESULTS = Path(__file__).parent
 FILES = ("config.yaml", "status.json", "probe.json", "health.json")
 SHOWN = {
@@ -65,7 +67,11 @@ def report(home: Path, options: list[str]) -> None:
                     shutil.copy(file, to)
         for name in ("scores", "aggregates"):
             print(Path(made, "tables", f"{name}.md").read_text(encoding="utf-8"))
-    shutil.copy(home / "report" / "tables" / "runs.csv", home)
+    # A row for each run that is there; the ledger knows the others.
+    runs = home / "report" / "tables" / "runs.csv"
+    table = pd.read_csv(runs, dtype=str, keep_default_na=False)
+    table[table["state"] == "finished"].to_csv(runs, index=False)
+    shutil.copy(runs, home)
 
 
 if __name__ == "__main__":
