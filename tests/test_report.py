@@ -432,6 +432,7 @@ def test_the_terminal_says_of_how_many_games_an_aggregate_is(tmp_path, capsys):
     assert f"not every arm has a score in {GAMES[1]}" in printed
 
 
+@pytest.mark.slow  # matplotlib tries long to find room
 def test_names_that_a_layout_has_no_room_for_are_no_warnings(tmp_path, capsys, recwarn):
     for letter in "ab":
         config = make_run(tmp_path / letter) / "config.yaml"

@@ -205,6 +205,7 @@ def test_a_forward_put_in_place_of_a_module_s_own_asks_for_torch() -> None:
     assert obstacle(network) == "modules with hooks"
 
 
+@pytest.mark.slow  # compiles two forms of a network
 def test_a_part_put_in_place_of_another_is_compiled_anew_or_not_at_all() -> None:
     network = Minatar()
     engine = compiled(network)
