@@ -152,7 +152,7 @@ def test_a_shell_completes_commands_options_and_keys(script, monkeypatch, line, 
     assert script("-sc", "query=bash").out.split() == words
 
 
-@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="no bash")
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="completion for bash, which is not here")
 def test_bash_takes_what_is_printed_for_it(script):
     printed = script("run", "-sc", "install=bash").out
     shown = subprocess.run(

@@ -70,10 +70,7 @@ def normalized(raw):
 
 
 def table(study, name):
-    file = study.parent / "report" / "tables" / f"{name}.csv"
-    if not file.exists():
-        pytest.skip(f"this study has no table of {name}")
-    return pd.read_csv(file)
+    return pd.read_csv(study.parent / "report" / "tables" / f"{name}.csv")
 
 
 def test_every_score_carries_what_it_was_made_with(study):
@@ -137,6 +134,9 @@ def test_aggregates_are_those_of_the_normalized_scores(study, normalized):
 
 
 def test_the_probability_of_improvement_counts_pairs_of_runs(study, normalized):
+    if len(normalized) == 1:  # a single arm improves on nothing
+        assert not (study.parent / "report" / "tables" / "improvement.csv").exists()
+        return
     rows = table(study, "improvement")
     baseline = "dqn" if "dqn" in normalized else "pqn"
     for row in rows.itertuples():

@@ -195,7 +195,7 @@ class PolicyAgent(GradientAgent):
     def update(self, batch: Batch) -> dict[str, Tensor | float]:
         """Make one gradient step; its metrics, 0-d, with "grad/norm": L2 norm before clipping."""
         self._seen = batch["observations"]
-        self.updates += 1
+        grad_norm: Tensor | float
         if (engine := self.engine) is not None:
             # The loss is torch's, of few numbers; the way to them and back is compiled.
             observations = batch["observations"].numpy()
@@ -203,11 +203,13 @@ class PolicyAgent(GradientAgent):
             loss, metrics = self.loss(batch, engine.network.by_head(answered))
             loss.backward()  # type: ignore[no-untyped-call]
             engine.network.backward(observations, cast(Tensor, answered.grad).numpy())
-            return {**metrics, "grad/norm": engine.step(self.max_grad_norm)}
-        loss, metrics = self.loss(batch, outputs := self.outputs(batch))
-        grad_norm = descend(loss, self.network, self.optimizer, self.max_grad_norm)
-        if self.tape is not None:
-            metrics["policy/spike_log_prob"] = outputs["spike_log_prob"].detach().mean()
+            grad_norm = engine.step(self.max_grad_norm)
+        else:
+            loss, metrics = self.loss(batch, outputs := self.outputs(batch))
+            grad_norm = descend(loss, self.network, self.optimizer, self.max_grad_norm)
+            if self.tape is not None:
+                metrics["policy/spike_log_prob"] = outputs["spike_log_prob"].detach().mean()
+        self.updates += 1
         return {**metrics, "grad/norm": grad_norm}
 
     def outputs(self, batch: Batch) -> Mapping[str, Tensor]:

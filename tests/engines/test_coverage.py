@@ -156,7 +156,7 @@ def test_what_is_not_covered_has_its_reason(name: str) -> None:
     assert compiled(network) is None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: make gpu-check")
 @pytest.mark.gpu
 def test_a_network_on_a_gpu_is_not_covered() -> None:
     assert obstacle(Minatar().cuda()) == "another device than the CPU"

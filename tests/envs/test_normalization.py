@@ -165,7 +165,9 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):
     assert "Hopper-v5 needs the package mujoco" in str(problem)
 
 
-@pytest.mark.skipif(find_spec("mujoco") is None, reason="needs the extra mujoco")
+@pytest.mark.skipif(
+    find_spec("mujoco") is None, reason="MuJoCo is an extra: pip install -e '.[mujoco]'"
+)
 @pytest.mark.parametrize("env", ["inverted_pendulum", "hopper", "half_cheetah", "walker2d", "ant"])
 def test_every_mujoco_task_starts_and_steps_alike_from_a_seed(env):
     cfg = composed((f"env={env}", "tracker=none"))
