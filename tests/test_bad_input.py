@@ -232,7 +232,7 @@ CONTRADICTIONS = [
     ("env=cartpole algo=ppo algo.gae_lambda=1.5", "must lie in [0, 1]", "algo.gae_lambda=0.95"),
     ("env=cartpole algo=a2c algo.entropy_coef=-0.1", "must be >= 0", "algo.entropy_coef=0.0"),
     ("env=cartpole algo=ppo algo.shared_trunk=maybe", "true or false", "algo.shared_trunk=true"),
-    ("env=cartpole algo=a2c backend=compiled", "not for algo=a2c", "backend=auto"),
+    ("env=bandit algo=plasticity backend=compiled", "not for algo=plasticity", "backend=auto"),
     ("norm=batchnorm env=cartpole algo.batch_size=1", "norm=batchnorm", "algo.batch_size=32"),
     (
         "norm=batchnorm network.normalize_hidden=true algo.batch_size=1",
@@ -288,7 +288,7 @@ CONTRADICTIONS = [
     ("env=cartpole encoder=population encoder.low=3", "below high", "encoder.low=-3.0"),
     ("env=cartpole encoder=population encoder.low=[-1,-1]", "4", "encoder.low=-3.0"),
     ("neuron=bernoulli backend=fused", "Bernoulli", "backend=auto"),
-    ("neuron=bernoulli env=cartpole algo=dqn backend=compiled", "not for", "backend=auto"),
+    ("neuron=bernoulli env=cartpole algo=dqn backend=compiled", "Bernoulli", "backend=auto"),
     ("readout=discounted_spikes readout.tau=0.5", ">= 1", "readout.tau=2.0"),
     ("env=cartpole network=nature", "(4,)", "network=mlp"),
     ("env=minatar_breakout network=nature", "36x36", "network=minatar"),

@@ -82,7 +82,7 @@ def _block_obstacle(block: Block) -> str | None:
     if type(block.norm) not in (PopNorm, NoNorm):
         return "a norm other than popnorm and none"
     if block.neuron.backend not in ("auto", "compiled"):
-        return f"backend={block.neuron.backend}"
+        return f"{type(block.neuron).__name__} with backend={block.neuron.backend}"
     if type(block.neuron) is not ReLU and block.neuron.kernel_constants() is None:
         return "a neuron or surrogate without kernels"
     return None
