@@ -133,7 +133,7 @@ KILLS_OF_POLICIES = [("act", 40), ("learn a policy", 5), ("evaluate", 3)]
         pytest.param(PQN, KILLS_OF_PQN, marks=pytest.mark.slow),
         pytest.param(QR_DQN, KILLS[1:3], marks=pytest.mark.slow),
         pytest.param(PPO, KILLS_OF_POLICIES, marks=pytest.mark.slow),
-        (REINFORCE, KILLS_OF_POLICIES),
+        pytest.param(REINFORCE, KILLS_OF_POLICIES, marks=pytest.mark.slow),
     ],
     ids=["minatar", "atari", "pqn", "qr_dqn", "ppo", "reinforce"],
 )

@@ -28,7 +28,7 @@ TINY += ["budget.log_every_steps=200", "protocol.eval_episodes=1"]
 KEPT = [*TINY, "keep_state=true", "algo.iteration_steps=100", "algo.replay_capacity_steps=100"]
 KEPT += ["budget.log_every_steps=50"]
 """A run that can go on when it is finished; two checkpoints."""
-LONG = [*TINY, "budget.steps=4000"]
+LONG = [*TINY, "budget.steps=2000"]
 """Seconds: long enough to be hit in the middle."""
 FINISHES = """echo '{"state": "finished"}' > "$4/status.json" """
 """A cell that is done at once; see `let_cells_do`."""
