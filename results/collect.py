@@ -4,10 +4,12 @@ python results/collect.py SWEEP_DIR NAME    fills results/NAME; run it again for
 python results/collect.py NAME              makes tables and figures anew from the committed runs
 
 Kept of the metrics: every row with an evaluation, the last row, and every tenth of the others.
-Options after the names go to `python -m sdqn_lab.report`.
+In results/NAME/README.md the tables between `<!-- scores -->` and `<!-- /scores -->`, and likewise
+`aggregates`, are made anew. Options after the names go to `python -m sdqn_lab.report`.
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -65,8 +67,18 @@ def report(home: Path, options: list[str]) -> None:
             for name in names.split():
                 if (file := Path(made, folder, f"{name}.{SUFFIX[folder]}")).exists():
                     shutil.copy(file, to)
+        page = home / "README.md"
+        text = page.read_text(encoding="utf-8") if page.exists() else ""
         for name in ("scores", "aggregates"):
-            print(Path(made, "tables", f"{name}.md").read_text(encoding="utf-8"))
+            table = Path(made, "tables", f"{name}.md").read_text(encoding="utf-8")
+            print(table)
+            (rows, *_) = re.findall(r"(?:^\|.*\n)+", table, re.MULTILINE)
+            begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+            if begin in text:
+                before, behind = text.split(begin)[0], text.split(end)[1]
+                text = f"{before}{begin}\n\n{rows}\n{end}{behind}"
+        if text:
+            page.write_text(text, encoding="utf-8")
     # A row for each run that is there; the ledger knows the others.
     runs = home / "report" / "tables" / "runs.csv"
     table = pd.read_csv(runs, dtype=str, keep_default_na=False)
