@@ -116,7 +116,8 @@ class Watch:
                 continue
             if report.state in WRONG:
                 self._print(wrong_line(report))
-            elif self._live is None and (before or report.state not in ("queued", "finished")):
+            # At the first look the counts tell of those that nothing happens to.
+            elif self._live is None and (before or report.state in ("running", "requeued")):
                 scored = report.state == "finished" and report.evaluation is not None
                 score = f" with {report.evaluation:.2f}" if scored else ""
                 self._print(f"{report.name}: {report.state}{score} ({counts})")

@@ -191,7 +191,7 @@ def test_a_long_table_shows_what_went_wrong_first_and_says_what_it_hides():
 
 
 def test_without_a_terminal_a_sweep_reports_each_change_and_is_not_silent_for_long(monkeypatch):
-    made_up(SWEEP, {"a": "running", "b": "pending"})
+    made_up(SWEEP, {"a": "running", "b": "pending", "of another command": None})
     seen = observe(SWEEP)
     monkeypatch.setattr("time.monotonic", lambda: 0.0)
     console = Console(force_terminal=False, width=200)
@@ -200,11 +200,11 @@ def test_without_a_terminal_a_sweep_reports_each_change_and_is_not_silent_for_lo
             monkeypatch.setattr("time.monotonic", lambda seconds=seconds: seconds)
             watch.show(seen)
         cell_ended = replace(seen.reports[0], state="finished", evaluation=5.0)
-        watch.show(replace(seen, reports=[cell_ended, seen.reports[1]]))
+        watch.show(replace(seen, reports=[cell_ended, *seen.reports[1:]]))
     assert shown.get().splitlines() == [
-        "a: running (2 cells: 1 running, 1 queued)",
-        "2 cells: 1 running, 1 queued",
-        "a: finished with 5.00 (2 cells: 1 finished, 1 queued)",
+        "a: running (3 cells: 1 running, 1 queued, 1 missing)",
+        "3 cells: 1 running, 1 queued, 1 missing",
+        "a: finished with 5.00 (3 cells: 1 finished, 1 queued, 1 missing)",
     ]
 
 
