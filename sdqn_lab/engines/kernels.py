@@ -653,8 +653,11 @@ def _map_activity_backward(
     part, below = _part(engine.table, index), _part(engine.table, index - 1)
     reals, units, inputs, length = engine.reals, part.units, below.units, whole.length
     one = gradient.dtype.type(1)
-    # Left by a larger batch; they take part in the product.
+    # Left by a larger batch; they take part in the product, and 0 times NaN is NaN.
     rest = reals[part.of_currents + batch * units :][: (length - batch) * units]
+    for i in range(len(rest)):
+        rest[i] = 0
+    rest = reals[below.activity + batch * inputs :][: (length - batch) * inputs]
     for i in range(len(rest)):
         rest[i] = 0
     for b in range(batch):

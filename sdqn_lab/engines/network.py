@@ -106,7 +106,7 @@ def _units(block: Block) -> int:
 
 _COMPILED: "weakref.WeakKeyDictionary[nn.Module, CompiledNetwork]" = weakref.WeakKeyDictionary()
 ROOMS = 4
-"""Sizes of batches for whose updates room is kept."""
+"""Sizes of batches for which room is kept, of updates and of decisions."""
 STORED = {4: (2, 3, 1, 0), 3: (0, 1, 2), 2: (1, 0), 1: (0,)}
 """By a parameter's dimensions, the order of its axes in memory: inputs of a map are rows."""
 
@@ -236,9 +236,7 @@ class CompiledNetwork:
         # Spiking samples are worked off one by one and leave nothing, so room for one is enough.
         samples = 1 if network.temporal else -(-len(observations) // TILE) * TILE
         key = network.steps(time_window), samples
-        if key not in self._decisions:
-            self._decisions[key] = [self._engine(branch, *key) for branch in self._branches]
-        return self._forward(self._decisions[key], observations, key[0], False)
+        return self._forward(self._kept(self._decisions, key), observations, key[0], False)
 
     def by_head(self, outputs: Tensor) -> dict[str, Tensor]:
         """Outputs (B, K), as those of each head by its name."""
@@ -251,12 +249,7 @@ class CompiledNetwork:
     def forward(self, observations: Array) -> Array:
         """Outputs (B, K) for observations (B, ...), and what `backward` needs; see `values`."""
         key = self._key(len(observations))
-        if key not in self._updates:
-            # Batches of whole episodes have many sizes, and room for each of them would add up.
-            if len(self._updates) == ROOMS:
-                del self._updates[next(iter(self._updates))]
-            self._updates[key] = [self._engine(branch, *key) for branch in self._branches]
-        return self._forward(self._updates[key], observations, key[0], True)
+        return self._forward(self._kept(self._updates, key), observations, key[0], True)
 
     def backward(self, observations: Array, of_outputs: Array) -> None:
         """Add to `gradient`, from the gradient (B, K) of what `forward` gave for them."""
@@ -270,6 +263,17 @@ class CompiledNetwork:
     def _key(self, batch: int) -> tuple[int, int]:
         """T, and the samples of a batch rounded up: batches of about one size share their room."""
         return self._alive.steps(None), -(-batch // TILE) * TILE
+
+    def _kept(
+        self, rooms: dict[tuple[int, int], list[Engine]], key: tuple[int, int]
+    ) -> list[Engine]:
+        """Room for so many steps and samples, made at the first call."""
+        if key not in rooms:
+            # Batches of whole episodes have many sizes, and room for each of them would add up.
+            if len(rooms) == ROOMS:
+                del rooms[next(iter(rooms))]
+            rooms[key] = [self._engine(branch, *key) for branch in self._branches]
+        return rooms[key]
 
     def _forward(self, engines: list[Engine], observations: Array, steps: int, keep: bool) -> Array:
         flat, outs = self._flat(observations), []

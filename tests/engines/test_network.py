@@ -206,6 +206,28 @@ def test_gradients_add_up_over_calls_of_several_sizes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SOME)
+def test_weights_that_were_not_numbers_leave_nothing_behind(name: str) -> None:
+    network, x = drawn(CASES[name], torch.float64)
+    engine = compiled(network)
+    assert engine is not None
+    of_values = direction(BATCH, np.float64)
+    _, wanted = answers(network, x, of_values)
+    good = engine.parameters.copy()
+    engine.parameters[:] = np.nan
+    # More samples than follow, in the same room.
+    more = np.concatenate([x, x])
+    engine.forward(more)
+    engine.backward(more, direction(len(more), np.float64))
+    engine.parameters[:] = good
+    engine.gradient[:] = 0
+    engine.forward(x)
+    engine.backward(x, of_values)
+    found = of_engine(network)
+    for key, theirs in wanted.items():
+        assert_near(found[key], theirs, 1e-12, key)
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_a_sample_is_answered_alike_alone_in_a_batch_and_after_any_other(name: str) -> None:
     network, x = drawn(CASES[name], torch.float32)
     engine = compiled(network)
