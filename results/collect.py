@@ -22,7 +22,8 @@ RESULTS = Path(__file__).parent
 FILES = ("config.yaml", "status.json", "probe.json", "health.json")
 SHOWN = {
     "tables": "aggregates arms costs firing improvement literature-1 runs scores",
-    "figures": "aggregates energy firing-over-training improvement learning-curves scores",
+    "figures": "aggregates energy firing-over-training improvement learning-curves "
+    "learning-curves-time scores",
 }
 SUFFIX = {"tables": "csv", "figures": "png"}
 
