@@ -1,6 +1,9 @@
 """Writes into README.md how returns of the engine differ from those of the general path.
 
-python results/engine/compare.py    from runs.csv here and in ../minatar
+python results/engine/compare.py    from runs.csv here, in ../general_path and in ../minatar
+
+The general path's runs are those of ../general_path; of a game and arm that are not there, those of
+../minatar, made by older commits.
 
 A line for each game and arm: the difference of mean evaluation returns over the last fifth of
 training. The lines over all games: the mean of these differences, each as a share of the general
@@ -26,10 +29,11 @@ def interval(drawn: np.ndarray, form: str) -> str:
 def lines() -> list[str]:
     """Rows of the table."""
     rng = np.random.default_rng(SEED)
-    ours, theirs = (
-        pd.read_csv(file).groupby(["arm", "game"])["score"].apply(np.array)
-        for file in (HERE / "runs.csv", HERE.parent / "minatar" / "runs.csv")
+    ours, now, before = (
+        pd.read_csv(folder / "runs.csv").groupby(["arm", "game"])["score"].apply(np.array)
+        for folder in (HERE, HERE.parent / "general_path", HERE.parent / "minatar")
     )
+    theirs = now.combine_first(before)
     found = ["| game | arm | engine | general path | difference |", "|---|---|---|---|---|"]
     for arm in ARMS:
         shares, drawn_shares = [], []

@@ -162,7 +162,7 @@ def batch(case: str, number: int) -> dict[str, Tensor]:
 def test_updates_are_those_of_torch(case: str) -> None:
     fast, slow = made(case, lambda network: network), made(case, plain)
     assert fast.general_path is None
-    assert slow.general_path == "backend=reference"
+    assert str(slow.general_path).endswith("backend=reference")
     before = copy.deepcopy(fast.network.state_dict())
     for number in range(UPDATES):
         metrics = [agent.update(batch(case, number)) for agent in (fast, slow)]
