@@ -141,7 +141,7 @@ def test_updates_of_pqn_are_those_of_torch(limit: float | None, kind: str) -> No
     network = Minatar(lambda: IF(v_threshold=0.8, reset="soft"), time_window=4).to(dtype)
     slow, fast = pqn(plain(network), max_grad_norm=limit), pqn(network, max_grad_norm=limit)
     assert fast.general_path is None
-    assert slow.general_path == "LIF with backend=reference"
+    assert slow.general_path == "IF with backend=reference"
     # RAdam has a rectification from the sixth step on.
     for number in range(15):
         one = clear_batch(number, fast, slow)
