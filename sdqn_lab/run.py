@@ -97,7 +97,8 @@ def _single(planned: Plan) -> int:
         console().print(f"{directory.path}: finished already, nothing to do", soft_wrap=True)
         return 0
     if state is not None:
-        rule = f"holds a run that is {state}; continue it with "
+        was = f"{state}, or was killed" if state == "running" else state
+        rule = f"holds a run that is {was}; continue it with "
         rule += config.resume_command(directory.path, cell.cfg)
         raise ConfigError([Refused(str(directory.path), None, rule)])
     check_writable("hydra.run.dir", cell.path)

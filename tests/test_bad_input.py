@@ -233,6 +233,22 @@ CONTRADICTIONS = [
     ("env=cartpole algo=a2c algo.entropy_coef=-0.1", "must be >= 0", "algo.entropy_coef=0.0"),
     ("env=cartpole algo=ppo algo.shared_trunk=maybe", "true or false", "algo.shared_trunk=true"),
     ("env=bandit algo=plasticity backend=compiled", "not for algo=plasticity", "backend=auto"),
+    (
+        "env=bandit algo=plasticity norm=batchnorm",
+        "running statistics are never taken",
+        "norm=popnorm, or torso=RUN_DIR of a run that has them",
+    ),
+    (
+        "env=bandit algo=plasticity algo.rule=r_max algo.tau_eligibility=0.4",
+        ">= 1",
+        "algo.tau_eligibility=25.0",
+    ),
+    (
+        "env=cartpole algo=reinforce neuron=bernoulli encoder=population encoder.learned=true "
+        "algo.spike_gradient=score_function",
+        "no gradient through spikes",
+        "surrogate, or encoder.learned=false",
+    ),
     ("norm=batchnorm env=cartpole algo.batch_size=1", "norm=batchnorm", "algo.batch_size=32"),
     (
         "norm=batchnorm network.normalize_hidden=true algo.batch_size=1",

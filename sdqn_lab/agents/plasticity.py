@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_type_hints
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from sdqn_lab.checks.ranges import (
     Share,
     Weight,
     check_arguments,
+    fault,
 )
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.envs.base import ActionSpace
@@ -152,12 +153,10 @@ class Plasticity(Agent):
         with network.drawing(self.generator):
             post = neuron(currents)
         probability = neuron.probabilities(currents, post)
-        rates = pre.mean(0).cpu()
         found = {
             "weights": self.rule.weights(pre, post, probability),
             "thresholds": self.rule.thresholds(post, probability),
-            "rates": rates,
-            "value": rates @ self.value_weights,
+            "rates": pre.mean(0),
         }
         self._seen = observations
         actions = self._policy.choose(self.readout.rates(post), self._explore)
@@ -198,15 +197,17 @@ class Plasticity(Agent):
         """Make one change by the traces.
 
         Args:
-            columns: of a row and the one after it, (2, N, ...): rewards, terminal and value.
+            columns: of a row and the one after it, (2, N, ...): rewards, terminal and rates.
             valid: (N,) who took a step; not all False.
 
         Returns:
             "plasticity/modulator" (mean of m) and "plasticity/change_norm" (L2, of the weights).
         """
-        rewards, value = columns["rewards"][0], columns["value"]
+        rewards = columns["rewards"][0]
         if self.modulator == "td_error":
             discounts = self.gamma * ~columns["terminal"][0]
+            # Both by the same v: with V(s) from before v's last change a long game diverges.
+            value = columns["rates"] @ self.value_weights
             factor = rewards + discounts * value[1] - value[0]
             x, following = columns["rates"]
             moved = self.traces["rates"] * (x - discounts.unsqueeze(1) * following)
@@ -269,7 +270,9 @@ class Plasticity(Agent):
         # In earlier versions it was never lowered.
         self.value_rate = state.get("value_rate", self.value_rate)
         self.value_weights, self.traces = state["value_weights"], dict(state["traces"])
-        self.rollout.load_state_dict(state["rollout"])
+        # Earlier versions kept values as well.
+        rows = {name: column for name, column in state["rollout"].items() if name != "value"}
+        self.rollout.load_state_dict(rows)
         self._explore.bit_generator.state = state["explore"]
         self._seen = state["seen"]
         restore(self.generator, state["generator"])
@@ -299,6 +302,12 @@ class Plasticity(Agent):
             if key not in own and arguments[key] is not None:
                 rule = f"algo.rule={name} has no such argument"
                 found.append(Refused(f"algo.{key}", arguments[key], rule, "null"))
+            elif key in own and arguments[key] is not None:
+                hint = get_type_hints(RULES[name].__init__, include_extras=True)[key]
+                if rule := fault(arguments[key], hint):
+                    rule = f"{rule} under algo.rule={name}"
+                    default = str(own[key].default)
+                    found.append(Refused(f"algo.{key}", arguments[key], rule, default))
         rate = arguments["threshold_learning_rate"]
         if rate and not RULES[name].learns_thresholds:
             rule = f"algo.rule={name} does not say how thresholds change"

@@ -8,9 +8,10 @@ arguments become keys of `algo` by standing in the signature of `Plasticity`.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from sdqn_lab.checks.ranges import NonNegative, Positive, check_arguments
@@ -119,7 +120,7 @@ class RMax(Rule):
         neurons: OutputSpikes,
         *,
         tau_plus: Positive = 20.0,
-        tau_eligibility: Positive = 25.0,
+        tau_eligibility: Annotated[float, Ge(1)] = 25.0,
         hebb: NonNegative = 0.0,
     ) -> None:
         check_arguments(RMax.__init__, locals())

@@ -476,6 +476,9 @@ def without_score(network: "SpikingNetwork") -> Refused | None:
     if network.encoder.draws:
         rule = f"needs the input that was acted on, and {type(network.encoder).__name__} draws anew"
         return Refused(asked, "score_function", rule, "surrogate, or encoder=direct")
+    if any(True for _ in network.encoder.parameters()):
+        rule = "sends no gradient through spikes, which an encoder would learn by"
+        return Refused(asked, "score_function", rule, "surrogate, or encoder.learned=false")
     if any(isinstance(module, BatchNorm) for module in network.torso.modules()):
         rule = "needs a network that learns as it acts, and BatchNorm does not"
         return Refused(asked, "score_function", rule, "surrogate, or norm=popnorm")

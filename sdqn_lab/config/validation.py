@@ -25,6 +25,7 @@ from sdqn_lab.engines.network import obstacle
 from sdqn_lab.networks.network import SpikingNetwork
 from sdqn_lab.runs.directory import RunDirectory
 from sdqn_lab.runs.upgrade import LATER
+from sdqn_lab.spiking.norm import BatchNorm
 
 MAX_ACTIONS = 256
 """A run keeps an action in a byte."""
@@ -150,6 +151,11 @@ def _not_for_algorithm(cfg: DictConfig, env: EnvSpec) -> Refused | None:
         return Refused("readout", cfg.choices.get("readout"), rule, "output_spikes")
     if not algorithm.learns_by_gradient and cfg.encoder.get("learned"):
         return Refused("encoder.learned", True, f"{name} trains no encoder", "false")
+    normalized = issubclass(get_class(cfg.norm._target_), BatchNorm)
+    if not algorithm.learns_by_gradient and normalized and cfg.torso is None:
+        rule = f"{name} leaves the torso as it is, so its running statistics are never taken"
+        instead = "norm=popnorm, or torso=RUN_DIR of a run that has them"
+        return Refused("norm", cfg.choices.get("norm"), rule, instead)
     return None
 
 
@@ -204,7 +210,12 @@ def _wrong_torso(cfg: DictConfig, network: SpikingNetwork) -> Refused | None:
         if shapes.get(name) != needed.get(name):
             sides = (f"{each.get(name, 'nothing')}" for each in (shapes, needed))
             rule = "its {} is {} and here {}".format(name, *sides)
-            return Refused("torso", cfg.torso, rule, "network.KEY=VALUE as that run has them")
+            return Refused(
+                "torso",
+                cfg.torso,
+                rule,
+                "network.KEY=VALUE as that run has them, or a run of the same observations",
+            )
     return None
 
 

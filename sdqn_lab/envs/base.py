@@ -251,7 +251,11 @@ def check_box_actions(actions: Actions, num_envs: int, box: ActionBox) -> None:
         raise Refused("actions", actions.shape, f"must have shape ({num_envs}, {box.size})")
     # Clipping would let NaN pass; it is what a network answers that has diverged.
     if not np.isfinite(actions).all():
-        raise Refused("actions", actions.tolist(), "must be finite numbers")
+        raise Refused(
+            "actions",
+            actions.tolist(),
+            "must be finite numbers; a policy that diverged gives others",
+        )
 
 
 def action_space(env: VectorEnv) -> ActionSpace:

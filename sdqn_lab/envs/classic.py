@@ -204,7 +204,7 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
             shape = np.shape(screen.render())
         except Exception as error:  # whatever may be missing for drawing
             rule = f"must be an environment that draws itself ({one_line(error)})"
-            instead = "pip install pygame for Gymnasium's own, or another env.id"
+            instead = "env.id=ANOTHER, or for Gymnasium's own first: pip install pygame"
             raise Refused("env.id", self._id, rule, instead) from error
         if len(shape) != 3 or shape[-1] != 3:
             rule = f"must draw pictures (H, W, 3), and draws {shape}"

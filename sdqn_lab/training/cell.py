@@ -214,7 +214,11 @@ def _check_health(
         if not probe(network, observations, 0, by_gradient=by_gradient).dead:
             helpful.append(change)
     write_json(directory.path / "health.json", {**health.record(), "fixes": helpful})
-    why = "no gradient reaches any parameter" if by_gradient else "no unit of any layer fires"
+    why = (
+        "no gradient reaches any parameter"
+        if by_gradient
+        else f"no unit of {', '.join(health.silent)} fires"
+    )
     axes = " ".join(f"{axis}={cfg.choices[axis]}" for axis in ("neuron", "surrogate", "norm"))
     advice = f"write {' or '.join(helpful)}" if helpful else "none of the usual changes helps"
     line = f"{name}: dead: {why} under {axes}; {advice}"

@@ -35,7 +35,7 @@ class Health(NamedTuple):
     Attributes:
         layers: by name, in order.
         dead: every trainable parameter's gradient is exactly zero; for an agent that learns
-            without gradients: no unit of any layer fires.
+            without gradients: a layer of a torso of which no unit fires.
         starved: layers whose parameters all have a gradient of exactly zero.
         silent: layers of which no unit fired at all.
     """
@@ -102,7 +102,9 @@ def probe(
         )
     silent = [name for name, stats in firing.items() if stats.firing_rate == 0.0]
     if not by_gradient:
-        return Health(layers, dead=len(silent) == len(firing), starved=[], silent=silent)
+        # What fires in the heads fires by noise; nothing of the observation passes a silent layer.
+        torso = {p + name for p, t in network.torsos().items() for name, _ in t.named_children()}
+        return Health(layers, dead=not torso.isdisjoint(silent), starved=[], silent=silent)
     starved = [name for name, layer in layers.items() if layer.gradient_norm == 0.0]
     return Health(layers, dead=len(starved) == len(layers), starved=starved, silent=silent)
 
@@ -127,7 +129,8 @@ class Monitor:
         lines = []
         for key, rate in values.items():
             layer = key.removeprefix("snn/firing_rate/")
-            if layer == key:
+            # Output neurons: silence is an answer to the few observations that are looked at.
+            if layer in (key, "readout"):
                 continue
             woken, reported = layer in self._woken, layer in self._reported
             if rate > 0.0:

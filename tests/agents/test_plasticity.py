@@ -52,8 +52,11 @@ def agent_of(**changes):
     return agent
 
 
-def observe(agent, eligibility, rewards, value=(0, 0), *, terminal=(), invalid=()):
-    """A row whose decision made the first environment's first synapse eligible, and so on."""
+def observe(agent, eligibility, rewards, *, terminal=(), invalid=()):
+    """A row whose decision made the first environment's first synapse eligible, and so on.
+
+    Of the firing rates the first is as large.
+    """
     count = range(len(rewards))
     flags = [np.array([i in each for i in count]) for each in (terminal, invalid)]
     of_weights = np.zeros((len(rewards), ACTIONS, HIDDEN), np.float32)
@@ -62,7 +65,6 @@ def observe(agent, eligibility, rewards, value=(0, 0), *, terminal=(), invalid=(
         "weights": of_weights,
         "thresholds": -of_weights[:, :, 0],
         "rates": of_weights[:, 0],
-        "value": np.array(value, np.float32),
     }
     seen = np.zeros((len(rewards), FEATURES), np.float32)
     row = Row(
@@ -132,12 +134,23 @@ def test_reward_minus_mean_subtracts_what_was_earned_before():
 
 def test_the_td_error_bootstraps_but_for_the_end_of_a_game_and_teaches_the_critic():
     agent = agent_of(modulator="td_error", gamma=0.5, value_learning_rate=0.1)
-    observe(agent, [1, 1], [1, 1], value=[2, 2], terminal=[0])
+    agent.value_weights[0] = 2
+    observe(agent, [1, 1], [1, 1], terminal=[0])
     # Both are over: the second is truncated, and 6 is the value of its final observation.
-    observe(agent, [0, 0], [0, 0], value=[6, 6], invalid=[0, 1])
+    observe(agent, [3, 3], [0, 0], invalid=[0, 1])
     errors = 1 - 2, 1 + 0.5 * 6 - 2
     assert weight(agent) == 0.5 * sum(errors) / 2
-    assert agent.value_weights.tolist() == pytest.approx([0.1 * sum(errors) / 2, 0, 0, 0])
+    assert agent.value_weights.tolist() == pytest.approx([2 + 0.1 * sum(errors) / 2, 0, 0, 0])
+
+
+def test_values_of_a_long_game_come_nearer_by_the_same_share_at_each_step():
+    agent = agent_of(modulator="td_error", gamma=0.95, value_learning_rate=5.0, learning_rate=1e-6)
+    observe(agent, [1, 1], [1, 1])
+    for step in range(60):
+        (metrics,) = observe(agent, [1, 1], [1, 1])
+        # m = 1 - 0.05 v, and v grows by 5 m: a quarter of the error goes.
+        assert metrics["plasticity/modulator"] == pytest.approx(0.75**step, abs=1e-5)
+    assert agent.value_weights[0] == pytest.approx(1 / (1 - 0.95), rel=1e-4)
 
 
 def test_the_rate_of_values_is_bounded_by_what_one_step_can_overshoot():
@@ -381,6 +394,12 @@ def test_no_gradient_is_no_death_and_silence_is():
             parameter.zero_()
         made.readout.neuron.v_threshold.fill_(1e3)
     assert probe(made, seen, 0, by_gradient=False).dead
+    # Output neurons that fire by noise are no sign of life in a torso that stays as it is.
+    with torch.no_grad():
+        made.readout.neuron.v_threshold.fill_(-1e3)
+    found = probe(made, seen, 0, by_gradient=False)
+    assert found.dead
+    assert "readout" not in found.silent
 
 
 def test_updates_made_are_those_of_long_episodes():

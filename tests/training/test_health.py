@@ -109,6 +109,12 @@ def test_a_layer_that_wakes_late_fires_for_the_first_time():
     assert monitor.observe(rates(0.1, 0.1), 3_100) == []
 
 
+def test_output_neurons_may_be_silent():
+    monitor = Monitor()
+    assert monitor.observe({"snn/firing_rate/readout": 0.1}, 10) == []
+    assert monitor.observe({"snn/firing_rate/readout": 0.0}, WAKE_WITHIN_UPDATES) == []
+
+
 def test_what_was_reported_survives_a_resume():
     monitor, resumed = Monitor(), Monitor()
     monitor.observe(rates(0.1, 0.0), WAKE_WITHIN_UPDATES)
