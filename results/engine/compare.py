@@ -42,7 +42,8 @@ def lines() -> list[str]:
             drawn = [rng.choice(x, (REPETITIONS, len(x))).mean(1) for x in (engine, general)]
             difference = engine.mean() - general.mean()
             shares.append(difference / general.mean())
-            drawn_shares.append((drawn[0] - drawn[1]) / drawn[1])
+            # Of the mean that was seen: one that is drawn can be 0.
+            drawn_shares.append((drawn[0] - drawn[1]) / general.mean())
             sides = " | ".join(f"{x.mean():.2f} ({len(x)} seeds)" for x in (engine, general))
             span = interval(drawn[0] - drawn[1], ".2f")
             found.append(f"| {game} | `{arm}` | {sides} | {difference:.2f} {span} |")
