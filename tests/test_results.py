@@ -28,9 +28,10 @@ def study(request):
 
 def evaluated(study):
     """One row per run, from its config and metrics: last window, best evaluation, steps."""
-    rows = []
+    rows, named = [], set(pd.read_csv(study.parent / "runs.csv")["arm"])
     for file in sorted(study.glob("*/config.yaml")):
         config = yaml.load(file.read_bytes(), yaml.CSafeLoader)
+        choices = config["choices"]
         lines = [json.loads(x) for x in (file.parent / "metrics.jsonl").read_text().splitlines()]
         found = [(x["step"], x["eval/return_mean"]) for x in lines if "eval/return_mean" in x]
         steps, returns = np.array(found, float).T
@@ -40,8 +41,11 @@ def evaluated(study):
         rows.append(
             {
                 "run": file.parent.name,
-                "game": config["choices"]["env"],
-                "arm": config["choices"]["experiment"],
+                "game": choices["env"],
+                # Where a study crosses experiments with another axis, arms are called by the axes.
+                "arm": choices["experiment"]
+                if choices["experiment"] in named
+                else f"neuron={choices['neuron']}, norm={choices['norm']}",
                 "steps": lines[-1]["step"],
                 "score": late.mean(),
                 "best": returns.max(),
