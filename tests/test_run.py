@@ -15,7 +15,8 @@ from tests.commands import refused
 from tests.launching.sweeps import KEPT, TINY
 from tests.launching.sweeps import records as numbers
 
-SMALL = ["budget=smoke", "time_window=2", "tracker=none", "threads=1"]
+# The general path, for every process would compile the engine where it is not there yet.
+SMALL = ["budget=smoke", "time_window=2", "tracker=none", "threads=1", "backend=fused"]
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -97,6 +98,7 @@ def test_two_cells_that_would_share_a_directory_are_refused(multirun):
     refused(answer, "error: hydra.sweep.subdir: | multirun/ | same (seed=0, not 1)")
 
 
+@pytest.mark.slow  # half a minute; launchers that are stopped are tried in launching/test_local
 def test_a_stop_ends_the_whole_sweep_and_the_cells_after_it_do_not_begin():
     overrides = [
         "-m",

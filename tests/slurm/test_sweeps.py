@@ -116,6 +116,7 @@ def test_a_command_that_does_not_wait_can_be_repeated_interrupted_cancelled_and_
     assert same(sweep, undisturbed)
 
 
+@pytest.mark.slow  # a minute; what is warned of is held by launching/test_observe
 def test_cells_that_ran_other_code_than_was_submitted_are_warned_of(
     lab: Cluster, tmp_path: Path
 ) -> None:

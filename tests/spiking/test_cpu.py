@@ -399,6 +399,7 @@ def fingerprints() -> Iterator[str]:
         yield f"{name}: {sha256(numbers).hexdigest()}"
 
 
+@pytest.mark.slow  # each of its processes compiles
 def test_code_from_disk_computes_the_bits_of_the_process_that_compiled_it(tmp_path: Path) -> None:
     compiled, loaded = fingerprints_twice("tests.spiking.test_cpu", tmp_path)
     assert compiled == loaded == list(fingerprints())
