@@ -298,16 +298,17 @@ class Plasticity(Agent):
         """Each rule has its own arguments, and not every one learns thresholds."""
         name, found = arguments["rule"], []
         own = inspect.signature(RULES[name]).parameters
+        hints = get_type_hints(RULES[name].__init__, include_extras=True)
         for key in RULE_KEYS:
-            if key not in own and arguments[key] is not None:
+            value = arguments[key]
+            if value is None:
+                continue
+            if key not in own:
                 rule = f"algo.rule={name} has no such argument"
-                found.append(Refused(f"algo.{key}", arguments[key], rule, "null"))
-            elif key in own and arguments[key] is not None:
-                hint = get_type_hints(RULES[name].__init__, include_extras=True)[key]
-                if rule := fault(arguments[key], hint):
-                    rule = f"{rule} under algo.rule={name}"
-                    default = str(own[key].default)
-                    found.append(Refused(f"algo.{key}", arguments[key], rule, default))
+                found.append(Refused(f"algo.{key}", value, rule, "null"))
+            elif rule := fault(value, hints[key]):
+                rule = f"{rule} under algo.rule={name}"
+                found.append(Refused(f"algo.{key}", value, rule, str(own[key].default)))
         rate = arguments["threshold_learning_rate"]
         if rate and not RULES[name].learns_thresholds:
             rule = f"algo.rule={name} does not say how thresholds change"
