@@ -39,8 +39,6 @@ class GradientAgent(Agent):
             self._engine.store()
         network = compiled(self.network)
         self._engine = None if network is None else CompiledOptimizer(network, self.optimizer)
-        if self._engine is not None:
-            self._engine.load()
         return self._engine
 
     @property

@@ -64,15 +64,16 @@ class CompiledOptimizer:
     Hinton 2012 (RMSprop).
     """
 
+    _moments: tuple[Tensor, Tensor]
+    _steps: int
+
     def __init__(self, network: "CompiledNetwork", optimizer: torch.optim.Optimizer) -> None:
         self.network, self._optimizer = network, optimizer
-        self._moments = self._zeros()
-        self._has_stepped = False
         # Behind the layers lies what belongs to none, or nothing.
         self._bounds = np.append(network.bounds, len(network.parameters))
         self._squares = np.zeros(len(network.bounds), network.parameters.dtype)
-        self._steps = 0
         self.norms: dict[str, float] = {}
+        self.load()
 
     def step(self, max_grad_norm: float | None = None) -> float:
         """Make one step; returns the L2 norm of the whole gradient, before it is clipped."""
@@ -126,16 +127,14 @@ class CompiledOptimizer:
     def load(self) -> None:
         """Take over the state that torch's optimizer has, or none if it has none yet."""
         self._steps, self._has_stepped = 0, False
-        self._moments = self._zeros()  # not in place: what is loaded may be what was stored
+        first = torch.zeros(self.network.parameters.size, dtype=self.network.dtype)
+        # Not in place: what is loaded may be what was stored.
+        self._moments = first, torch.zeros_like(first)
         for parameter, moments in self._named():
             if state := self._optimizer.state.get(parameter):
                 self._steps = int(state["step"])
                 for name, moment in moments.items():
                     moment.copy_(state[name])
-
-    def _zeros(self) -> tuple[Tensor, Tensor]:
-        first = torch.zeros(self.network.parameters.size, dtype=self.network.dtype)
-        return first, torch.zeros_like(first)
 
     def _named(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Each parameter with the moments that torch's optimizer keeps of it."""
