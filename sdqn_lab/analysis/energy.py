@@ -21,8 +21,8 @@ networks. The first layer under constant input is mapped once (P = 1), as this s
 This is arithmetic alone. Left out: moving weights and activity between memory and processor, which
 in most hardware costs more than all of the above; norms and biases; the neuron's own step (leak,
 threshold, reset), which a spiking network pays T times for each unit whether it fires or not; the
-encoder; the mean over time at the end. The numbers compare networks on one idealized machine; they
-are no measurement of any.
+encoder; the mean over time at the end; a critic beside a policy, which decides alone. The numbers
+compare networks on one idealized machine; they are no measurement of any.
 """
 
 from collections.abc import Mapping
@@ -53,13 +53,16 @@ HOROWITZ = Technology("Horowitz 2014 (ISSCC), 45 nm, float32", mac_pj=4.6, ac_pj
 
 Source: M. Horowitz, "Computing's Energy Problem (and what we can do about it)", ISSCC 2014."""
 
+CRITIC = ("value", "value_readout")
+"""What the names of a critic's layers begin with: its head, a trunk of its own, its population."""
+
 
 @dataclass(frozen=True)
 class Cost:
     """What a network holds, and what a decision of it costs; equations above.
 
     Attributes:
-        parameters: trainable numbers.
+        parameters: trainable numbers, those of a critic too.
         mac: multiply-adds, zeros skipped, the map of a constant input once.
         mac_every_step: the same with that map at each step.
         ac: additions of a weight, one for each spike and synapse.
@@ -94,8 +97,11 @@ def cost(probe: Mapping[str, Any], technology: Technology = HOROWITZ) -> Cost:
     mac = every_step = ac = 0.0
     parameters = dense = 0
     try:
-        for layer in probe["layers"]:
+        names = [layer.get("name", "") for layer in probe["layers"]]
+        for name, layer in zip(names, probe["layers"], strict=True):
             parameters += layer["parameters"]
+            if "policy" in names and name.partition(".")[0] in CRITIC:
+                continue
             dense += layer["synapses"] * layer["passes"]
             # A spike is 0 or 1: its weight is added and not multiplied.
             if layer["analog"]:

@@ -77,6 +77,19 @@ def test_the_ann_baseline_multiplies_everywhere_skips_its_zeros_and_has_no_steps
     assert found.energy_nj == found.energy_every_step_nj == pytest.approx(121.5 * 4.6 / 1000)
 
 
+def test_a_critic_beside_a_policy_has_parameters_but_no_part_in_a_decision() -> None:
+    critic = layer(analog=True, passes=1, operations=9.0, synapses=9, parameters=9)
+    names = ("value.hidden1", "value_readout.population", "value")
+    policy, *others = ({**one, "name": "policy"} for one in SPIKING["layers"])
+    acts = [policy, *(one | {"name": "hidden2"} for one in others)]
+    found = cost(SPIKING | {"layers": [*acts, *(critic | {"name": name} for name in names)]})
+    assert found.parameters == 15 + 27
+    assert (found.mac, found.ac, found.dense_mac) == (100, 52.5, cost(SPIKING).dense_mac)
+    # Without a policy a head of this name decides.
+    alone = cost(SPIKING | {"layers": [critic | {"name": "value"}]})
+    assert alone.mac == 9
+
+
 def test_another_technology_has_its_own_prices() -> None:
     found = cost(SPIKING, Technology("ours", mac_pj=1000.0, ac_pj=10.0))
     assert found.energy_nj == pytest.approx(100 + 52.5 / 100)
