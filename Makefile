@@ -16,8 +16,8 @@ quickstart: $(READY)
 	$(VENV)/bin/python -m sdqn_lab.report multirun/quickstart --out multirun/quickstart/report
 
 test slow: export OMP_NUM_THREADS = 1
-# One more than there are CPUs: some tests wait, for a scheduler or a server.
-WORKERS := $(shell expr $$(nproc) + 1)
+# Two more than there are CPUs: some tests wait, for a scheduler or a server.
+WORKERS := $(shell expr $$(nproc) + 2)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"

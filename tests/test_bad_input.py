@@ -704,7 +704,9 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(("limit", "state"), [(20_000, "failed"), (0, "running")])
+@pytest.mark.parametrize(
+    ("limit", "state"), [(20_000, "failed"), pytest.param(0, "running", marks=pytest.mark.slow)]
+)
 def test_a_disk_that_fills_leaves_the_last_checkpoint_whole(single, limit, state):
     code = textwrap.dedent(FULL_AT_THE_SECOND_CHECKPOINT)
     arguments = [*KEPT, "network.hidden=64", "hydra.run.dir=run"]

@@ -23,7 +23,7 @@ DOCUMENTS = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/golden/README.md"),
     *("examples/README.md", "examples/own_plugins/README.md"),
     *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md"))),
-    *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "results").glob("*/README.md"))),
+    *(str(page.relative_to(ROOT)) for page in sorted((ROOT / "results").rglob("README.md"))),
 ]
 SMALL = ["time_window=2", "threads=1", "budget.steps=700", "algo.iteration_steps=350"]
 

@@ -109,7 +109,7 @@ def test_the_axes_are_named_with_their_options():
 def committed() -> list[tuple[float, ...]]:
     """Estimate, low and high of every interval in tables of results and in pages."""
     found, ends = [], ("estimate", "low", "high")
-    for file in (ROOT / "results").glob("*/report/tables/*.csv"):
+    for file in (ROOT / "results").rglob("report/tables/*.csv"):
         for row in csv.DictReader(file.read_text().splitlines()):
             names = [key.removesuffix("_low") for key in row if key.endswith("_low")]
             triples = [[row.get(f"{name}_{end}") for end in ends] for name in names]
@@ -120,7 +120,7 @@ def committed() -> list[tuple[float, ...]]:
 
 
 def pages() -> str:
-    files = [*(ROOT / "results").glob("*/README.md"), *(ROOT / "docs").rglob("*.md")]
+    files = [*(ROOT / "results").rglob("README.md"), *(ROOT / "docs").rglob("*.md")]
     return "\n".join(file.read_text() for file in files)
 
 

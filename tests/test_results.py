@@ -15,13 +15,17 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-STUDIES = sorted((ROOT / "results").glob("*/sweep"))
+STUDIES = sorted((ROOT / "results").rglob("sweep"))
 WANTED = ("game", "arm", "seed", "steps", "score", "protocol", "sha", "hardware", "command")
 MAC_PJ, AC_PJ = 4.6, 0.9
 """Horowitz 2014, 45 nm, float32: 3.7 + 0.9, and 0.9."""
 
 
-@pytest.fixture(scope="module", params=STUDIES, ids=[study.parent.name for study in STUDIES])
+@pytest.fixture(
+    scope="module",
+    params=STUDIES,
+    ids=[str(study.parent.relative_to(ROOT / "results")) for study in STUDIES],
+)
 def study(request):
     return request.param
 

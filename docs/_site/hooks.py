@@ -84,7 +84,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 def studies() -> list[str]:
     """The page of each study."""
-    return sorted(str(file.relative_to(ROOT)) for file in ROOT.glob("results/*/README.md"))
+    files = [*ROOT.glob("results/*/README.md"), *ROOT.glob("results/algorithms/*/README.md")]
+    return sorted(str(file.relative_to(ROOT)) for file in files)
 
 
 def outside(page: str, text: str) -> Iterator[str]:
