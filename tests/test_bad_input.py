@@ -735,7 +735,11 @@ def test_ctrl_c_before_anything_was_started_leaves_nothing_and_no_traceback(
 
 
 @pytest.mark.parametrize(
-    ("given", "what"), [("neuron.tauu=3", "neuron.tauu=3"), ("--resume x", "--resume x")]
+    ("given", "what"),
+    [
+        ("neuron.tauu=3", "neuron.tauu=3"),
+        pytest.param("--resume x", "--resume x", marks=pytest.mark.slow),
+    ],
 )
 def test_the_command_itself_answers_in_one_line(given, what):
     done = python("-m", "sdqn_lab.run", *given.split())

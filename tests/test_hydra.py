@@ -348,7 +348,7 @@ ConfigStore.instance().store("climber", node, "hydra/sweeper")
 """
 
 
-@pytest.mark.parametrize("launcher", ["local", pytest.param("basic", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("launcher", [pytest.param("local", marks=pytest.mark.slow), "basic"])
 def test_a_sweeper_that_searches_is_answered_with_objectives(tmp_path_factory, launcher):
     plugins = tmp_path_factory.mktemp("plugins")
     (plugins / "hydra_plugins").mkdir()

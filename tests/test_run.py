@@ -58,13 +58,14 @@ def test_a_smoke_run_has_real_frames_updates_one_evaluation_and_one_checkpoint(e
 
 def test_a_multirun_names_cells_by_what_they_are_and_ends_with_one_table(multirun):
     arguments = ["env=minatar_breakout,minatar_asterix", *SMALL]
-    done = command("-m", *arguments)
+    done = multirun(*arguments)
+    assert done.code == 0
     (sweep_dir,) = Path("multirun").iterdir()
     cells = sorted(p.name.rpartition("_")[0] for p in sweep_dir.iterdir() if p.is_dir())
     games = ("minatar_asterix", "minatar_breakout")
     assert cells == [f"{game}_lif_popnorm_atan_T2_seed0" for game in games]
-    assert done.stdout.count("finished") == 2
-    assert "protocol: minatar" in done.stdout
+    assert done.out.count("finished") == 2
+    assert "protocol: minatar" in done.out
     assert (sweep_dir / "learning-curves.png").stat().st_size > 10_000
     before = {p: p.stat().st_mtime_ns for p in sweep_dir.rglob("metrics.jsonl")}
     again = multirun(*arguments)

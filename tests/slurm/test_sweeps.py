@@ -35,36 +35,6 @@ def same(sweep: Sweep, undisturbed: list[Records]) -> bool:
     return [records(sweep.cell(seed)) for seed in sweep.seeds] == undisturbed[: len(sweep.seeds)]
 
 
-# Time limits: two sweeps of one cell that do nothing but wait, beside all other tests.
-
-
-@dataclass(frozen=True)
-class TimeLimits:
-    """Cells that are slower than their jobs' time allows."""
-
-    patient: Sweep
-    impatient: Sweep
-    patient_command: Any
-    impatient_command: Any
-
-
-@pytest.fixture(scope="module", autouse=True)
-def time_limits(lab: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TimeLimits]:
-    """Begun before all other tests: each job works for a minute, then saves and leaves."""
-    # SLURM kills at the limit itself: far behind, lest a busy machine still loads a cell by then.
-    limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=59")
-    with ExitStack() as stack:
-        sweeps, commands = [], []
-        for allowed in (20, 0):
-            word = f"hydra.launcher.max_num_timeout={allowed}"
-            sweep = Sweep(lab, tmp_path_factory.mktemp("limits"), 1, *limits, word)
-            # So slow that none of them gets as far as an evaluation, which is never cut in half.
-            sweep.slow(2.0)
-            sweeps.append(sweep)
-            commands.append(stack.enter_context(sweep.running()))
-        yield TimeLimits(*sweeps, *commands)
-
-
 def test_an_array_of_real_cells_ends_with_0_and_is_completed_in_the_accounting(
     lab: Cluster, tmp_path: Path, undisturbed: list[Records]
 ) -> None:
@@ -457,9 +427,37 @@ def test_a_preemption_that_comes_while_a_job_is_loading_is_received(rough: Rough
     assert rough.sweep.starts(0) == len(causes) - 1, "the cell had not begun"
 
 
-# The time limits, which have gone by in the meantime.
+# Time limits: two sweeps of one cell that do nothing but wait.
 
 
+@dataclass(frozen=True)
+class TimeLimits:
+    """Cells that are slower than their jobs' time allows."""
+
+    patient: Sweep
+    impatient: Sweep
+    patient_command: Any
+    impatient_command: Any
+
+
+@pytest.fixture(scope="module")
+def time_limits(lab: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TimeLimits]:
+    """Each job works for a minute, then saves and leaves."""
+    # SLURM kills at the limit itself: far behind, lest a busy machine still loads a cell by then.
+    limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=59")
+    with ExitStack() as stack:
+        sweeps, commands = [], []
+        for allowed in (20, 0):
+            word = f"hydra.launcher.max_num_timeout={allowed}"
+            sweep = Sweep(lab, tmp_path_factory.mktemp("limits"), 1, *limits, word)
+            # So slow that none of them gets as far as an evaluation, which is never cut in half.
+            sweep.slow(2.0)
+            sweeps.append(sweep)
+            commands.append(stack.enter_context(sweep.running()))
+        yield TimeLimits(*sweeps, *commands)
+
+
+@pytest.mark.slow  # minutes of waiting; the signal of a time limit is that of the storm
 def test_a_cell_that_needs_the_time_of_three_jobs_gets_it(
     time_limits: TimeLimits, undisturbed: list[Records]
 ) -> None:
@@ -475,6 +473,7 @@ def test_a_cell_that_needs_the_time_of_three_jobs_gets_it(
     assert same(sweep, undisturbed)
 
 
+@pytest.mark.slow  # minutes of waiting; the signal of a time limit is that of the storm
 def test_a_cell_that_may_not_time_out_fails_plainly_and_a_relaunch_goes_on(
     time_limits: TimeLimits, undisturbed: list[Records]
 ) -> None:

@@ -96,8 +96,15 @@ def test_a_sync_after_the_clients_own_sends_nothing(directory, shown, server):
     arrived(server, records(10))
 
 
-@pytest.mark.parametrize("first", ["online", "offline"])
-@pytest.mark.parametrize("second", ["online", "offline"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("online", "offline"),
+        ("offline", "online"),
+        pytest.param("online", "online", marks=pytest.mark.slow),
+        pytest.param("offline", "offline", marks=pytest.mark.slow),
+    ],
+)
 def test_after_a_killed_attempt_and_another_every_line_is_there(
     directory, shown, server, first, second
 ):
