@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ TAIL_BYTES = 1 << 16
 """Enough of a metrics file to hold its last records."""
 RATE_RECORDS = 50
 """The speed of a cell is that of so many records: evaluations are in them, and old ones are not."""
+NAMED = ("env=", "seed=", "hydra.")
+"""Overrides that a cell's name tells of, or its place."""
 WARM_UP = 0.02
 """Share of the steps after which a speed without an update is believed."""
 
@@ -56,6 +59,13 @@ class Report:
     """Why it failed or was lost, in a line."""
     warnings: list[str] = field(default_factory=list)
     log: Path | None = None
+    swept: str = ""
+    """What was asked of it and not of all, in a sweep where some names differ by a hash alone."""
+
+    @property
+    def label(self) -> str:
+        """Its name; where that says too little, what was swept too."""
+        return f"{self.name} ({self.swept})" if self.swept else self.name
 
     @property
     def seconds_left(self) -> float | None:
@@ -109,6 +119,17 @@ def observe(sweep_dir: Path) -> Observation:
         elif state:  # the queue does not show the job, and it lives
             alive = "running" if state == "RUNNING" else "queued"
             reports[index] = replace(report, state=alive, reason="")
+    # Names hold the neuron and its norm: arms of several algorithms differ by a hash alone.
+    axes = Counter(name.rpartition("_")[0] for name in ledger.cells)
+    if max(axes.values(), default=0) > 1:
+        given = Counter(line for entry in ledger.cells.values() for line in entry.overrides)
+        for index, report in enumerate(reports):
+            own = [
+                line
+                for line in ledger.cells[report.name].overrides
+                if given[line] < len(reports) and not line.startswith(NAMED)
+            ]
+            reports[index] = replace(report, swept=" ".join(own))
     return Observation(sweep_dir, reports, problem)
 
 

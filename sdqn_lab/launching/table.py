@@ -51,7 +51,7 @@ def table(seen: Observation, max_rows: int = MAX_ROWS) -> RenderableType:
     for report in rows:
         seconds = report.seconds_left if report.state == "running" else None
         grid.add_row(
-            report.name,
+            report.label,
             report.state,
             f"{report.steps:,} of {report.total_steps:,}",
             f"{report.rate:,.0f}" if seconds is not None else "",
@@ -73,7 +73,7 @@ def notes(seen: Observation) -> list[str]:
     for report in seen.reports:
         if report.state in WRONG:
             lines.append(wrong_line(report))
-        lines += [f"WARNING {report.name}: {warning}" for warning in report.warnings]
+        lines += [f"WARNING {report.label}: {warning}" for warning in report.warnings]
     return lines
 
 
@@ -81,7 +81,7 @@ def wrong_line(report: Report) -> str:
     """What is wrong with a cell, and where to read more."""
     where = f"; log: {report.log}" if report.log else ""
     job = f" (job {report.job})" if report.job else ""
-    return f"{report.name}{job}: {report.state}: {report.reason}{where}"
+    return f"{report.label}{job}: {report.state}: {report.reason}{where}"
 
 
 class Watch:
@@ -120,7 +120,7 @@ class Watch:
             elif self._live is None and (before or report.state in ("running", "requeued")):
                 scored = report.state == "finished" and report.evaluation is not None
                 score = f" with {report.evaluation:.2f}" if scored else ""
-                self._print(f"{report.name}: {report.state}{score} ({counts})")
+                self._print(f"{report.label}: {report.state}{score} ({counts})")
         # Long cells would leave a log file without a line for hours.
         if self._live is None and time.monotonic() - self._printed > SUMMARY_SECONDS:
             self._print(counts)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sdqn_lab.commands.shell import output
 from sdqn_lab.launching import queue
-from sdqn_lab.launching.ledger import is_held, locked
+from sdqn_lab.launching.ledger import Ledger, is_held, locked
 from sdqn_lab.launching.observe import WRONG, observe, unfinished
 from sdqn_lab.launching.table import SUMMARY_SECONDS, notes, summary, table, watching
 from sdqn_lab.runs.directory import RunDirectory
@@ -206,6 +206,22 @@ def test_without_a_terminal_a_sweep_reports_each_change_and_is_not_silent_for_lo
         "3 cells: 1 running, 1 queued, 1 missing",
         "a: finished with 5.00 (3 cells: 1 finished, 1 queued, 1 missing)",
     ]
+
+
+def test_cells_whose_names_differ_by_a_hash_alone_are_told_apart_by_what_was_swept():
+    names = {"pong_lif_seed0_1f": "ppo", "pong_lif_seed0_2e": "a2c", "pong_relu_seed0_3d": "a2c"}
+    made_up(SWEEP, dict.fromkeys(names, "finished"))
+    ledger = Ledger.read(SWEEP)
+    for name, algo in names.items():
+        ledger.cells[name].overrides = ["env=pong", "time_window=4", f"algo={algo}", "seed=0"]
+    ledger.write(SWEEP)
+    assert [r.label for r in observe(SWEEP).reports] == [
+        f"{n} (algo={a})" for n, a in names.items()
+    ]
+    # Seeds are in the names.
+    ledger.cells.pop("pong_lif_seed0_2e")
+    ledger.write(SWEEP)
+    assert [r.label for r in observe(SWEEP).reports] == ["pong_lif_seed0_1f", "pong_relu_seed0_3d"]
 
 
 def test_unfinished_are_all_but_the_finished():
