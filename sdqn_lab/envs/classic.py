@@ -1,5 +1,6 @@
 """Any Gymnasium environment with vector or image observations and one kind of action."""
 
+import warnings
 from importlib.util import find_spec
 from typing import Any
 
@@ -197,14 +198,19 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
         if self._fresh_seed is None:
             raise ValueError(PICTURE_TOO_LATE)
         try:
-            screen: Any = gymnasium.make(
-                self._id, disable_env_checker=True, render_mode="rgb_array"
-            )
-            screen.reset(seed=self._fresh_seed)
-            shape = np.shape(screen.render())
+            # MuJoCo warns four times of a display that it does not find before it fails.
+            with warnings.catch_warnings(action="ignore"):
+                screen: Any = gymnasium.make(
+                    self._id, disable_env_checker=True, render_mode="rgb_array"
+                )
+                screen.reset(seed=self._fresh_seed)
+                shape = np.shape(screen.render())
         except Exception as error:  # whatever may be missing for drawing
             rule = f"must be an environment that draws itself ({one_line(error)})"
-            instead = "env.id=ANOTHER, or for Gymnasium's own first: pip install pygame"
+            instead = (
+                "env.id=ANOTHER; Gymnasium's own need: pip install pygame; those of MuJoCo, on "
+            )
+            instead += "a machine without display, MUJOCO_GL=egl in front of the command"
             raise Refused("env.id", self._id, rule, instead) from error
         if len(shape) != 3 or shape[-1] != 3:
             rule = f"must draw pictures (H, W, 3), and draws {shape}"

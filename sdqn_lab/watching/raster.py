@@ -25,6 +25,8 @@ WIDTH, HEIGHT = 1280, 720
 GAME: Box = (32, 80, 512, 710)
 MIN_ROWS = 5
 """Bars are as thick as if there were at least so many."""
+ACTION_LETTERS, ROW_LETTERS, LAYER_LETTERS = 15, 60, 13
+"""Letters for which there is room in full size: an action, all layers in a row, one in a column."""
 BOARD_CELL = 16
 """A pixel enlarged by this much or more is a cell of a board."""
 GROUND, PANEL, LINE = "#0d1117", "#161b22", "#30363d"
@@ -81,7 +83,8 @@ class Raster:
             self.spikes = list(map(self._layer_image, columns, layers, colors))
             left, right = self._columns((628, 476, 1188, 690), 2, wspace=0.8, width_ratios=(2, 3))
             rates = [[layer.rate for layer in each.layers.values()] for each in played.first]
-            self._rates = Bars(left, layers, colors, rates)
+            names = [shortened(name, LAYER_LETTERS) for name in layers]
+            self._rates = Bars(left, names, colors, rates)
             values = [decision.values for decision in played.first]
             ends = [middle(decision) for decision in played.first]
             shown = [*values, *(each.ravel() for each in ends if each is not None)]
@@ -100,9 +103,10 @@ class Raster:
             text, chosen = self._actions[action], action
         else:
             text = shortened("  ".join(f"{number:+.2f}" for number in action), 24)
-        # Rewards come as float32: further digits would be those of their rounding.
-        self._score.set_text(f"score {decision.score:,.7g}")
-        self._action.set_text(f"{text} (random)" if decision.explored else text)
+        text = f"{text} (random)" if decision.explored else text
+        self._score.set_text("score " + f"{decision.score:,.2f}".rstrip("0").rstrip("."))
+        # Beside it stands the decision's number.
+        self._action.set(text=text, size=min(20.0, 20.0 * ACTION_LETTERS / max(1, len(text))))
         self._number.set_text(f"decision {number + 1:,} of {len(self._decisions):,}")
         layers = list(decision.layers.values())
         for image, layer in zip(self.spikes, layers, strict=True):
@@ -125,7 +129,8 @@ class Raster:
         top = float(np.quantile(answers[answers > 0], 0.99)) if answers.any() else 1.0
         shades = LinearSegmentedColormap.from_list(name, [PANEL, color])
         axes.set(xticks=[], yticks=[])
-        axes.set_title(name, color=color)
+        title, room = shortened(name, LAYER_LETTERS), ROW_LETTERS / len(self._decisions[0].layers)
+        axes.set_title(title, color=color, size=min(12.0, 12.0 * room / len(title)))
         axes.set_xlabel(f"{layer.shown.shape[1]} of {layer.units:,} units", loc="left")
         image = cells(layer.shown)
         return axes.imshow(image, shades, aspect="auto", interpolation="nearest", vmin=0, vmax=top)

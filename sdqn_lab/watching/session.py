@@ -76,7 +76,8 @@ class Session:
             with self._progress() as bar:
                 shown = bar.track(frames, total=total, description=f"drawing {video.name}")
                 count = write_video(video, shown, rate)
-        self._print(f"video: {video} ({count:,} decisions, {rate:g} per second)")
+        pictures = f", {count:,} pictures" if count < total else ""
+        self._print(f"video: {video} ({total:,} decisions, {rate:g} per second{pictures})")
 
     def compare(self) -> None:
         """Play at every T, print a table, and draw the figure.

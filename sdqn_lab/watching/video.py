@@ -3,6 +3,8 @@
 import io
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import islice
+from math import ceil
 from pathlib import Path
 
 import av
@@ -21,6 +23,8 @@ from sdqn_lab.watching.raster import Frame, Raster, enlarged
 
 MAX_SIDE = 640
 """Pixels of a frame of the game alone, in both directions."""
+GIF_RATE = 50.0
+"""Frames per second: a gif counts in hundredths, and browsers show a single one as ten."""
 # Text stays sharp at a few MB per minute.
 H264 = {"crf": "18", "preset": "veryfast"}
 
@@ -78,7 +82,8 @@ def write_video(path: Path, frames: Iterable[Frame], frames_per_second: float) -
     """Encode frames (H, W, 3), all of one size, and put the file in place when it is whole.
 
     An mp4 holds H.264, which every browser plays; sides that are odd grow by a pixel. A gif has a
-    palette for each frame, so colours stay as they are up to 256 of them.
+    palette for each frame, so colours stay as they are up to 256 of them; of faster games than
+    `GIF_RATE` it holds every second frame, or every third and so on, at the same speed.
 
     Args:
         path: ends in .mp4 or .gif; a file that is there is replaced.
@@ -94,8 +99,9 @@ def write_video(path: Path, frames: Iterable[Frame], frames_per_second: float) -
     """
     if path.suffix not in (".mp4", ".gif"):
         raise Refused("path", path, "must end in .mp4 or .gif")
+    every = ceil(frames_per_second / GIF_RATE) if path.suffix == ".gif" else 1
     # A float as it is has a denominator that FFmpeg cannot hold.
-    rate = Fraction(frames_per_second).limit_denominator(1000)
+    rate = Fraction(frames_per_second / every).limit_denominator(1000)
     encoded, count, palette = io.BytesIO(), 0, None
     with av.open(encoded, "w", format=path.suffix[1:]) as container:
         if path.suffix == ".gif":
@@ -104,7 +110,7 @@ def write_video(path: Path, frames: Iterable[Frame], frames_per_second: float) -
         else:
             stream = container.add_stream("libx264", rate=rate, options=dict(H264))
             stream.pix_fmt = "yuv420p"
-        for count, pixels in enumerate(frames, start=1):
+        for count, pixels in enumerate(islice(frames, 0, None, every), start=1):
             height, width = pixels.shape[:2]
             # H.264 wants even sides.
             even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -86,6 +86,15 @@ def test_any_speed_can_be_written(rate):
     assert np.allclose(stamps(Path("out.mp4")), np.arange(4) / rate, rtol=1e-3)
 
 
+def test_a_gif_of_a_game_faster_than_gifs_leaves_frames_out_and_keeps_the_speed():
+    frames = [np.full((64, 64, 3), 30 * shade, np.uint8) for shade in range(7)]
+    # MuJoCo's Hopper decides 125 times a second.
+    assert video.write_video(Path("out.gif"), frames, 125.0) == 3
+    assert np.allclose(stamps(Path("out.gif")), [0, 3 / 125, 6 / 125], atol=0.011)
+    for frame, picture in zip(decoded(Path("out.gif")), frames[::3], strict=True):
+        assert np.array_equal(frame, picture)
+
+
 class Unrepeatable:
     """A game that goes its own way; else like the one that it wraps."""
 
