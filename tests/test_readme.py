@@ -120,7 +120,7 @@ def committed() -> list[tuple[float, ...]]:
 
 
 def pages() -> str:
-    files = [*(ROOT / "results").rglob("README.md"), *(ROOT / "docs").rglob("*.md")]
+    files = [*(ROOT / "results").glob("*/**/README.md"), *(ROOT / "docs").rglob("*.md")]
     return "\n".join(file.read_text() for file in files)
 
 

@@ -1,6 +1,6 @@
 """From counted operations to energy: arithmetic on what `probe.json` says.
 
-For one decision, with the layers l of a network, their passes P_l, synapses S_l, operations O_l
+For one decision, with the layers l that decide, their passes P_l, synapses S_l, operations O_l
 (synapses whose input is not zero, summed over the passes) and T simulation steps:
 
     mac            = sum over analog l of O_l

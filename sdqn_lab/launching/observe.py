@@ -32,7 +32,7 @@ TAIL_BYTES = 1 << 16
 """Enough of a metrics file to hold its last records."""
 RATE_RECORDS = 50
 """The speed of a cell is that of so many records: evaluations are in them, and old ones are not."""
-NAMED = ("env=", "seed=", "hydra.")
+NAMED = ("env=", "seed=", "hydra")
 """Overrides that a cell's name tells of, or its place."""
 WARM_UP = 0.02
 """Share of the steps after which a speed without an update is believed."""
@@ -127,7 +127,7 @@ def observe(sweep_dir: Path) -> Observation:
             own = [
                 line
                 for line in ledger.cells[report.name].overrides
-                if given[line] < len(reports) and not line.startswith(NAMED)
+                if given[line] < len(reports) and not line.lstrip("+").startswith(NAMED)
             ]
             reports[index] = replace(report, swept=" ".join(own))
     return Observation(sweep_dir, reports, problem)

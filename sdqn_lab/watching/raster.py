@@ -1,11 +1,13 @@
 """A decision as one frame: the game, every layer's spikes over time, firing rates, Q-values."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
@@ -13,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 if TYPE_CHECKING:
     from sdqn_lab.watching.episodes import Decision, Episodes
@@ -25,8 +28,10 @@ WIDTH, HEIGHT = 1280, 720
 GAME: Box = (32, 80, 512, 710)
 MIN_ROWS = 5
 """Bars are as thick as if there were at least so many."""
-ACTION_LETTERS, ROW_LETTERS, LAYER_LETTERS = 15, 60, 13
-"""Letters for which there is room in full size: an action, all layers in a row, one in a column."""
+LETTERS = 13
+"""Of a layer's name, for which there is room left of its bar."""
+GAP = 12
+"""Pixels between texts in a row."""
 BOARD_CELL = 16
 """A pixel enlarged by this much or more is a cell of a board."""
 GROUND, PANEL, LINE = "#0d1117", "#161b22", "#30363d"
@@ -83,7 +88,7 @@ class Raster:
             self.spikes = list(map(self._layer_image, columns, layers, colors))
             left, right = self._columns((628, 476, 1188, 690), 2, wspace=0.8, width_ratios=(2, 3))
             rates = [[layer.rate for layer in each.layers.values()] for each in played.first]
-            names = [shortened(name, LAYER_LETTERS) for name in layers]
+            names = [shortened(name, LETTERS) for name in layers]
             self._rates = Bars(left, names, colors, rates)
             values = [decision.values for decision in played.first]
             ends = [middle(decision) for decision in played.first]
@@ -104,10 +109,13 @@ class Raster:
         else:
             text = shortened("  ".join(f"{number:+.2f}" for number in action), 24)
         text = f"{text} (random)" if decision.explored else text
-        self._score.set_text("score " + f"{decision.score:,.2f}".rstrip("0").rstrip("."))
-        # Beside it stands the decision's number.
-        self._action.set(text=text, size=min(20.0, 20.0 * ACTION_LETTERS / max(1, len(text))))
+        # Not "-0", which a sum of small losses may be.
+        score = f"{round(decision.score, 2) + 0.0:,.2f}".rstrip("0").rstrip(".")
+        self._score.set(text=f"score {score}", fontsize=20.0)
+        self._action.set(text=text, fontsize=20.0)
         self._number.set_text(f"decision {number + 1:,} of {len(self._decisions):,}")
+        for text_left, text_right in pairwise((self._score, self._action, self._number)):
+            self._fit(text_left, self._extent(text_right).x0)
         layers = list(decision.layers.values())
         for image, layer in zip(self.spikes, layers, strict=True):
             image.set_data(cells(layer.shown))
@@ -129,8 +137,8 @@ class Raster:
         top = float(np.quantile(answers[answers > 0], 0.99)) if answers.any() else 1.0
         shades = LinearSegmentedColormap.from_list(name, [PANEL, color])
         axes.set(xticks=[], yticks=[])
-        title, room = shortened(name, LAYER_LETTERS), ROW_LETTERS / len(self._decisions[0].layers)
-        axes.set_title(title, color=color, size=min(12.0, 12.0 * room / len(title)))
+        title = axes.set_title(shortened(name, LETTERS), color=color)
+        self._fit(title, self._extent(axes).x1 + GAP)
         axes.set_xlabel(f"{layer.shown.shape[1]} of {layer.units:,} units", loc="left")
         image = cells(layer.shown)
         return axes.imshow(image, shades, aspect="auto", interpolation="nearest", vmin=0, vmax=top)
@@ -140,6 +148,15 @@ class Raster:
         place = {"left": left, "right": right, "top": 1 - top, "bottom": 1 - bottom}
         grid = self._figure.add_gridspec(1, count, **place, **spacing)
         return list(grid.subplots(squeeze=False)[0])
+
+    def _extent(self, artist: Artist) -> Bbox:
+        return artist.get_window_extent(self._canvas.get_renderer())  # type: ignore[no-untyped-call]
+
+    def _fit(self, text: Text, right: float) -> None:
+        """Make a text smaller, so that it ends left of a pixel."""
+        extent = self._extent(text)
+        if extent.x1 > right - GAP:
+            text.set_fontsize(text.get_fontsize() * (right - GAP - extent.x0) / extent.width)
 
     def _heading(self, x: int, y: int, text: str = "", **style: Any) -> Text:
         style = {"size": 13, "weight": "bold", "va": "center_baseline", **style}

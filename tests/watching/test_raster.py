@@ -1,5 +1,6 @@
 """Frames that show the game beside the network."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,7 +28,7 @@ def decision(seed: int, steps: int = 8, actions: int = 3, **changes) -> Decision
     return made._replace(**changes)
 
 
-def drawing(*decisions: Decision, spiking: bool = True) -> Raster:
+def drawing(*decisions: Decision, spiking: bool = True, action: str = "action") -> Raster:
     player = SimpleNamespace(
         game="pong",
         arm="$pl_sdqn$",
@@ -36,9 +37,9 @@ def drawing(*decisions: Decision, spiking: bool = True) -> Raster:
         cfg=SimpleNamespace(seed=0, choices={"protocol": "nature"}),
     )
     first = decisions[0]
-    steps = len(first.layers["conv1"].shown)
+    steps = len(next(iter(first.layers.values())).shown)
     played = Episodes(steps, [0.0], [1], {}, list(decisions), np.zeros((1, 1)))
-    return Raster(player, played, [f"action {number}" for number in range(len(first.values))])
+    return Raster(player, played, [f"{action} {number}" for number in range(len(first.values))])
 
 
 def pixels_of(frame: np.ndarray, color: str) -> int:
@@ -64,6 +65,38 @@ def test_each_spike_is_drawn_at_its_step_and_its_unit():
                 y = int(HEIGHT - box.y1 + (unit + 0.3) * box.height / 64)
                 bright = np.abs(frame[y, x] - rgb(color)).max() <= 1
                 assert bright == bool(activity.shown[step, unit])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"score": 1_234_567.891, "action": 0, "explored": True},
+        {"score": -0.001, "action": np.full(6, -0.125)},
+    ],
+    ids=["a long score and name", "six numbers"],
+)
+def test_texts_in_the_upper_row_do_not_touch(changes):
+    drawn = drawing(*[decision(seed, **changes) for seed in range(1_000)], action="DOWNRIGHTFIRE")
+    row = drawn.draw(999, PICTURE)[20:56, 552:]
+    score, action, number = (
+        np.flatnonzero((row == rgb(color)).all(-1).any(0))
+        for color in (raster.BRIGHT, raster.CHOSEN, raster.DIM)
+    )
+    assert score.max() < action.min() - 6
+    assert action.max() < number.min() - 6
+
+
+def test_names_of_layers_end_where_their_columns_do():
+    names = [f"policy_readout.population{number}" for number in range(6)]
+    shown = decision(0)
+    layers = dict.fromkeys(names, shown.layers["conv1"])
+    frame = drawing(shown._replace(layers=layers)).draw(0, PICTURE)
+    # Two neighbours of other colours never mix in one place.
+    found = [
+        np.flatnonzero((frame[110:130] == rgb(color)).all(-1).any(0)) for color in raster.LAYERS
+    ]
+    for left, right in pairwise(found):
+        assert left.max() < right.min()
 
 
 def test_the_game_is_drawn_pixel_by_pixel():
