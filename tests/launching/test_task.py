@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdqn_lab.launching import task
+from sdqn_lab.launching import queue, task
 from sdqn_lab.launching.task import CellsFailedError, CellsTask
 from sdqn_lab.runs.stopping import BUSY_EXIT
 from tests.launching.sweeps import FINISHES, cell, let_cells_do, states
@@ -94,3 +94,23 @@ def test_a_new_job_tries_failed_cells_anew_and_a_requeued_one_leaves_them(cells_
     (FOLDER / "7_starts.json").unlink()
     work("a")
     assert (starts("a"), states(SWEEP)) == (1, ["finished"])
+
+
+def test_a_job_comes_back_after_its_time_limit_but_no_more_often_than_it_may(cells_do, monkeypatch):
+    cells_do("exit 1")
+    done = cell(SWEEP / "a", "pending")
+    asked = []
+    monkeypatch.setattr(queue, "slurm", lambda *command: asked.append(command))
+    monkeypatch.setattr(queue, "job_info", lambda job: {})
+    # Of no minutes the time is over at once.
+    limited = CellsTask(SWEEP, FOLDER, ["a"], 0, 60, max_num_timeout=1)
+    with pytest.raises(SystemExit) as left:
+        limited()
+    assert (left.value.code, asked) == (143, [("scontrol", "requeue", "7")])
+    assert done.state == "pending"
+    with pytest.raises(CellsFailedError, match=r"a \(failed\)"):
+        limited()
+    assert len(asked) == 1
+    error = done.status()["error"]
+    assert error.startswith("timed out 2 times; state saved: relaunch with a larger")
+    assert "hydra.launcher.timeout_min (it was 0)" in error
