@@ -146,7 +146,8 @@ def test_the_probability_of_improvement_counts_pairs_of_runs(study, normalized):
         assert not (study.parent / "report" / "tables" / "improvement.csv").exists()
         return
     rows = table(study, "improvement")
-    baseline = "dqn" if "dqn" in normalized else "pqn"
+    # All others are compared with it.
+    (baseline,) = set(normalized) - set(rows["arm"])
     for row in rows.itertuples():
         won = []
         for game, ours in normalized[row.arm].items():
