@@ -83,9 +83,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def studies() -> list[str]:
-    """The page of each study."""
-    files = [*ROOT.glob("results/*/README.md"), *ROOT.glob("results/algorithms/*/README.md")]
-    return sorted(str(file.relative_to(ROOT)) for file in files)
+    """The page of each study, its parts, and each trained network."""
+    return sorted(str(file.relative_to(ROOT)) for file in ROOT.glob("results/*/**/README.md"))
 
 
 def outside(page: str, text: str) -> Iterator[str]:
