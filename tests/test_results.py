@@ -240,6 +240,37 @@ def test_the_table_of_the_calibration_is_its_rows_and_what_is_said_of_it_follows
         assert [int(said), *map(int, ends)] == pytest.approx(100 * np.array(expected), abs=0.6)
 
 
+def test_effects_of_neuron_and_norm_are_those_of_the_metrics():
+    home, rng = ROOT / "results" / "atlas_norm" / "sweep", np.random.default_rng(1)
+    low, high = {}, {}
+    file = ROOT / "sdqn_lab" / "envs" / "data" / "minatar_scores.csv"
+    for row in csv.DictReader(x for x in file.read_text().splitlines() if not x.startswith("#")):
+        low[row["game"]], high[row["game"]] = float(row["random"]), float(row["dqn"])
+    scores = {
+        (arm, game): (rows["score"].to_numpy() - low[game]) / (high[game] - low[game])
+        for (arm, game), rows in evaluated(home).groupby(["arm", "game"])
+    }
+    lif, bare_lif, relu, bare_relu = (
+        f"neuron={neuron}, norm={norm}"
+        for neuron in ("lif", "relu")
+        for norm in ("popnorm", "none")
+    )
+    pairs = [(bare_lif, lif), (bare_relu, relu), (relu, lif), (bare_relu, bare_lif)]
+    games = ["minatar_asterix", "minatar_breakout"]
+    for row, sides in zip(block(home, "effects"), pairs, strict=True):
+        each = [scores[sides[0], g].mean() - scores[sides[1], g].mean() for g in games]
+        said = [float(number) for number in re.findall(r"[+-][\d.]+", row["effect"])]
+        assert [float(x) for x in re.findall(r"[+-][\d.]+", row["by game"])] == pytest.approx(
+            each, abs=0.0051
+        )
+        after, before = (
+            np.mean([rng.choice(scores[arm, g], (20_000, 5)).mean(1) for g in games], axis=0)
+            for arm in sides
+        )
+        ends = np.quantile(after - before, (0.025, 0.975))
+        assert said == pytest.approx([np.mean(each), *ends], abs=0.008)
+
+
 def test_differences_between_engine_and_general_path_are_those_of_the_metrics():
     home = ROOT / "results" / "engine" / "sweep"
     ours, now, before = (

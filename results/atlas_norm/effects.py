@@ -1,6 +1,6 @@
 """Writes into README.md by how much choices move the score.
 
-python results/atlas_norm/effects.py    from report/tables/scores.csv and runs.csv here
+python results/atlas_norm/effects.py    from runs.csv here
 
 An effect is the difference of two arms' mean normalized scores (0 a random player, 1 the DQN of
 Xu et al. 2026 after 5M steps; last window), mean over games. Intervals: 95% percentiles of a
@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from sdqn_lab.analysis.statistics import Array, Games, interval, mean
+from sdqn_lab.envs.scores import scale_of
 
 HERE = Path(__file__).parent
 REPETITIONS, SEED = 20_000, 0
@@ -26,29 +29,32 @@ EFFECTS = {
 }
 
 
+def difference(games: Games) -> Array:
+    """Mean of the first half of the arrays minus that of the second."""
+    half = len(games) // 2
+    return mean(games[:half]) - mean(games[half:])
+
+
 def main() -> None:
     """Make the table anew."""
     rng = np.random.default_rng(SEED)
     runs = pd.read_csv(HERE / "runs.csv")
-    scores = pd.read_csv(HERE / "report" / "tables" / "scores.csv")
-    # The scale of each game: both columns hold the same means, and only differences count.
-    scale = {
-        game: np.ptp(rows["normalized_mean"]) / np.ptp(rows["last_mean"])
-        for game, rows in scores.groupby("game")
+    of = {
+        key: scale_of(key[1]).normalize(rows["score"].to_numpy())
+        for key, rows in runs.groupby(["arm", "game"])
     }
-    of = runs.groupby(["arm", "game"])["score"].apply(np.array)
+    games = sorted(runs["game"].unique())
     lines = ["| change | effect | by game |", "|---|---|---|"]
-    for name, (changed, base) in EFFECTS.items():
-        drawn, seen = [], {}
-        for game, slope in scale.items():
-            sides = [slope * of[arm, game] for arm in (changed, base)]
-            after, before = (rng.choice(x, (REPETITIONS, len(x))).mean(1) for x in sides)
-            drawn.append(after - before)
-            seen[game] = sides[0].mean() - sides[1].mean()
-        low, high = np.quantile(np.mean(drawn, axis=0), [0.025, 0.975])
-        by_game = ", ".join(f"{game.removeprefix('minatar_')} {x:+.2f}" for game, x in seen.items())
-        mean = np.mean(list(seen.values()))
-        lines.append(f"| {name} | **{mean:+.2f}** [{low:+.2f}, {high:+.2f}] | {by_game} |")
+    for name, arms in EFFECTS.items():
+        scores = [of[arm, game] for arm in arms for game in games]
+        effect = interval(difference, scores, rng, repetitions=REPETITIONS)
+        found = [of[arms[0], game].mean() - of[arms[1], game].mean() for game in games]
+        by_game = ", ".join(
+            f"{game.removeprefix('minatar_')} {x:+.2f}"
+            for game, x in zip(games, found, strict=True)
+        )
+        span = f"[{effect.low:+.2f}, {effect.high:+.2f}]"
+        lines.append(f"| {name} | **{effect.estimate:+.2f}** {span} | {by_game} |")
     page, begin, end = HERE / "README.md", "<!-- effects -->", "<!-- /effects -->"
     text, table = page.read_text(encoding="utf-8"), "\n".join(lines)
     before_it, behind = text.split(begin)[0], text.split(end)[1]

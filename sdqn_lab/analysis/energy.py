@@ -97,10 +97,10 @@ def cost(probe: Mapping[str, Any], technology: Technology = HOROWITZ) -> Cost:
     mac = every_step = ac = 0.0
     parameters = dense = 0
     try:
-        names = [layer.get("name", "") for layer in probe["layers"]]
-        for name, layer in zip(names, probe["layers"], strict=True):
+        acts = any(layer.get("name") == "policy" for layer in probe["layers"])
+        for layer in probe["layers"]:
             parameters += layer["parameters"]
-            if "policy" in names and name.partition(".")[0] in CRITIC:
+            if acts and layer["name"].partition(".")[0] in CRITIC:
                 continue
             dense += layer["synapses"] * layer["passes"]
             # A spike is 0 or 1: its weight is added and not multiplied.

@@ -209,8 +209,8 @@ class _Game(gymnasium.Wrapper[NDArray[Any], Any, Any, Any]):
             rule = f"must be an environment that draws itself ({one_line(error)})"
             instead = (
                 "env.id=ANOTHER; Gymnasium's own need: pip install pygame; those of MuJoCo, on "
+                "a machine without display, MUJOCO_GL=egl in front of the command"
             )
-            instead += "a machine without display, MUJOCO_GL=egl in front of the command"
             raise Refused("env.id", self._id, rule, instead) from error
         if len(shape) != 3 or shape[-1] != 3:
             rule = f"must draw pictures (H, W, 3), and draws {shape}"

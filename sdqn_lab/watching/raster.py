@@ -115,7 +115,7 @@ class Raster:
         self._action.set(text=text, fontsize=20.0)
         self._number.set_text(f"decision {number + 1:,} of {len(self._decisions):,}")
         for text_left, text_right in pairwise((self._score, self._action, self._number)):
-            self._fit(text_left, self._extent(text_right).x0)
+            self._fit(text_left, self._extent(text_right).x0 - GAP)
         layers = list(decision.layers.values())
         for image, layer in zip(self.spikes, layers, strict=True):
             image.set_data(cells(layer.shown))
@@ -138,7 +138,7 @@ class Raster:
         shades = LinearSegmentedColormap.from_list(name, [PANEL, color])
         axes.set(xticks=[], yticks=[])
         title = axes.set_title(shortened(name, LETTERS), color=color)
-        self._fit(title, self._extent(axes).x1 + GAP)
+        self._fit(title, self._extent(axes).x1)
         axes.set_xlabel(f"{layer.shown.shape[1]} of {layer.units:,} units", loc="left")
         image = cells(layer.shown)
         return axes.imshow(image, shades, aspect="auto", interpolation="nearest", vmin=0, vmax=top)
@@ -153,10 +153,10 @@ class Raster:
         return artist.get_window_extent(self._canvas.get_renderer())  # type: ignore[no-untyped-call]
 
     def _fit(self, text: Text, right: float) -> None:
-        """Make a text smaller, so that it ends left of a pixel."""
+        """Make a text that goes beyond a pixel so small that it ends there."""
         extent = self._extent(text)
-        if extent.x1 > right - GAP:
-            text.set_fontsize(text.get_fontsize() * (right - GAP - extent.x0) / extent.width)
+        if extent.x1 > right:
+            text.set_fontsize(text.get_fontsize() * (right - extent.x0) / extent.width)
 
     def _heading(self, x: int, y: int, text: str = "", **style: Any) -> Text:
         style = {"size": 13, "weight": "bold", "va": "center_baseline", **style}
