@@ -15,6 +15,9 @@ quickstart: $(READY)
 	$(VENV)/bin/python -m sdqn_lab.run sweep=quickstart
 	$(VENV)/bin/python -m sdqn_lab.report multirun/quickstart --out multirun/quickstart/report
 
+# Containers often set it; where nothing keeps what is compiled, every start compiles torch anew, which doubles it.
+unexport PYTHONDONTWRITEBYTECODE
+
 test slow: export OMP_NUM_THREADS = 1
 # Two more than there are CPUs: some tests wait, for a scheduler or a server.
 WORKERS := $(shell expr $$(nproc) + 2)
