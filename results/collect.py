@@ -5,7 +5,9 @@ python results/collect.py NAME              makes tables and figures anew from t
 
 Kept of the metrics: every row with an evaluation, the last row, and every tenth of the others.
 In results/NAME/README.md the tables between `<!-- scores -->` and `<!-- /scores -->`, and likewise
-`aggregates`, are made anew. Options after the names go to `python -m sdqn_lab.report`.
+`aggregates`, are made anew, and those that a script of the study prints: of `effects.py` between
+the marks `effects`. A folder without runs of its own (`algorithms`) shows curves of all studies
+below it. Options after the names go to `python -m sdqn_lab.report`.
 """
 
 import json
@@ -25,6 +27,7 @@ SHOWN = {
     "figures": "aggregates energy firing-over-training improvement learning-curves "
     "learning-curves-time scores",
 }
+CURVES = {"figures": "learning-curves learning-curves-time"}
 SUFFIX = {"tables": "csv", "figures": "png"}
 
 
@@ -58,33 +61,41 @@ def take(sweep: Path, study: Path) -> None:
 
 def report(home: Path, options: list[str]) -> None:
     """Tables and figures that a page of `results/` may show."""
+    own = (home / "sweep").is_dir()
+    sweeps = [str(path) for path in sorted(home.rglob("sweep"))]
     with tempfile.TemporaryDirectory() as made:
-        command = [sys.executable, "-m", "sdqn_lab.report", str(home / "sweep"), "--out", made]
+        command = [sys.executable, "-m", "sdqn_lab.report", *sweeps, "--out", made]
         subprocess.run([*command, *options], check=True)
-        for folder, names in SHOWN.items():
+        for folder, names in (SHOWN if own else CURVES).items():
             to = home / "report" / folder
             shutil.rmtree(to, ignore_errors=True)
             to.mkdir(parents=True)
             for name in names.split():
                 if (file := Path(made, folder, f"{name}.{SUFFIX[folder]}")).exists():
                     shutil.copy(file, to)
-        page = home / "README.md"
-        text = page.read_text(encoding="utf-8") if page.exists() else ""
-        for name in ("scores", "aggregates"):
+        for name in ("scores", "aggregates") if own else ():
             table = Path(made, "tables", f"{name}.md").read_text(encoding="utf-8")
             print(table)
             (rows, *_) = re.findall(r"(?:^\|.*\n)+", table, re.MULTILINE)
-            begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-            if begin in text:
-                before, behind = text.split(begin)[0], text.split(end)[1]
-                text = f"{before}{begin}\n\n{rows}\n{end}{behind}"
-        if text:
-            page.write_text(text, encoding="utf-8")
-    # A row for each run that is there; the ledger knows the others.
-    runs = home / "report" / "tables" / "runs.csv"
-    table = pd.read_csv(runs, dtype=str, keep_default_na=False)
-    table[table["state"] == "finished"].to_csv(runs, index=False)
-    shutil.copy(runs, home)
+            put(home / "README.md", name, rows)
+    if own:
+        # A row for each run that is there; the ledger knows the others.
+        runs = home / "report" / "tables" / "runs.csv"
+        table = pd.read_csv(runs, dtype=str, keep_default_na=False)
+        table[table["state"] == "finished"].to_csv(runs, index=False)
+        shutil.copy(runs, home)
+    for script in sorted(home.glob("*.py")):
+        printed = subprocess.run([sys.executable, script], check=True, capture_output=True)
+        put(home / "README.md", script.stem, printed.stdout.decode())
+
+
+def put(page: Path, name: str, table: str) -> None:
+    """Replace a table between its marks; a page without the marks stays."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    if begin in text:
+        before, behind = text.split(begin)[0], text.split(end)[1]
+        page.write_text(f"{before}{begin}\n\n{table}\n{end}{behind}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def agree(cell, values):
 
 
 def block(study, name):
-    """The rows of a table that the study's page shows between two marks."""
+    """The rows of a table that a page shows between two marks; the page lies beside the sweep."""
     page = (study.parent / "README.md").read_text()
     (found,) = re.findall(f"<!-- {name} -->(.*?)<!-- /{name} -->", page, re.S)
     head, _, *rows = [
@@ -288,3 +288,21 @@ def test_differences_between_engine_and_general_path_are_those_of_the_metrics():
             agree(row["engine"].split()[0], [engine])
             agree(row["general path"].split()[0], [general])
             agree(row["difference"].split()[0], [engine - general])
+
+
+def test_the_overview_of_algorithms_is_that_of_the_metrics():
+    home = ROOT / "results" / "algorithms"
+    every = np.array(list(product(range(5), repeat=5)))
+    scores = {
+        (arm.removeprefix("pl_").replace("sdqn", "dqn"), game, arm.startswith("pl_")): rows
+        for task in home.glob("*/sweep")
+        for (arm, game), rows in evaluated(task).groupby(["arm", "game"])["score"]
+    }
+    shown = block(home / "sweep", "overview")
+    assert 2 * len(shown) == len(scores)
+    for row in shown:
+        game = re.findall(r"\[(\w+)\]", row["task"])[0]
+        for column, spikes in (("spikes", True), ("ReLU", False)):
+            found = scores[row["algorithm"].lower().replace("-", "_"), game, spikes].to_numpy()
+            assert len(found) == 5
+            agree(row[column], [found.mean(), *np.quantile(found[every].mean(1), (0.025, 0.975))])

@@ -1,6 +1,6 @@
-"""Writes into README.md by how much choices move the score.
+"""Prints by how much choices move the score, as a table, from runs.csv here.
 
-python results/atlas_norm/effects.py    from runs.csv here
+`python results/collect.py atlas_norm` puts it into README.md.
 
 An effect is the difference of two arms' mean normalized scores (0 a random player, 1 the DQN of
 Xu et al. 2026 after 5M steps; last window), mean over games. Intervals: 95% percentiles of a
@@ -36,7 +36,7 @@ def difference(games: Games) -> Array:
 
 
 def main() -> None:
-    """Make the table anew."""
+    """Print the table."""
     rng = np.random.default_rng(SEED)
     runs = pd.read_csv(HERE / "runs.csv")
     of = {
@@ -55,11 +55,7 @@ def main() -> None:
         )
         span = f"[{effect.low:+.2f}, {effect.high:+.2f}]"
         lines.append(f"| {name} | **{effect.estimate:+.2f}** {span} | {by_game} |")
-    page, begin, end = HERE / "README.md", "<!-- effects -->", "<!-- /effects -->"
-    text, table = page.read_text(encoding="utf-8"), "\n".join(lines)
-    before_it, behind = text.split(begin)[0], text.split(end)[1]
-    page.write_text(f"{before_it}{begin}\n\n{table}\n\n{end}{behind}", encoding="utf-8")
-    print(table)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ scores (0: random player, 1: reference), so that games can be averaged.
 Source: Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice".
 """
 
+import math
 from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +24,9 @@ Games = Sequence[Array]
 Statistic = Callable[[Games], Array]
 """Games to one number per replicate."""
 REPETITIONS = 2_000
+ENUMERATED = 4_096
+"""All resamples are taken where there are no more: of five seeds of a game there are 3,125."""
+DRAWS = f"{REPETITIONS:,} draws, or all there are if these are at most {ENUMERATED:,},"
 LEVEL = 0.95
 
 
@@ -100,10 +106,12 @@ def interval(
 ) -> Interval:
     """Percentile interval of a stratified bootstrap: seeds are drawn anew within each game.
 
+    Exact where there are so few resamples that all can be taken.
+
     Args:
         statistic: of one arm.
         games: (seeds,) for each game.
-        rng: source of the draws.
+        rng: source of the draws; not asked where the interval is exact.
         repetitions: of the bootstrap.
         level: coverage, in (0, 1).
 
@@ -129,10 +137,18 @@ def band(
 ) -> tuple[Array, Array]:
     """Lower and upper ends for a statistic that may answer with several numbers; see `interval`."""
     _check(games)
-    # Games are not drawn: the question is about these, and not about other benchmarks.
-    drawn = statistic([resampled(game, rng, repetitions) for game in games])
     outside = (1 - level) / 2
-    low, high = np.quantile(drawn, [outside, 1 - outside], axis=0)
+    ends = [outside, 1 - outside]
+    # Games are not drawn: the question is about these, and not about other benchmarks.
+    if math.prod(len(game) ** len(game) for game in games) > ENUMERATED:
+        drawn = statistic([resampled(game, rng, repetitions) for game in games])
+        low, high = np.quantile(drawn, ends, axis=0)
+        return low, high
+    each = [_every(len(game)) for game in games]
+    together = np.indices([len(rows) for rows in each]).reshape(len(each), -1)
+    every = [game[rows[at]] for game, rows, at in zip(games, each, together, strict=True)]
+    # A whole distribution and no sample of one: nothing lies between its values.
+    low, high = np.quantile(statistic(every), ends, axis=0, method="inverted_cdf")
     return low, high
 
 
@@ -156,6 +172,11 @@ def improvement(
     if len(ours) != len(theirs):
         raise Refused("theirs", f"{len(theirs)} games", f"must be as many as ours: {len(ours)}")
     return interval(statistic, [*ours, *theirs], rng, repetitions=repetitions, level=level)
+
+
+@cache
+def _every(seeds: int) -> npt.NDArray[np.int64]:
+    return np.array(list(product(range(seeds), repeat=seeds)))
 
 
 def resampled(game: Array, rng: np.random.Generator, repetitions: int) -> Array:

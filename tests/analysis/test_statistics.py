@@ -109,6 +109,26 @@ def test_the_interval_of_a_mean_has_the_width_that_theory_says():
     assert found.high == pytest.approx(scores.mean() + 1.96 * deviation, abs=0.08 * deviation)
 
 
+def test_few_seeds_are_resampled_in_all_ways_there_are():
+    # Of three, one of which is 1: all 1 in 1 of 27 resamples, 2 or more in 7, none in 8.
+    scores = [np.array([0.0, 0.0, 1.0])]
+    assert interval(mean, scores, rng(), level=0.95) == Interval(pytest.approx(1 / 3), 0.0, 1.0)
+    found = interval(mean, scores, rng(), level=0.92)  # 1 / 27 < 0.04 < 7 / 27
+    assert found == Interval(pytest.approx(1 / 3), 0.0, pytest.approx(2 / 3))
+    # Two games of two: the mean over both is 0, or 1, in 1 of 16.
+    games = [np.array([0.0, 1.0])] * 2
+    assert interval(mean, games, rng(), level=0.88) == Interval(0.5, 0.0, 1.0)
+    assert interval(mean, games, rng(), level=0.87) == Interval(0.5, 0.25, 0.75)
+
+
+def test_of_five_seeds_of_a_game_mean_and_median_have_one_interval_whatever_the_generator():
+    five = [np.array([3.0, 1.0, 4.0, 1.5, 9.0])]
+    found = {
+        interval(what, five, np.random.default_rng(n)) for what in (mean, median) for n in (1, 2)
+    }
+    assert len(found) == 1
+
+
 def test_an_interval_covers_the_truth_as_often_as_its_level_says():
     covered = 0
     for number in range(300):

@@ -81,9 +81,8 @@ def _by_axis(scores: Scores, suite: Suite, axis: str) -> Table:
         )
     caption = (
         f"Last window, {suite.name}; 95% percentile intervals of a stratified bootstrap "
-        f"({statistics.REPETITIONS:,} draws of seeds within each game and combination of "
-        "settings). Mean: over these of the mean over seeds. A dash: the axis means nothing to "
-        "the neuron."
+        f"({statistics.DRAWS} of seeds within each game and combination of settings). Mean: over "
+        "these of the mean over seeds. A dash: the axis means nothing to the neuron."
     )
     name = f"by-{_file_name(axis)}{suite.suffix}"
     return Table(name, f"By {axis}", caption, pd.DataFrame(shown), pd.DataFrame(data))

@@ -13,7 +13,8 @@ from sdqn_lab.analysis.comparison import Comparison
 from sdqn_lab.analysis.figures import Figure, Look, legend, looks, panels
 from sdqn_lab.analysis.records import SCORE
 from sdqn_lab.analysis.sections.section import Section
-from sdqn_lab.analysis.statistics import resampled
+from sdqn_lab.analysis.statistics import band
+from sdqn_lab.analysis.statistics import mean as average
 from sdqn_lab.analysis.stored_run import OVERSHOOT, Run, read_off
 
 SEED, REPETITIONS = 0, 500
@@ -100,6 +101,6 @@ def _draw(panel: Axes, runs: Sequence[Run], key: str, unit: float, look: Look) -
     for place, at in enumerate(values.T):
         known = at[~np.isnan(at)]
         if len(known) > 1:  # one seed says nothing of the spread
-            drawn = resampled(known, np.random.default_rng(SEED), REPETITIONS).mean(-1)
-            low[place], high[place] = np.quantile(drawn, [0.025, 0.975])
+            rng = np.random.default_rng(SEED)
+            low[place], high[place] = band(average, [known], rng, repetitions=REPETITIONS)
     panel.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)

@@ -24,8 +24,8 @@ CURVE_POINTS = 30
 CURVE_REPETITIONS = 500
 PROFILE_POINTS = 100
 BOOTSTRAP = (
-    f"95% percentile intervals of a stratified bootstrap ({statistics.REPETITIONS:,} draws of runs "
-    "within each game)"
+    f"95% percentile intervals of a stratified bootstrap ({statistics.DRAWS} of runs within each "
+    "game)"
 )
 STATISTICS: Mapping[str, statistics.Statistic] = {
     "IQM": statistics.iqm,
@@ -96,7 +96,7 @@ def _sample(scores: Scores, suite: Suite, remarks: list[str]) -> Sample | None:
         remarks.append(f"{suite.name}: no score yet.")
         return None
     if absent := [str(arm) for arm in arms if arm not in begun]:
-        remarks.append(f"{suite.name}: without {', '.join(absent)}, which has no score yet.")
+        remarks.append(f"{suite.name}: no score yet of {', '.join(absent)}.")
     # An arm that lacks a hard game would look better than one that has played it.
     whole = [t for t in suite.tasks if all(len(scores.last(t, arm)) for arm in begun)]
     if left := [str(task) for task in suite.tasks if task not in whole]:
