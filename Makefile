@@ -4,6 +4,8 @@ VENV := .venv
 READY := $(VENV)/.ready
 # The versions that are installed; `make LOCK= test` takes those that pyproject.toml allows.
 LOCK := constraints.txt
+# Containers often set it. Where no bytecode is kept, every start compiles torch anew and takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The programs of the tests in tests/slurm; none of these packages starts a database server.
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server-core mariadb-client-core
@@ -14,9 +16,6 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 quickstart: $(READY)
 	$(VENV)/bin/python -m sdqn_lab.run sweep=quickstart
 	$(VENV)/bin/python -m sdqn_lab.report multirun/quickstart --out multirun/quickstart/report
-
-# Containers often set it; where nothing keeps what is compiled, every start compiles torch anew, which doubles it.
-unexport PYTHONDONTWRITEBYTECODE
 
 test slow: export OMP_NUM_THREADS = 1
 # Two more than there are CPUs: some tests wait, for a scheduler or a server.

@@ -3,11 +3,12 @@
 python results/collect.py SWEEP_DIR NAME    fills results/NAME; run it again for a later portion
 python results/collect.py NAME              makes tables and figures anew from the committed runs
 
-Kept of the metrics: every row with an evaluation, the last row, and every tenth of the others.
-In results/NAME/README.md the tables between `<!-- scores -->` and `<!-- /scores -->`, and likewise
-`aggregates`, are made anew, and those that a script of the study prints: of `effects.py` between
-the marks `effects`. A folder without runs of its own (`algorithms`) shows curves of all studies
-below it. Options after the names go to `python -m sdqn_lab.report`.
+Kept of the metrics: every row with an evaluation, the last row, and every tenth of the others; of
+the ledger all but where the sweep lay. In results/NAME/README.md the tables between
+`<!-- scores -->` and `<!-- /scores -->`, and likewise `aggregates`, are made anew, and those that a
+script of the study prints: of `effects.py` between the marks `effects`. A folder without runs of
+its own (`algorithms`) shows curves of all studies below it: make it anew after one of these.
+Options after the names go to `python -m sdqn_lab.report`.
 """
 
 import json
@@ -19,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 RESULTS = Path(__file__).parent
 FILES = ("config.yaml", "status.json", "probe.json", "health.json")
@@ -31,9 +33,16 @@ CURVES = {"figures": "learning-curves learning-curves-time"}
 SUFFIX = {"tables": "csv", "figures": "png"}
 
 
-def thinned(metrics: str) -> str:
-    """A tenth of the rows, and none without which a score could not be computed."""
+def thinned(metrics: str, rows: float) -> str:
+    """A tenth of the rows, and none without which a score could not be computed.
+
+    Args:
+        metrics: the lines of a run.
+        rows: how many it has written; where most are gone, they were thinned before, and stay.
+    """
     lines = metrics.splitlines(keepends=True)
+    if len(lines) < rows / 2:
+        return metrics
     kept = [
         line
         for number, line in enumerate(lines)
@@ -46,7 +55,10 @@ def take(sweep: Path, study: Path) -> None:
     """Copy what is finished; what was taken before is replaced by the same run."""
     study.mkdir(parents=True, exist_ok=True)
     if (ledger := sweep / "ledger.json").exists():
-        shutil.copy(ledger, study)
+        facts = json.loads(ledger.read_bytes())
+        for each in facts["submissions"]:
+            each["command"] = [w for w in each["command"] if not w.startswith("hydra.sweep.dir=")]
+        (study / "ledger.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     for run in sorted(sweep.glob("*/status.json")):
         if json.loads(run.read_bytes())["state"] != "finished":
             continue
@@ -55,14 +67,18 @@ def take(sweep: Path, study: Path) -> None:
         for name in FILES:
             if (file := run.with_name(name)).exists():
                 shutil.copy(file, to)
+        budget = yaml.safe_load(run.with_name("config.yaml").read_bytes())["budget"]
         metrics = run.with_name("metrics.jsonl").read_text(encoding="utf-8")
-        (to / "metrics.jsonl").write_text(thinned(metrics), encoding="utf-8")
+        kept = thinned(metrics, budget["steps"] / budget["log_every_steps"])
+        (to / "metrics.jsonl").write_text(kept, encoding="utf-8")
 
 
 def report(home: Path, options: list[str]) -> None:
     """Tables and figures that a page of `results/` may show."""
     own = (home / "sweep").is_dir()
-    sweeps = [str(path) for path in sorted(home.rglob("sweep"))]
+    sweeps = [home / "sweep"] if own else sorted(home.glob("*/sweep"))
+    if not sweeps:
+        sys.exit(f"{home}: no folder `sweep` in it or in a folder of it")
     with tempfile.TemporaryDirectory() as made:
         command = [sys.executable, "-m", "sdqn_lab.report", *sweeps, "--out", made]
         subprocess.run([*command, *options], check=True)
@@ -84,9 +100,13 @@ def report(home: Path, options: list[str]) -> None:
         table = pd.read_csv(runs, dtype=str, keep_default_na=False)
         table[table["state"] == "finished"].to_csv(runs, index=False)
         shutil.copy(runs, home)
+    page = home / "README.md"
     for script in sorted(home.glob("*.py")):
-        printed = subprocess.run([sys.executable, script], check=True, capture_output=True)
-        put(home / "README.md", script.stem, printed.stdout.decode())
+        if f"<!-- {script.stem} -->" in page.read_text(encoding="utf-8"):
+            printed = subprocess.run([sys.executable, script], check=True, stdout=subprocess.PIPE)
+            table = printed.stdout.decode()
+            print(table)
+            put(page, script.stem, table)
 
 
 def put(page: Path, name: str, table: str) -> None:

@@ -1,10 +1,11 @@
 """Prints what every family reached on every task, beside published scores, as a table.
 
 From the runs.csv of the folders here; `python results/collect.py algorithms` puts it into
-README.md. A cell is the mean over seeds of the mean evaluation return in the last fifth of
+README.md. A cell is the mean over five seeds of the mean evaluation return in the last fifth of
 training, with a 95% percentile interval of a bootstrap over seeds.
 """
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ import pandas as pd
 from sdqn_lab.analysis.statistics import interval, mean
 
 HERE = Path(__file__).parent
-SEED = 0
-TASKS = ("cartpole", "acrobot", "pendulum", "hopper", "minatar")
+SEED, SEEDS = 0, 5
+TASKS = ("cartpole", "acrobot", "pendulum", "minatar")
 PAIRS = {
     "PQN": ("pl_pqn", "pqn"),
     "PPO": ("pl_ppo", "ppo"),
@@ -30,11 +31,8 @@ PUBLISHED = {
     ("cartpole", "DQN"): "488.7 ± 16.1 (CleanRL)",
     ("acrobot", "PPO"): "-86.4 ± 1.3 (CleanRL)",
     ("pendulum", "PPO"): "-172 (SB3)",
-    ("hopper", "PPO"): "2,383 ± 272, v4, 1M steps (CleanRL)",
     ("minatar_breakout", "PPO"): "28, 10M steps (gymnax)",
     ("minatar_asterix", "PPO"): "15, 10M steps (gymnax)",
-    ("minatar_breakout", "DQN"): "27.8, 5M steps (Xu et al. 2026)",
-    ("minatar_asterix", "DQN"): "32.2, 5M steps (Xu et al. 2026)",
 }
 
 
@@ -46,20 +44,18 @@ def main() -> None:
         if not (file := HERE / task / "runs.csv").exists():
             continue
         scores = pd.read_csv(file).groupby(["game", "arm"])["score"].apply(np.array)
-        for game in scores.index.unique("game"):
-            for algorithm, arms in PAIRS.items():
-                cells = []
-                for arm in arms:
-                    if (game, arm) not in scores:
-                        break
+        assert set(map(len, scores)) == {SEEDS}, file
+        assert set(scores.index.unique("arm")) <= {arm for arms in PAIRS.values() for arm in arms}
+        for game, (algorithm, arms) in product(scores.index.unique("game"), PAIRS.items()):
+            cells = ["-", "-"]
+            for column, arm in enumerate(arms):
+                if (game, arm) in scores:
                     found = interval(mean, [scores[game, arm]], rng)
-                    digits = 0 if abs(found.estimate) >= 100 else 1
-                    each = (f"{number:.{digits}f}" for number in found)
-                    cells.append("{} [{}, {}]".format(*each))
-                else:
-                    link = f"[{game}]({task}/README.md)"
-                    published = PUBLISHED.get((game, algorithm), "-")
-                    print(f"| {link} | {algorithm} | {' | '.join(cells)} | {published} |")
+                    cells[column] = "{:.1f} [{:.1f}, {:.1f}]".format(*found)
+            if set(cells) != {"-"}:
+                link = f"[{game}]({task}/README.md)"
+                published = PUBLISHED.get((game, algorithm), "-")
+                print(f"| {link} | {algorithm} | {' | '.join(cells)} | {published} |")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ REPETITIONS, SEED = 20_000, 0
 ARMS = ("pl_sdqn", "dqn")
 
 
-def interval(drawn: np.ndarray, form: str) -> str:
+def middle(drawn: np.ndarray, form: str) -> str:
     """The middle 95%."""
     low, high = np.quantile(drawn, [0.025, 0.975])
     return f"[{low:{form}}, {high:{form}}]"
@@ -46,9 +46,9 @@ def lines() -> list[str]:
             # Of the mean that was seen: one that is drawn can be 0.
             drawn_shares.append((drawn[0] - drawn[1]) / general.mean())
             sides = " | ".join(f"{x.mean():.2f} ({len(x)} seeds)" for x in (engine, general))
-            span = interval(drawn[0] - drawn[1], ".2f")
+            span = middle(drawn[0] - drawn[1], ".2f")
             found.append(f"| {game} | `{arm}` | {sides} | {difference:.2f} {span} |")
-        span = interval(np.mean(drawn_shares, axis=0), ".1%")
+        span = middle(np.mean(drawn_shares, axis=0), ".1%")
         found.append(f"| all {len(shares)} | `{arm}` | | | **{np.mean(shares):.1%}** {span} |")
     return found
 

@@ -26,7 +26,6 @@ Statistic = Callable[[Games], Array]
 REPETITIONS = 2_000
 ENUMERATED = 4_096
 """All resamples are taken where there are no more: of five seeds of a game there are 3,125."""
-DRAWS = f"{REPETITIONS:,} draws, or all there are if these are at most {ENUMERATED:,},"
 LEVEL = 0.95
 
 
@@ -106,13 +105,14 @@ def interval(
 ) -> Interval:
     """Percentile interval of a stratified bootstrap: seeds are drawn anew within each game.
 
-    Exact where there are so few resamples that all can be taken.
+    Where there are at most `ENUMERATED` resamples all are taken, and the interval depends on no
+    random number. It is as narrow for few seeds as one that was drawn.
 
     Args:
         statistic: of one arm.
         games: (seeds,) for each game.
-        rng: source of the draws; not asked where the interval is exact.
-        repetitions: of the bootstrap.
+        rng: source of the draws; not asked where all resamples are taken.
+        repetitions: how many are drawn otherwise.
         level: coverage, in (0, 1).
 
     Raises:
@@ -147,9 +147,14 @@ def band(
     each = [_every(len(game)) for game in games]
     together = np.indices([len(rows) for rows in each]).reshape(len(each), -1)
     every = [game[rows[at]] for game, rows, at in zip(games, each, together, strict=True)]
-    # A whole distribution and no sample of one: nothing lies between its values.
-    low, high = np.quantile(statistic(every), ends, axis=0, method="inverted_cdf")
+    # A whole distribution and no sample of one has steps; on one both ends are treated alike.
+    low, high = np.quantile(statistic(every), ends, axis=0, method="averaged_inverted_cdf")
     return low, high
+
+
+def draws(repetitions: int = REPETITIONS) -> str:
+    """How many resamples an interval rests on, for a caption."""
+    return f"{repetitions:,} draws, or all there are where these are at most {ENUMERATED:,}"
 
 
 def improvement(
@@ -176,7 +181,10 @@ def improvement(
 
 @cache
 def _every(seeds: int) -> npt.NDArray[np.int64]:
-    return np.array(list(product(range(seeds), repeat=seeds)))
+    """All ways to draw n seeds of n, (n^n, n)."""
+    rows = np.array(list(product(range(seeds), repeat=seeds)))
+    rows.flags.writeable = False
+    return rows
 
 
 def resampled(game: Array, rng: np.random.Generator, repetitions: int) -> Array:

@@ -121,6 +121,31 @@ def test_few_seeds_are_resampled_in_all_ways_there_are():
     assert interval(mean, games, rng(), level=0.87) == Interval(0.5, 0.25, 0.75)
 
 
+def test_a_level_between_two_resamples_takes_both_ends_alike():
+    # Of 0, 1/2, 1/2 and 1 a quarter lies at each end: between it and the next.
+    assert interval(mean, [np.array([0.0, 1.0])], rng(), level=0.5) == Interval(0.5, 0.25, 0.75)
+
+
+def test_games_of_other_numbers_of_seeds_and_whole_curves_are_resampled_alike():
+    # 4 x 27 resamples; the mean over both is 0 in 1/4 x 8/27 of them and 1 in 1/4 x 1/27.
+    two, three = np.array([0.0, 1.0]), np.array([0.0, 0.0, 1.0])
+    found = interval(mean, [two, three], rng(), level=1 - 2 * 0.009)
+    assert found == Interval(pytest.approx((1 / 2 + 1 / 3) / 2), 0.0, 1.0)
+    found = interval(mean, [two, three], rng(), level=1 - 2 * 0.0095)
+    assert found.high == pytest.approx(5 / 6)
+    curves = [np.stack([three, -three], axis=1)]
+    low, high = statistics.band(lambda games: games[0].mean(1), curves, rng())
+    np.testing.assert_allclose([low, high], [[0.0, -1.0], [1.0, 0.0]])
+
+
+@pytest.mark.parametrize(("seeds", "drawn"), [((4, 2, 2), False), ((5, 2), True)])
+def test_where_there_are_more_than_4096_resamples_they_are_drawn(seeds, drawn):
+    # 256 x 4 x 4, and 3,125 x 4
+    games = [rng().normal(size=count) for count in seeds]
+    found = {interval(mean, games, np.random.default_rng(seed)) for seed in range(3)}
+    assert (len(found) > 1) == drawn
+
+
 def test_of_five_seeds_of_a_game_mean_and_median_have_one_interval_whatever_the_generator():
     five = [np.array([3.0, 1.0, 4.0, 1.5, 9.0])]
     found = {

@@ -80,9 +80,10 @@ def _by_axis(scores: Scores, suite: Suite, axis: str) -> Table:
             row | {name: value.estimate if value else None for name, value in found.items()}
         )
     caption = (
-        f"Last window, {suite.name}; 95% percentile intervals of a stratified bootstrap "
-        f"({statistics.DRAWS} of seeds within each game and combination of settings). Mean: over "
-        "these of the mean over seeds. A dash: the axis means nothing to the neuron."
+        f"Last window, {suite.name}; 95% percentile intervals of a stratified bootstrap over the "
+        "seeds within each game and combination of settings "
+        f"({statistics.draws()}). Mean: over these of the mean over seeds. A dash: the axis means "
+        "nothing to the neuron."
     )
     name = f"by-{_file_name(axis)}{suite.suffix}"
     return Table(name, f"By {axis}", caption, pd.DataFrame(shown), pd.DataFrame(data))

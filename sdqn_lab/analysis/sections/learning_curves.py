@@ -9,20 +9,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter
 
+from sdqn_lab.analysis import statistics
 from sdqn_lab.analysis.comparison import Comparison
 from sdqn_lab.analysis.figures import Figure, Look, legend, looks, panels
 from sdqn_lab.analysis.records import SCORE
 from sdqn_lab.analysis.sections.section import Section
-from sdqn_lab.analysis.statistics import band
-from sdqn_lab.analysis.statistics import mean as average
 from sdqn_lab.analysis.stored_run import OVERSHOOT, Run, read_off
 
 SEED, REPETITIONS = 0, 500
 """Of the bootstrap behind the bands."""
 MAX_MARKERS = 15
 BAND = (
-    "Line: mean over seeds; band: 95% percentile interval of its bootstrap over seeds, pointwise; "
-    "pale: not all seeds have been there."
+    "Line: mean over seeds; band: 95% percentile interval of its bootstrap over seeds "
+    f"({statistics.draws(REPETITIONS)}), pointwise; pale: not all seeds have been there."
 )
 
 
@@ -102,5 +101,7 @@ def _draw(panel: Axes, runs: Sequence[Run], key: str, unit: float, look: Look) -
         known = at[~np.isnan(at)]
         if len(known) > 1:  # one seed says nothing of the spread
             rng = np.random.default_rng(SEED)
-            low[place], high[place] = band(average, [known], rng, repetitions=REPETITIONS)
+            low[place], high[place] = statistics.band(
+                statistics.mean, [known], rng, repetitions=REPETITIONS
+            )
     panel.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)

@@ -24,8 +24,8 @@ CURVE_POINTS = 30
 CURVE_REPETITIONS = 500
 PROFILE_POINTS = 100
 BOOTSTRAP = (
-    f"95% percentile intervals of a stratified bootstrap ({statistics.DRAWS} of runs within each "
-    "game)"
+    "95% percentile intervals of a stratified bootstrap over the runs within each game "
+    f"({statistics.draws()})"
 )
 STATISTICS: Mapping[str, statistics.Statistic] = {
     "IQM": statistics.iqm,
@@ -278,7 +278,7 @@ def _efficiency(sample: Sample) -> Figure:
     panel.set_ylabel("IQM of evaluations")
     legend(canvas, sample.looks)
     caption = (
-        "IQM of single evaluations, interpolated between them. Bands: as above with "
-        f"{CURVE_REPETITIONS} draws, pointwise. {sample.about}."
+        "IQM of single evaluations, interpolated between them. Bands: as above "
+        f"({statistics.draws(CURVE_REPETITIONS)}), pointwise. {sample.about}."
     )
     return Figure(f"sample-efficiency{suite.suffix}", "Sample efficiency", caption, canvas)
