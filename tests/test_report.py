@@ -15,7 +15,8 @@ from sdqn_lab.analysis.find import compare
 from sdqn_lab.analysis.literature import Result, columns, printed, read
 from sdqn_lab.analysis.sections.page import sections
 from sdqn_lab.analysis.sections.section import Table
-from sdqn_lab.analysis.text import with_spread
+from sdqn_lab.analysis.statistics import Interval
+from sdqn_lab.analysis.text import with_interval, with_spread
 from sdqn_lab.checks.refused import Refused
 from sdqn_lab.launching.ledger import Entry, Ledger
 from sdqn_lab.report import main
@@ -577,6 +578,12 @@ def test_a_failed_run_that_is_long_enough_is_counted_and_not_called_left_out(tmp
 )
 def test_a_mean_is_shown_to_the_place_of_its_spread(values, shown):
     assert with_spread(np.array(values)) == shown
+
+
+def test_an_interval_has_three_digits_and_no_powers_of_ten():
+    assert with_interval(Interval(0.4567, 0.3333, 0.5)) == "0.457 [0.333, 0.5]"
+    assert with_interval(Interval(2315.1, 917.5, 12695.8)) == "2,315 [918, 12,696]"
+    assert with_interval(Interval(2315.1, None, None)) == "2,315 (one seed)"
 
 
 def test_linked_and_nested_runs_are_found_once_and_nothing_is_looked_for_inside_a_run(tmp_path):

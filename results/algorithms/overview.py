@@ -15,7 +15,7 @@ from sdqn_lab.analysis.statistics import interval, mean
 
 HERE = Path(__file__).parent
 SEED, SEEDS = 0, 5
-TASKS = ("cartpole", "acrobot", "pendulum", "minatar")
+TASKS = ("cartpole", "acrobot", "pendulum", "hopper", "minatar")
 PAIRS = {
     "PQN": ("pl_pqn", "pqn"),
     "PPO": ("pl_ppo", "ppo"),
@@ -31,6 +31,7 @@ PUBLISHED = {
     ("cartpole", "DQN"): "488.7 ± 16.1 (CleanRL)",
     ("acrobot", "PPO"): "-86.4 ± 1.3 (CleanRL)",
     ("pendulum", "PPO"): "-172 (SB3)",
+    ("hopper", "PPO"): "2,383 ± 272, v4, 1M steps (CleanRL)",
     ("minatar_breakout", "PPO"): "28, 10M steps (gymnax)",
     ("minatar_asterix", "PPO"): "15, 10M steps (gymnax)",
 }
@@ -51,7 +52,7 @@ def main() -> None:
             for column, arm in enumerate(arms):
                 if (game, arm) in scores:
                     found = interval(mean, [scores[game, arm]], rng)
-                    cells[column] = "{:.1f} [{:.1f}, {:.1f}]".format(*found)
+                    cells[column] = "{:,.1f} [{:,.1f}, {:,.1f}]".format(*found)
             if set(cells) != {"-"}:
                 link = f"[{game}]({task}/README.md)"
                 published = PUBLISHED.get((game, algorithm), "-")

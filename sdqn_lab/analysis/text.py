@@ -44,8 +44,8 @@ def with_interval(value: Interval | None) -> str:
     if value is None:
         return "-"
     if value.low is None or value.high is None:
-        return f"{value.estimate:.3g} (one seed)"
-    return f"{value.estimate:.3g} [{value.low:.3g}, {value.high:.3g}]"
+        return f"{number(value.estimate)} (one seed)"
+    return f"{number(value.estimate)} [{number(value.low)}, {number(value.high)}]"
 
 
 def with_range(values: Array) -> str:
